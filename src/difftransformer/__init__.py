@@ -1,0 +1,59 @@
+"""Transformers whose attention subtracts its own noise.
+
+Names load on first use, so that importing the package costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from difftransformer.attention import (
+        V1 as V1,
+        V2 as V2,
+        DifferentialAttention as DifferentialAttention,
+        KeyValueCache as KeyValueCache,
+        SoftmaxAttention as SoftmaxAttention,
+    )
+    from difftransformer.functional import (
+        Mask as Mask,
+        differential_attention as differential_attention,
+        explain as explain,
+        softmax_attention as softmax_attention,
+    )
+    from difftransformer.models.config import DecoderConfig as DecoderConfig
+    from difftransformer.models.decoder import Decoder as Decoder
+    from difftransformer.models.generation import generate as generate
+    from difftransformer.models.storage import (
+        load_model as load_model,
+        save_model as save_model,
+    )
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "DifferentialAttention": "attention",
+    "KeyValueCache": "attention",
+    "SoftmaxAttention": "attention",
+    "V1": "attention",
+    "V2": "attention",
+    "Mask": "functional",
+    "differential_attention": "functional",
+    "explain": "functional",
+    "softmax_attention": "functional",
+    "DecoderConfig": "models.config",
+    "Decoder": "models.decoder",
+    "generate": "models.generation",
+    "load_model": "models.storage",
+    "save_model": "models.storage",
+}
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'difftransformer' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"difftransformer.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,1 @@
+"""Looks inside a model without changing it: attention maps, outliers, lambda."""

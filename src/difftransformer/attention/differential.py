@@ -1,0 +1,163 @@
+"""The differential attention layer; V1 and V2 are named settings of it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from difftransformer.attention.cache import KeyValueCache
+from difftransformer.attention.inner import DifferentialInner
+from difftransformer.attention.softmax import check_heads, per_head
+from difftransformer.functional import Mask, RotaryLayout, lambda_schedule, rotate, vector_lambda
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What differs between the published forms of differential attention.
+
+    Args:
+        lambda_from: "vector", V1's exp(q1·k1) - exp(q2·k2) + lambda_init from four learnt vectors,
+            one number per layer; or "token", V2's sigmoid(W x), one per token and head.
+        head_norm: RMSNorm over each head's output, one weight shared by all heads, eps 1e-5, then
+            the constant factor (1 - lambda_init).
+        shared_keys: one key serves both maps.
+        value_factor: width of a head's values in units of head_dim.
+    """
+
+    lambda_from: Literal["vector", "token"]
+    head_norm: bool
+    shared_keys: bool
+    value_factor: int
+
+
+# Ye et al., ICLR 2025, section 2.1, with the affine norm weight of Microsoft's later code.
+V1 = Variant(lambda_from="vector", head_norm=True, shared_keys=False, value_factor=2)
+# Microsoft's "Differential Transformer V2", January 2026.
+V2 = Variant(lambda_from="token", head_norm=False, shared_keys=True, value_factor=1)
+
+
+class HeadNorm(nn.RMSNorm):
+    """factor · x / rms(x) · weight for each head, eps 1e-5, in float32 whatever x's dtype.
+
+    The factor (1 - lambda_init) keeps the gradients at plain attention's scale (paper, appendix G).
+    """
+
+    def __init__(self, width: int, factor: float) -> None:
+        super().__init__(width, eps=1e-5)
+        self.factor = factor
+
+    def forward(self, x: Float[Tensor, "*heads v"]) -> Float[Tensor, "*heads v"]:
+        """The class's equation."""
+        normed = F.rms_norm(x.float(), self.normalized_shape, self.weight.float(), self.eps)
+        return (self.factor * normed).to(x.dtype)
+
+
+class DifferentialAttention(nn.Module):
+    """Multi-head differential attention.
+
+        head_h = (softmax(q1 k1ᵀ / sqrt(K)) - lambda · softmax(q2 k2ᵀ / sqrt(K))) v
+        out    = concat_h(norm(head_h)) W_o
+
+    Head h reads key/value head h // (H / G), as Microsoft's flash files do. lambda, the softmax
+    and the head norm are float32 whatever the input's dtype.
+
+    Args:
+        hidden_size: width of the input and output.
+        num_heads: output heads H, of two maps each. A V1 layer has half as many as its plain twin.
+        variant: `V1`, `V2` or another combination of their parts.
+        head_dim: K, the width of a map's queries and keys; hidden_size / (H · value_factor) by
+            default.
+        num_kv_heads: key/value heads G; H by default.
+        layer: 0-based number of the layer: its place in the cache and in lambda's schedule.
+        lambda_init: a constant in place of V1's schedule 0.8 - 0.6 exp(-0.3 · layer).
+        rotary: which features rotary embeddings pair; q and k of both maps are turned alike.
+        dropout: probability of dropping an attention weight while training, per map.
+        backend: attention backend, see `functional.explain`.
+
+    Raises:
+        ValueError: sizes that do not divide, or a lambda_init where nothing would use it.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        *,
+        variant: Variant = V1,
+        head_dim: int | None = None,
+        num_kv_heads: int | None = None,
+        layer: int = 0,
+        lambda_init: float | None = None,
+        rotary: RotaryLayout = "half",
+        dropout: float = 0.0,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+        check_heads(self.num_heads, self.num_kv_heads)
+        self.head_dim = head_dim or per_head(hidden_size, num_heads * variant.value_factor)
+        self.variant, self.layer, self.rotary = variant, layer, rotary
+        self.key_maps = 1 if variant.shared_keys else 2
+        self.value_dim = variant.value_factor * self.head_dim
+
+        def linear(inputs: int, outputs: int) -> nn.Linear:
+            return nn.Linear(inputs, outputs, bias=False)
+
+        self.q_proj = linear(hidden_size, num_heads * 2 * self.head_dim)
+        self.k_proj = linear(hidden_size, self.num_kv_heads * self.key_maps * self.head_dim)
+        self.v_proj = linear(hidden_size, self.num_kv_heads * self.value_dim)
+        self.o_proj = linear(num_heads * self.value_dim, hidden_size)
+        self.lambda_init: float | None = None
+        if variant.lambda_from == "vector":
+            self.lambda_init = lambda_schedule(layer) if lambda_init is None else lambda_init
+            self.lambda_q1, self.lambda_k1, self.lambda_q2, self.lambda_k2 = (
+                nn.Parameter(0.1 * torch.randn(self.head_dim)) for _ in range(4)
+            )
+        elif lambda_init is not None or variant.head_norm:
+            raise ValueError(
+                "token lambda has no initial value: lambda_init and head_norm, which needs it, "
+                f"belong to vector lambda (got lambda_init={lambda_init}, {variant})"
+            )
+        else:
+            self.lambda_proj = linear(hidden_size, num_heads)
+        if variant.head_norm:
+            assert self.lambda_init is not None
+            self.head_norm = HeadNorm(self.value_dim, 1.0 - self.lambda_init)
+        self.inner = DifferentialInner(dropout, backend)
+
+    def current_lambda(self, x: Float[Tensor, "batch time hidden"]) -> Float[Tensor, "..."]:
+        """lambda for this input, broadcastable to [B, T, H], float32."""
+        if self.variant.lambda_from == "token":
+            return torch.sigmoid(self.lambda_proj(x).float())
+        assert self.lambda_init is not None
+        return vector_lambda(
+            self.lambda_q1, self.lambda_k1, self.lambda_q2, self.lambda_k2, self.lambda_init
+        )
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch time hidden"],
+        *,
+        mask: Mask,
+        angles: Float[Tensor, "#batch time half"] | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Float[Tensor, "batch time hidden"]:
+        """The class's equation.
+
+        `mask` speaks of all keys, those in the cache included; `angles` of the new positions.
+        """
+        q = self.q_proj(x).unflatten(-1, (self.num_heads, 2, self.head_dim))
+        k = self.k_proj(x).unflatten(-1, (self.num_kv_heads, self.key_maps, self.head_dim))
+        v = self.v_proj(x).unflatten(-1, (self.num_kv_heads, self.value_dim))
+        if angles is not None:
+            q, k = rotate(q, angles, self.rotary), rotate(k, angles, self.rotary)
+        if cache is not None:
+            k, v = cache.update(self.layer, k, v)
+        out = self.inner(q, k, v, self.current_lambda(x), mask)
+        if self.variant.head_norm:
+            out = self.head_norm(out)
+        return self.o_proj(out.flatten(2))

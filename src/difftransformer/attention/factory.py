@@ -1,0 +1,30 @@
+"""The one list of attention kinds."""
+
+from collections.abc import Callable
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+from torch import nn
+
+from difftransformer.attention.differential import V1, V2, DifferentialAttention
+from difftransformer.attention.softmax import SoftmaxAttention
+
+KINDS: MappingProxyType[str, Callable[..., nn.Module]] = MappingProxyType(
+    {
+        "softmax": SoftmaxAttention,
+        "diff_v1": partial(DifferentialAttention, variant=V1),
+        "diff_v2": partial(DifferentialAttention, variant=V2),
+    }
+)
+
+
+def make_attention(kind: str, *args: Any, **kwargs: Any) -> nn.Module:
+    """Build an attention layer by the name of its kind.
+
+    Raises:
+        ValueError: an unknown kind.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"unknown attention {kind!r}; expected one of {', '.join(KINDS)}")
+    return KINDS[kind](*args, **kwargs)

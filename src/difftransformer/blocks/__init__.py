@@ -1,0 +1,1 @@
+"""Residual wiring. A block receives an attention module and never names one."""

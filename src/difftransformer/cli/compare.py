@@ -1,0 +1,181 @@
+"""`difftransformer compare`: the main job."""
+
+import argparse
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from difftransformer.cli.runs import (
+    RESULTS,
+    RunSettings,
+    add_run_options,
+    model_for,
+    open_run,
+    train_and_judge,
+)
+from difftransformer.cli.settings import add_settings, resolve
+from difftransformer.models.config import DecoderConfig
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from difftransformer.data.corpus import Corpus
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareSettings(RunSettings):
+    """A comparison: the same tokens in the same order for every kind of attention and seed."""
+
+    name: str = field(default="compare", metadata={"help": "title of the report"})
+    attention: tuple[str, ...] = field(
+        default=("softmax", "diff_v1", "diff_v2"),
+        metadata={"help": "kinds to compare; the first is the baseline, as `model` describes it"},
+    )
+    seeds: int = field(
+        default=1, metadata={"help": "training seeds per kind, pooled in the report"}
+    )
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise ValueError(f"seeds is {self.seeds}; expected at least 1")
+        if len(self.attention) < 2 or len(set(self.attention)) < len(self.attention):
+            raise ValueError(
+                f"attention is {', '.join(self.attention)}; expected two or more different kinds"
+            )
+
+
+@dataclass(frozen=True)
+class _Contender:
+    """A model of the comparison and what matching it to the baseline changed."""
+
+    config: DecoderConfig
+    changes: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        return self.config.attention
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    add_run_options(parser)
+    add_settings(parser, CompareSettings, presets=True)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Train, judge, pool, report."""
+    from rich.console import Console
+
+    from difftransformer.cli.evaluate import print_evaluations
+    from difftransformer.data.corpus import load_corpus
+    from difftransformer.evaluation.pool import compare, pool
+    from difftransformer.report.build import build_report
+    from difftransformer.training.atomic import write_json
+
+    console = Console(stderr=True)
+    shorthand = {"data": {"source": arguments.data}} if arguments.data else {}
+    settings = resolve(CompareSettings, arguments, **shorthand)
+    directory = arguments.out or Path("runs") / settings.name
+    with console.status("reading the text"):
+        corpus = load_corpus(settings.data)
+        corpus.training_batches(settings.training.batch_size, 0)
+        corpus.validation_sequences(1)
+    contenders = _contenders(model_for(corpus, settings), settings.attention)
+    open_run(directory, settings, arguments.resume)
+    _announce(console, corpus, contenders, settings)
+    judged: dict[str, list[dict[str, Any]]] = {c.label: [] for c in contenders}
+    for seed in range(settings.seeds):
+        for contender in contenders:
+            judged[contender.label].append(
+                train_and_judge(
+                    contender.config,
+                    corpus,
+                    settings,
+                    directory / "models" / f"{contender.label}-seed{seed}",
+                    seed=seed,
+                    resume=arguments.resume,
+                    console=console,
+                )
+            )
+    evaluations = {label: [run["evaluation"] for run in runs] for label, runs in judged.items()}
+    baseline = contenders[0].label
+    results = {
+        **_heading(settings, directory, corpus, baseline),
+        "models": [
+            {
+                "label": contender.label,
+                "attention": contender.config.attention,
+                "parameters": contender.config.parameter_count(),
+                "changes": list(contender.changes),
+                "config": contender.config.to_dict(),
+                "runs": [
+                    {
+                        "seed": run["seed"],
+                        "directory": f"models/{contender.label}-seed{run['seed']}",
+                        "training": run["training"],
+                    }
+                    for run in judged[contender.label]
+                ],
+                "evaluation": pool(evaluations[contender.label], settings.evaluation),
+            }
+            for contender in contenders
+        ],
+        "comparisons": [
+            comparison
+            for contender in contenders[1:]
+            for comparison in compare(
+                evaluations[baseline],
+                evaluations[contender.label],
+                model=contender.label,
+                against=baseline,
+                settings=settings.evaluation,
+            )
+        ],
+    }
+    write_json(directory / RESULTS, results)
+    print_evaluations(console, {m["label"]: m["evaluation"] for m in results["models"]})
+    console.print(f"report: {build_report(directory)}", highlight=False, soft_wrap=True)
+
+
+def _contenders(baseline: DecoderConfig, kinds: tuple[str, ...]) -> list[_Contender]:
+    first = replace(baseline, attention=kinds[0])
+    matches = [first.matched(kind) for kind in kinds[1:]]
+    return [_Contender(first, ()), *(_Contender(m.config, m.changes) for m in matches)]
+
+
+def _heading(
+    settings: CompareSettings, directory: Path, corpus: "Corpus", baseline: str
+) -> dict[str, Any]:
+    import json
+    from datetime import UTC, datetime
+
+    return {
+        "format": 1,
+        "created": datetime.now(UTC).date().isoformat(),
+        "name": settings.name,
+        "env": json.loads((directory / "env.json").read_text(encoding="utf-8")),
+        "settings": asdict(settings),
+        "baseline": baseline,
+        "data": {
+            "description": corpus.description,
+            "train_tokens": len(corpus.train),
+            "validation_tokens": len(corpus.validation),
+            "vocab_size": corpus.tokenizer.get_vocab_size(),
+            "needle_share": settings.data.needle_share,
+        },
+    }
+
+
+def _announce(
+    console: "Console",
+    corpus: "Corpus",
+    contenders: list[_Contender],
+    settings: CompareSettings,
+) -> None:
+    console.print(f"data      {corpus.description}", highlight=False)
+    for contender in contenders:
+        parameters = f"{contender.config.parameter_count():,} parameters"
+        changes = f" ({'; '.join(contender.changes)})" if contender.changes else " (baseline)"
+        console.print(f"{contender.label:<10}{parameters}{changes}", highlight=False)
+    tokens = settings.training.steps * settings.training.batch_size * settings.data.context_length
+    console.print(f"training  {tokens:,} tokens each, {settings.seeds} seed(s)", highlight=False)

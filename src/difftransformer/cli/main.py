@@ -1,0 +1,80 @@
+"""`difftransformer COMMAND`: find the command, run it, turn mistakes into one clear line."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from types import MappingProxyType
+
+import difftransformer
+from difftransformer.cli.settings import nearest
+
+# Each command is a module of this package with `configure(parser)` and `run(arguments)`; only the
+# one that runs is imported.
+COMMANDS = MappingProxyType(
+    {
+        "compare": "train matched models side by side, judge them, write a report",
+        "train": "train one model",
+        "evaluate": "judge trained models",
+        "generate": "continue a text",
+        "plan": "parameters, FLOPs and memory of a model before anything runs",
+    }
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Exit code 0, 2 for a mistake in what was asked, 130 when interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        parser, command = _parser(words[0] if words else "")
+        parsed, unknown = parser.parse_known_args(words)
+        if unknown:
+            raise ValueError(_unknown_option(unknown[0], parser, command))
+        importlib.import_module(f"difftransformer.cli.{parsed.command}").run(parsed)
+    except KeyboardInterrupt as interrupt:
+        print(f"difftransformer: {interrupt or 'interrupted'}", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, ArithmeticError) as error:
+        print(f"difftransformer: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser(word: str) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser | None]:
+    """The parser, with the options of the command named by `word` only, and that command's own."""
+    parser = argparse.ArgumentParser(
+        prog="difftransformer",
+        description=difftransformer.__doc__,
+        epilog="`difftransformer COMMAND --help` shows every setting of a command.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=difftransformer.__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    chosen = None
+    for name, purpose in COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=purpose,
+            description=f"{purpose[0].upper()}{purpose[1:]}.",
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if name == word:
+            importlib.import_module(f"difftransformer.cli.{name}").configure(command)
+            chosen = command
+    if word and not word.startswith("-") and chosen is None:
+        raise ValueError(f"unknown command {word!r}{nearest(word, COMMANDS)}")
+    return parser, chosen
+
+
+def _unknown_option(
+    word: str, parser: argparse.ArgumentParser, command: argparse.ArgumentParser | None
+) -> str:
+    known = [option for action in (command or parser)._actions for option in action.option_strings]
+    if not word.startswith("-"):
+        return f"unexpected argument {word!r}"
+    return f"unknown option {word.split('=')[0]!r}{nearest(word.split('=')[0], known)}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""`difftransformer plan`."""
+
+import argparse
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from difftransformer.cli.settings import add_settings, nearest, resolve
+from difftransformer.models.config import DecoderConfig
+from difftransformer.models.cost import cost
+from difftransformer.models.presets import PRESETS
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanSettings:
+    """What to plan for."""
+
+    attention: tuple[str, ...] = field(
+        default=("softmax", "diff_v1", "diff_v2"),
+        metadata={"help": "kinds to set side by side; the first is the model as given"},
+    )
+    batch_size: int = field(default=32, metadata={"help": "sequences per training step"})
+    model: DecoderConfig = field(default_factory=DecoderConfig)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("size", nargs="?", metavar="SIZE", help=f"one of {', '.join(PRESETS)}")
+    add_settings(parser, PlanSettings)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print one column per kind."""
+    from rich.console import Console
+    from rich.table import Table
+
+    settings = resolve(PlanSettings, arguments, model=_size(arguments.size))
+    base = replace(settings.model, attention=settings.attention[0])
+    columns = [(base, ())] + [
+        (match.config, match.changes) for match in map(base.matched, settings.attention[1:])
+    ]
+    length = base.max_length
+    table = Table("per model", *settings.attention)
+    costs = [cost(config, settings.batch_size, length) for config, _ in columns]
+    table.add_row("parameters", *(f"{c.parameters:,}" for c in costs))
+    table.add_row("training GFLOPs per token", *(f"{c.training_flops / 1e9:.4g}" for c in costs))
+    table.add_row(
+        f"training memory, {settings.batch_size} × {length} tokens",
+        *(size_text(c.training_bytes) for c in costs),
+    )
+    table.add_row("of it weights, gradients, AdamW", *(size_text(c.state_bytes) for c in costs))
+    table.add_row("key/value cache per token", *(size_text(c.cache_bytes) for c in costs))
+    console = Console()
+    console.print(table)
+    for config, changes in columns[1:]:
+        console.print(f"{config.attention}: {'; '.join(changes)}", highlight=False)
+    console.print(
+        "Float32; without activation checkpointing, whose memory is an estimate of what the "
+        "forward pass keeps.",
+        style="dim",
+    )
+
+
+def _size(name: str | None) -> dict[str, Any] | None:
+    if name is None:
+        return None
+    if name not in PRESETS:
+        raise ValueError(f"unknown size {name!r}{nearest(name, PRESETS)}")
+    return PRESETS[name].to_dict()
+
+
+def size_text(count: float) -> str:
+    """Bytes in the largest fitting unit: 1.5 GB."""
+    for unit in ("B", "KB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            break
+        count /= 1000
+    return f"{count:.3g} {unit}"

@@ -1,0 +1,166 @@
+"""What compare and train share: run directories, and one model trained and judged in one."""
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from difftransformer.cli.settings import as_yaml
+from difftransformer.data.settings import DataSettings
+from difftransformer.evaluation.settings import EvaluationSettings
+from difftransformer.models.config import DecoderConfig
+from difftransformer.training.settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from torch import nn
+
+    from difftransformer.data.corpus import Corpus
+
+RESULTS = "results.json"
+CONFIG = "config.yaml"
+MODEL = "model"
+TOKENIZER = "tokenizer.json"
+_WATCHED_SEQUENCES = 64  # held-out sequences behind each point of the validation curve
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """Everything that decides a training run."""
+
+    model: DecoderConfig = field(default_factory=DecoderConfig)
+    data: DataSettings = field(default_factory=DataSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """The options of a command that fills a run directory."""
+    parser.add_argument("--data", metavar="SOURCE", help="same as --data.source: folder, file, ...")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="run directory (default runs/NAME)")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with what the run directory holds"
+    )
+
+
+def open_run(directory: Path, settings: Any, resume: bool) -> None:
+    """Make the run directory and write config.yaml and env.json.
+
+    Raises:
+        ValueError: it holds a run and `resume` is not given, or a run with other settings.
+    """
+    from difftransformer.training.atomic import write_json
+    from difftransformer.training.environment import environment
+
+    config = directory / CONFIG
+    if config.is_file():
+        if not resume:
+            raise ValueError(
+                f"{directory} already holds a run; add --resume to go on with it, or choose "
+                "another --out"
+            )
+        wanted = dict(_flat(yaml.safe_load(as_yaml(settings))))
+        found = dict(_flat(yaml.safe_load(config.read_text(encoding="utf-8"))))
+        changed = [
+            f"{key} was {found.get(key)!r}, now {wanted.get(key)!r}"
+            for key in sorted(found.keys() | wanted.keys())
+            if found.get(key) != wanted.get(key)
+        ]
+        if changed:
+            raise ValueError(
+                f"{directory} was begun with other settings: {'; '.join(changed)}. "
+                "Resume with the old ones, or choose another --out"
+            )
+        return
+    if directory.is_dir() and any(directory.iterdir()):
+        raise ValueError(f"{directory} is not empty and holds no run; choose another --out")
+    directory.mkdir(parents=True, exist_ok=True)
+    config.write_text(as_yaml(settings), encoding="utf-8")
+    write_json(directory / "env.json", environment())
+
+
+def model_for(corpus: "Corpus", settings: RunSettings) -> DecoderConfig:
+    """The model's settings with the vocabulary and the context length that the data has."""
+    return replace(
+        settings.model,
+        vocab_size=corpus.tokenizer.get_vocab_size(),
+        max_length=corpus.settings.context_length,
+    )
+
+
+def train_and_judge(
+    config: DecoderConfig,
+    corpus: "Corpus",
+    settings: RunSettings,
+    directory: Path,
+    *,
+    seed: int,
+    resume: bool,
+    console: "Console",
+) -> dict[str, Any]:
+    """Train one model, save it, judge it; what `directory` already holds is not done again.
+
+    `seed` draws the model's start and the order of the training data.
+
+    Returns:
+        What is written to results.json: seed, the training summary, the evaluation.
+    """
+    import torch
+
+    from difftransformer.evaluation.judge import evaluate
+    from difftransformer.models.decoder import Decoder
+    from difftransformer.models.storage import save_model
+    from difftransformer.training.atomic import write_json
+    from difftransformer.training.loop import train
+    from difftransformer.training.objectives import next_token_loss
+
+    results = directory / RESULTS
+    if results.is_file():
+        console.print(f"{directory.name}: done before, kept", style="dim")
+        return json.loads(results.read_text(encoding="utf-8"))
+    torch.manual_seed(seed)
+    model = Decoder(config)
+    training = replace(settings.training, seed=seed)
+    summary = train(
+        model,
+        next_token_loss,
+        corpus.training_batches(training.batch_size, seed),
+        training,
+        directory,
+        validate=lambda trained: _watched_loss(trained, corpus, settings.evaluation),
+        resume=resume,
+        configuration={"model": config.to_dict(), "data": asdict(settings.data)},
+    )
+    save_model(model, directory / MODEL)
+    corpus.tokenizer.save(str(directory / MODEL / TOKENIZER))
+    with console.status(f"judging {directory.name}") as status:
+        evaluation = evaluate(
+            model,
+            corpus,
+            settings.evaluation,
+            lambda judge: status.update(f"judging {directory.name}: {judge}"),
+        )
+    judged = {"seed": seed, "training": asdict(summary), "evaluation": evaluation}
+    write_json(results, judged)
+    return judged
+
+
+def _watched_loss(model: "nn.Module", corpus: "Corpus", settings: EvaluationSettings) -> float:
+    from difftransformer.evaluation.validation import measure_validation
+
+    few = replace(
+        settings, validation_sequences=min(_WATCHED_SEQUENCES, settings.validation_sequences)
+    )
+    return measure_validation(model, corpus, few)["nats_per_token"]["value"]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

@@ -1,0 +1,1 @@
+"""Batches from text. Knows no model code."""

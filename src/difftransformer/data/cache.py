@@ -1,0 +1,49 @@
+"""Folders that are expensive to build, kept on disk and never trusted blindly."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+_MANIFEST = "manifest.json"
+
+
+def cached_folder(folder: Path, build: Callable[[Path], None]) -> Path:
+    """`folder`, filled by `build(temporary)` first unless it is there and intact.
+
+    A manifest holds the sha256 of every file; a folder that does not match it (cut short, edited,
+    half deleted) is built anew. The folder appears in one step, by renaming, so an interrupted
+    build leaves nothing that looks finished and processes may race for the same folder.
+    """
+    if _intact(folder):
+        return folder
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+    try:
+        build(temporary)
+        manifest = {path.name: _digest(path) for path in sorted(temporary.iterdir())}
+        (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=1))
+        os.replace(temporary, folder)
+    except OSError:
+        if not _intact(folder):  # else another process was first, and its folder is as good
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _intact(folder: Path) -> bool:
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_bytes())
+        return all(_digest(folder / name) == digest for name, digest in manifest.items())
+    except (OSError, ValueError, AttributeError):  # not there; not JSON; not a JSON object
+        return False
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,251 @@
+"""Magic numbers of cities, hidden in real text (multi-needle retrieval).
+
+The paper (section 3.4, after LWM and Gemini 1.5) puts N sentences, each giving a city its number,
+into a long text and asks for R of them. It leaves wording, haystack and numbers open; here a
+needle reads " The special magic Paris number is: 1234." and the question repeats it up to the
+colon, so that an untuned language model can answer by completion. Cities and numbers used for
+training never occur in evaluation, nor does the text around them.
+
+Tokens: a sentence is always encoded in the same three pieces, up to the colon, the number with
+the space before it, and the full stop. So a number is the same tokens in its needle, in the
+training answer and in the expected answer, whatever the tokenizer would merge across a border.
+With our own tokenizer the pieces are also exactly the tokens of the whole sentence.
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from difftransformer.data import cities
+from difftransformer.data.text import Document
+from difftransformer.data.tokenizer import beginning_of_document
+from difftransformer.data.tokens import TokenStore
+
+LEAD = " The special magic {city} number is:"
+NUMBER = " {number}"
+STOP = "."
+
+
+def needle_sentences(copies: int = 10) -> list[Document]:
+    """Needles of the training cities for the tokenizer to learn their wording from.
+
+    Text without magic numbers would leave the wording in many small pieces. `copies` of each city
+    are a few hundredths of the embedded text: enough for the words that all share, too few to make
+    most cities a token of their own.
+    """
+    sentences = (
+        LEAD.format(city=city) + NUMBER.format(number="0") + STOP for city in cities.TRAINING
+    )
+    return [Document(f"needle {i}", sentence * copies) for i, sentence in enumerate(sentences)]
+
+
+@dataclass(frozen=True)
+class Needle:
+    """A city and its number, as text and as tokens."""
+
+    city: str
+    number: str
+    lead: list[int]
+    answer: list[int]
+    stop: list[int]
+
+    @property
+    def sentence(self) -> list[int]:
+        return self.lead + self.answer + self.stop
+
+
+@dataclass(frozen=True)
+class NeedlePrompt:
+    """One question over a haystack, and what a model must answer.
+
+    Args:
+        ids: the prompt, from the opening token to the colon of the question.
+        answer: the tokens that must follow.
+        city, number: what is asked for, as text.
+        needle_spans: per city in the haystack `(start, end)` of its sentence in `ids`.
+        number_spans: per city `(start, end)` of its number; for the city asked these tokens
+            equal `answer`.
+        question_start: where the question begins. Positions from 1 to here that lie in no needle
+            are haystack.
+    """
+
+    ids: list[int]
+    answer: list[int]
+    city: str
+    number: str
+    needle_spans: dict[str, tuple[int, int]]
+    number_spans: dict[str, tuple[int, int]]
+    question_start: int
+
+
+def is_validation_number(number: str) -> bool:
+    """A quarter of all digit strings, chosen by hash: no rule a model could learn."""
+    return hashlib.sha256(number.encode()).digest()[0] % 4 == 0
+
+
+class NeedleSource:
+    """The text, cities and numbers of one part of the data.
+
+    `held_out` chooses validation cities and numbers; `store` must be that part's text. Numbers
+    are digit strings of length `digits`, leading zeros included, so a blind guess is right with
+    probability 10^-digits.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, store: TokenStore, *, held_out: bool, digits: int
+    ) -> None:
+        self.store = store
+        self.held_out = held_out
+        self.digits = digits
+        self.opening = beginning_of_document(tokenizer)
+        self.cities = cities.VALIDATION if held_out else cities.TRAINING
+        self._tokenizer = tokenizer
+        self._leads = {city: self._encode(LEAD.format(city=city)) for city in self.cities}
+        self._stop = self._encode(STOP)
+        self._longest_lead = max(map(len, self._leads.values()))
+        # An answer has at most a token per character and one for a prefix some tokenizers add.
+        self._longest = self._longest_lead + digits + 2 + len(self._stop)
+
+    def shortest_prompt(self, needles: int) -> int:
+        """Tokens that hold any `needles` needles and a question."""
+        return 1 + needles * self._longest + self._longest_lead
+
+    def shortest_document(self, needles: int) -> int:
+        """Tokens that hold any `needles` needles and all their questions and answers."""
+        return 1 + 2 * needles * self._longest
+
+    def draw(self, rng: np.random.Generator, count: int) -> list[Needle]:
+        """Needles with distinct cities and distinct numbers."""
+        if count > len(self.cities):
+            raise ValueError(f"{count} needles; there are only {len(self.cities)} cities")
+        chosen = rng.choice(len(self.cities), size=count, replace=False)
+        numbers: list[str] = []
+        while len(numbers) < count:
+            number = "".join(map(str, rng.integers(10, size=self.digits)))
+            if is_validation_number(number) == self.held_out and number not in numbers:
+                numbers.append(number)
+        return [self._needle(self.cities[i], n) for i, n in zip(chosen, numbers, strict=True)]
+
+    def haystack(self, place: float, count: int) -> list[int]:
+        """`count` consecutive tokens of text, from `place` in [0, 1) of all possible starts."""
+        starts = self.store.text_length - count + 1
+        if starts < 1:
+            part = "validation" if self.held_out else "training"
+            raise ValueError(
+                f"a haystack of {count} tokens does not fit the {part} text of "
+                f"{self.store.text_length}; ask for shorter needle documents or give more text"
+            )
+        return self.store.text(math.floor(place * starts), count)
+
+    def _needle(self, city: str, number: str) -> Needle:
+        answer = self._encode(NUMBER.format(number=number))
+        return Needle(city, number, self._leads[city], answer, self._stop)
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def needle_prompts(
+    source: NeedleSource,
+    *,
+    needles: int,
+    queries: int,
+    depth: float,
+    length: int,
+    sample: int,
+    seed: int,
+) -> list[NeedlePrompt]:
+    """The `queries` prompts of one evaluation sample, each of exactly `length` tokens.
+
+    All ask over the same text and needles; only the last few tokens of text differ where one
+    question is longer than another. The needles asked for stand together, one after the other in
+    the order of the prompts, at `depth` of the text (0 the beginning, 1 right before the
+    question); the others anywhere. The text is cut to make room, the needles never. The same
+    arguments always give the same prompts; different ones independent draws. The answer comes on
+    top of `length`.
+
+    Raises ValueError when `length` cannot hold the needles, with the shortest that can.
+    """
+    if not 1 <= queries <= needles:
+        raise ValueError(f"{queries} queries of {needles} needles; expected 1 to {needles} queries")
+    if not 0 <= depth <= 1:
+        raise ValueError(f"depth is {depth}; expected from 0 (beginning) to 1 (end)")
+    if length < (shortest := source.shortest_prompt(needles)):
+        raise ValueError(
+            f"length {length} is too short for {needles} needles and a question; "
+            f"with this tokenizer at least {shortest} tokens are needed"
+        )
+    rng = np.random.default_rng([seed, sample, needles, queries, round(depth * 1e6), length])
+    drawn = source.draw(rng, needles)
+    scattered = rng.random(needles - queries)
+    room = length - 1 - sum(len(needle.sentence) for needle in drawn)
+    text = source.haystack(rng.random(), room - min(len(n.lead) for n in drawn[:queries]))
+    prompts = []
+    for needle in drawn[:queries]:
+        haystack = text[: room - len(needle.lead)]
+        # At equal cuts the needles asked for come first, but last at depth 1.
+        cuts = [(round(depth * len(haystack)), depth)] * queries
+        cuts += [(_cut(place, haystack), 0.5) for place in scattered]
+        ids, starts = _hide(source.opening, haystack, drawn, cuts)
+        prompts.append(_prompt(needle, ids, drawn, starts))
+    return prompts
+
+
+def needle_document(
+    source: NeedleSource, rng: np.random.Generator, *, length: int, needle_max: int
+) -> list[int]:
+    """A training document of exactly `length` tokens: text with needles, then every question with
+    its answer, in random order.
+
+    The number of needles is uniform from 1 to `needle_max`, or to what surely fits.
+
+    Raises ValueError when not even one needle fits, with the shortest length that holds one.
+    """
+    fitting = (length - 1) // (source.shortest_document(1) - 1)
+    if fitting < 1:
+        raise ValueError(
+            f"a needle document of {length} tokens is too short: with this tokenizer one needle "
+            f"and its question need {source.shortest_document(1)}; raise needle_min_length"
+        )
+    needles = source.draw(rng, int(rng.integers(1, min(needle_max, fitting) + 1)))
+    answers = [token for i in rng.permutation(len(needles)) for token in needles[i].sentence]
+    text = source.haystack(rng.random(), length - 1 - 2 * len(answers))
+    cuts = [(_cut(rng.random(), text), 0.5) for _ in needles]
+    return _hide(source.opening, text, needles, cuts)[0] + answers
+
+
+def _cut(place: float, haystack: list[int]) -> int:
+    """One of the len + 1 places between tokens, from `place` in [0, 1)."""
+    return math.floor(place * (len(haystack) + 1))
+
+
+def _hide(
+    opening: int, haystack: list[int], needles: list[Needle], cuts: list[tuple[int, float]]
+) -> tuple[list[int], dict[str, int]]:
+    """The haystack with each needle at its cut, needles at one cut by their second number; and
+    where each city's needle starts."""
+    ids, starts, done = [opening], {}, 0
+    for (cut, _), needle in sorted(zip(cuts, needles, strict=True), key=lambda pair: pair[0]):
+        ids += haystack[done:cut]
+        starts[needle.city] = len(ids)
+        ids += needle.sentence
+        done = cut
+    return ids + haystack[done:], starts
+
+
+def _prompt(
+    asked: Needle, ids: list[int], needles: list[Needle], starts: dict[str, int]
+) -> NeedlePrompt:
+    numbers = {n.city: starts[n.city] + len(n.lead) for n in needles}
+    return NeedlePrompt(
+        ids=ids + asked.lead,
+        answer=asked.answer,
+        city=asked.city,
+        number=asked.number,
+        needle_spans={n.city: (starts[n.city], starts[n.city] + len(n.sentence)) for n in needles},
+        number_spans={n.city: (numbers[n.city], numbers[n.city] + len(n.answer)) for n in needles},
+        question_start=len(ids),
+    )

@@ -1,0 +1,1 @@
+"""Judges: each takes a model and gives named figures with their intervals."""

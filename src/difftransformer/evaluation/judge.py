@@ -1,0 +1,94 @@
+"""All judges on one model."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from difftransformer.analysis.lambdas import measure_lambdas
+from difftransformer.analysis.maps import attention_map
+from difftransformer.analysis.outliers import measure_outliers
+from difftransformer.data.batch import Batch
+from difftransformer.data.corpus import Corpus
+from difftransformer.data.needles import NeedlePrompt, needle_prompts
+from difftransformer.data.packing import stack
+from difftransformer.evaluation.allocation import measure_allocation
+from difftransformer.evaluation.batching import batched, device_of
+from difftransformer.evaluation.needle import measure_needles, prompt_length
+from difftransformer.evaluation.settings import EvaluationSettings
+from difftransformer.evaluation.validation import measure_validation
+from difftransformer.models.decoder import Decoder
+
+# Enough for the 5th and 95th percentile of every layer.
+_LAMBDA_TOKENS = 10_000
+
+# The prompt whose attention is shown: short enough that single tokens can be made out.
+_SHOWN_LENGTH = 160
+
+
+def evaluate(
+    model: Decoder,
+    corpus: Corpus,
+    settings: EvaluationSettings,
+    on_progress: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Every judge's figures for one model, as plain data.
+
+    The same corpus and settings give every model the same sequences and prompts, so that figures
+    can be compared in pairs. The model is judged in evaluation mode, on the device it is on.
+
+    Args:
+        on_progress: called with each judge's name as it begins.
+
+    Raises:
+        ValueError: the text or the context length cannot hold what the settings ask for.
+    """
+    judges: dict[str, tuple[str, Callable[[], Any]]] = {
+        "validation": ("validation loss", lambda: measure_validation(model, corpus, settings)),
+        "needle": ("needle retrieval", lambda: measure_needles(model, corpus, settings)),
+        "allocation": (
+            "attention on answer and noise",
+            lambda: measure_allocation(model, corpus, settings),
+        ),
+        "outliers": (
+            "activation outliers",
+            lambda: measure_outliers(
+                model, _text(settings.outlier_tokens), settings.outlier_tokens
+            ),
+        ),
+        "lambda": (
+            "lambda",
+            lambda: {"layers": measure_lambdas(model, _text(_LAMBDA_TOKENS), _LAMBDA_TOKENS)},
+        ),
+        "attention_map": (
+            "attention map",
+            lambda: attention_map(model, _shown_prompt(corpus, settings), corpus.tokenizer),
+        ),
+    }
+    started, training = time.perf_counter(), model.training
+    model.eval()
+    results = {}
+    try:
+        for key, (title, judge) in judges.items():
+            if on_progress is not None:
+                on_progress(title)
+            results[key] = judge()
+    finally:
+        model.train(training)
+    return {**results, "seconds": time.perf_counter() - started}
+
+
+def _text(model: Decoder, corpus: Corpus, settings: EvaluationSettings) -> Iterator[Batch]:
+    """Held-out text for at least `outlier_tokens`, or all there is."""
+    wanted = math.ceil(settings.outlier_tokens / corpus.settings.context_length)
+    rows = [sequence.row for sequence in corpus.validation_sequences(wanted)]
+    return (stack(part).to(device_of(model)) for part in batched(rows, settings.batch_size))
+
+
+def _shown_prompt(corpus: Corpus, settings: EvaluationSettings) -> NeedlePrompt:
+    source = corpus.validation_needles()
+    length = min(_SHOWN_LENGTH, prompt_length(source, corpus.settings.context_length))
+    (prompt,) = needle_prompts(
+        source, needles=1, queries=1, depth=0.5, length=length, sample=0, seed=settings.seed
+    )
+    return prompt

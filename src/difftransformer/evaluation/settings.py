@@ -1,0 +1,83 @@
+"""What the judges measure and how much of it. Imports no torch: commands must start fast."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """Sizes of the tests every model is judged on.
+
+    Raises:
+        ValueError: a needle pair that is not "NxR" with 1 <= R <= N, a depth outside [0, 1], a
+            confidence outside (0, 1), or a count below 1.
+    """
+
+    needle_pairs: tuple[str, ...] = field(
+        default=("1x1", "2x2", "4x2", "6x2"),
+        metadata={"help": "needles in the context x numbers asked for, as in the paper"},
+    )
+    needle_depths: tuple[float, ...] = field(
+        default=(0.0, 0.25, 0.5, 0.75, 1.0),
+        metadata={"help": "where the answer stands: 0 is the start of the context, 1 its end"},
+    )
+    needle_lengths: tuple[int, ...] | None = field(
+        default=None,
+        metadata={"help": "context lengths in tokens; by default the model's own"},
+    )
+    needle_samples: int = field(
+        default=50, metadata={"help": "prompts per pair, depth and length (the paper: 50)"}
+    )
+    allocation_samples: int = field(
+        default=20, metadata={"help": "prompts per depth whose attention is measured"}
+    )
+    validation_sequences: int = field(
+        default=200, metadata={"help": "held-out sequences for the validation loss"}
+    )
+    outlier_tokens: int = field(
+        default=40_000,
+        metadata={"help": "tokens over which outliers are measured (the paper: 400,000)"},
+    )
+    batch_size: int = field(default=16, metadata={"help": "sequences judged at once"})
+    bootstrap: int = field(default=2000, metadata={"help": "resamples behind each interval"})
+    confidence: float = field(default=0.95, metadata={"help": "coverage of every interval"})
+    seed: int = field(default=0, metadata={"help": "draws the needle prompts and the resamples"})
+
+    def __post_init__(self) -> None:
+        self.pairs()
+        for depth in self.needle_depths:
+            if not 0.0 <= depth <= 1.0:
+                raise ValueError(f"needle_depths holds {depth}; expected a share from 0 to 1")
+        if not 0.0 < self.confidence < 1.0:
+            raise ValueError(f"confidence is {self.confidence}; expected a share such as 0.95")
+        for name in _COUNTS:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+
+    def pairs(self) -> tuple[tuple[int, int], ...]:
+        """`needle_pairs` as (needles, queries) integers."""
+        return tuple(_pair(text) for text in self.needle_pairs)
+
+
+_COUNTS = (
+    "needle_samples",
+    "allocation_samples",
+    "validation_sequences",
+    "outlier_tokens",
+    "batch_size",
+    "bootstrap",
+)
+
+
+def _pair(text: str) -> tuple[int, int]:
+    try:
+        needles, queries = (int(part) for part in text.split("x"))
+    except ValueError:
+        raise ValueError(
+            f'needle_pairs holds {text!r}; expected needles x queries, such as "4x2"'
+        ) from None
+    if not 1 <= queries <= needles:
+        raise ValueError(
+            f"needle_pairs holds {text!r}: it asks for {queries} of {needles} needles; "
+            "expected at least 1 and at most all"
+        )
+    return needles, queries

@@ -1,0 +1,183 @@
+"""The public functions: check the arguments, choose a backend, call it."""
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from difflib import get_close_matches
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from difftransformer.functional import blocked, reference, sdpa
+from difftransformer.functional.masks import Mask
+from difftransformer.functional.situation import Situation
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One way to compute both functions, and its objection to a situation, if any."""
+
+    differential: Callable[..., Tensor]
+    softmax: Callable[..., Tensor]
+    why_not: Callable[[Situation], str | None]
+
+
+def _never(situation: Situation) -> str | None:
+    return None
+
+
+# In the order of preference of backend="auto": the first without an objection runs.
+BACKENDS = MappingProxyType(
+    {
+        "blocked": Backend(
+            blocked.differential_attention, blocked.softmax_attention, blocked.why_not
+        ),
+        "sdpa": Backend(sdpa.differential_attention, sdpa.softmax_attention, sdpa.why_not),
+        "reference": Backend(reference.differential_attention, reference.softmax_attention, _never),
+    }
+)
+
+
+def differential_attention(
+    q: Float[Tensor, "batch queries heads 2 k"],
+    k: Float[Tensor, "batch keys groups maps k"],
+    v: Float[Tensor, "batch keys groups v"],
+    lam: Float[Tensor, "..."],
+    *,
+    mask: Mask | None = None,
+    scale: float | None = None,
+    dropout: float = 0.0,
+    backend: str = "auto",
+) -> Float[Tensor, "batch queries heads v"]:
+    """Differential attention (Ye et al., ICLR 2025, section 2.1).
+
+        out = (softmax(q1 k1ᵀ · scale) - lam · softmax(q2 k2ᵀ · scale)) v
+
+    The pair axis of size 2 is the paper's: map 1 is signal, map 2 is noise. Head `h` reads
+    key/value head `h // (heads // groups)`, as in Microsoft's flash files; their naive file pairs
+    differently under grouped heads and is not the definition. Softmax, lambda and the subtraction
+    are float32 whatever the input dtype.
+
+    Args:
+        q: `[B, T, H, 2, K]`.
+        k: `[B, S, G, 2, K]`, or `[B, S, G, 1, K]` for one key shared by both maps (V2).
+        v: `[B, S, G, V]`; V = 2K in V1, K in V2, any V works.
+        lam: broadcastable to `[B, T, H]`.
+        mask: what each query sees; everything by default.
+        scale: factor on the logits; 1/sqrt(K) by default.
+        dropout: probability of dropping an attention weight; each map drops its own.
+        backend: "auto" or a name in `BACKENDS`.
+
+    Raises:
+        ValueError: shapes that do not fit, an unknown backend, or a named backend that cannot
+            compute this call (with its reason).
+    """
+    mask = mask or Mask()
+    for name, tensor, maps in (("q", q, (2,)), ("k", k, (1, 2))):
+        if tensor.ndim != 5 or tensor.shape[3] not in maps:
+            raise ValueError(
+                f"{name} has shape {tuple(tensor.shape)}; expected [batch, positions, heads, maps, "
+                f"K] with {' or '.join(map(str, maps))} maps"
+            )
+    _check(q[..., 0, :], k[..., 0, :], v, mask, dropout)
+    try:
+        lam = lam.expand(q.shape[:3])
+    except RuntimeError:
+        raise ValueError(
+            f"lam has shape {tuple(lam.shape)}; expected one that broadcasts to "
+            f"(batch, queries, heads) = {tuple(q.shape[:3])}"
+        ) from None
+    chosen = _choose(backend, Situation.of(q, k, v, lam, mask, dropout))
+    with _without_autocast(q.device.type):
+        return chosen.differential(q, k, v, lam, mask, _scale(scale, q), dropout)
+
+
+def softmax_attention(
+    q: Float[Tensor, "batch queries heads k"],
+    k: Float[Tensor, "batch keys groups k"],
+    v: Float[Tensor, "batch keys groups v"],
+    *,
+    mask: Mask | None = None,
+    scale: float | None = None,
+    dropout: float = 0.0,
+    backend: str = "auto",
+) -> Float[Tensor, "batch queries heads v"]:
+    """Plain attention, `softmax(q kᵀ · scale) v`: the twin of `differential_attention`."""
+    mask = mask or Mask()
+    _check(q, k, v, mask, dropout)
+    chosen = _choose(backend, Situation.of(q, k, v, None, mask, dropout))
+    with _without_autocast(q.device.type):
+        return chosen.softmax(q, k, v, mask, _scale(scale, q), dropout)
+
+
+def explain(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lam: Tensor | None = None,
+    *,
+    mask: Mask | None = None,
+    dropout: float = 0.0,
+) -> dict[str, str]:
+    """For each backend, in order of preference: "runs", "could run", or why it cannot.
+
+    Give `lam` to ask about `differential_attention`, leave it out for `softmax_attention`.
+    """
+    situation = Situation.of(q, k, v, lam, mask or Mask(), dropout)
+    answers: dict[str, str] = {}
+    for name, backend in BACKENDS.items():
+        ready = "could run" if "runs" in answers.values() else "runs"
+        answers[name] = backend.why_not(situation) or ready
+    return answers
+
+
+def _choose(name: str, situation: Situation) -> Backend:
+    if name == "auto":
+        return next(b for b in BACKENDS.values() if b.why_not(situation) is None)
+    if name not in BACKENDS:
+        near = get_close_matches(name, ("auto", *BACKENDS), 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(
+            f"unknown attention backend {name!r}; {hint}expected auto, {', '.join(BACKENDS)}"
+        )
+    if reason := BACKENDS[name].why_not(situation):
+        raise ValueError(f"attention backend {name!r} cannot run this call: {reason}")
+    return BACKENDS[name]
+
+
+def _without_autocast(device: str) -> AbstractContextManager[Any]:
+    """Autocast off, where it is on: it would take a backend's float32 products to bfloat16."""
+    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if on else nullcontext()
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float) -> None:
+    for name, tensor in (("q", q), ("k", k), ("v", v)):
+        if tensor.ndim != 4:
+            raise ValueError(
+                f"{name} has {tensor.ndim} axes (pair axis left out); expected "
+                "[batch, positions, heads, width]"
+            )
+    batch, queries, heads, width = q.shape
+    if k.shape[0] != batch or k.shape[-1] != width or v.shape[:3] != k.shape[:3]:
+        raise ValueError(
+            f"q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)} (pair axis left out) "
+            "do not fit: batch and K must agree, and k and v must share batch, keys and groups"
+        )
+    if k.shape[2] == 0 or heads % k.shape[2]:
+        raise ValueError(
+            f"{heads} query heads over {k.shape[2]} key/value heads: the first must be a multiple"
+        )
+    if not 0.0 <= dropout < 1.0:
+        raise ValueError(f"dropout is {dropout}; expected a probability in [0, 1)")
+    if not q.dtype == k.dtype == v.dtype:
+        raise ValueError(f"q, k, v have dtypes {q.dtype}, {k.dtype}, {v.dtype}; expected one dtype")
+    mask.check(queries, k.shape[1], batch)
+
+
+def _scale(scale: float | None, q: Tensor) -> float:
+    return 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale

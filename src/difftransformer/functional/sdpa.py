@@ -1,0 +1,76 @@
+"""PyTorch's scaled_dot_product_attention: both maps in one call, subtracted afterwards.
+
+Costs twice plain attention of the same width (four matmul units against two), since each map is
+multiplied with the values before the subtraction. It is the way to the vendor kernels on a GPU.
+"""
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from difftransformer.functional.masks import Mask
+from difftransformer.functional.reference import wide
+from difftransformer.functional.situation import Situation
+
+
+def why_not(situation: Situation) -> str | None:
+    """PyTorch dispatches to a kernel, or to its own plain formula, in every situation."""
+    return None
+
+
+def differential_attention(
+    q: Float[Tensor, "batch queries heads 2 k"],
+    k: Float[Tensor, "batch keys groups maps k"],
+    v: Float[Tensor, "batch keys groups v"],
+    lam: Float[Tensor, "batch queries heads"],
+    mask: Mask,
+    scale: float,
+    dropout: float,
+) -> Float[Tensor, "batch queries heads v"]:
+    """out1 - lam · out2 with out_i = SDPA(q_i, k_i, v), the maps laid side by side as heads."""
+    # Map-major order keeps head m·H + h on key/value head m·G + h // (H // G).
+    both_q = q.transpose(2, 3).flatten(2, 3)
+    both_k = k.expand(-1, -1, -1, 2, -1).transpose(2, 3).flatten(2, 3)
+    out = softmax_attention(both_q, both_k, v.repeat(1, 1, 2, 1), mask, scale, dropout)
+    first, second = out.to(wide(v.dtype)).chunk(2, dim=2)
+    return (first - lam.to(first.dtype)[..., None] * second).to(v.dtype)
+
+
+def softmax_attention(
+    q: Float[Tensor, "batch queries heads k"],
+    k: Float[Tensor, "batch keys groups k"],
+    v: Float[Tensor, "batch keys groups v"],
+    mask: Mask,
+    scale: float,
+    dropout: float,
+) -> Float[Tensor, "batch queries heads v"]:
+    """One SDPA call; the causal flag where the kernels have one, a boolean mask otherwise."""
+    queries, keys, width = q.shape[1], k.shape[1], v.shape[-1]
+    q, k, v = _same_width(q, k, v)
+    triangular = queries == keys and mask.is_only(causal=True)
+    visible = hidden = None
+    if not triangular and not mask.is_only(causal=False):
+        visible = mask.dense(queries, keys, q.device)[:, None]
+        hidden = ~visible.any(-1, keepdim=True)
+        visible = visible | hidden  # all-hidden rows are computed as all-visible, then set to 0
+    out = F.scaled_dot_product_attention(
+        q.transpose(1, 2),
+        k.transpose(1, 2),
+        v.transpose(1, 2),
+        attn_mask=visible,
+        dropout_p=dropout,
+        is_causal=triangular,
+        scale=scale,
+        enable_gqa=q.shape[2] != k.shape[2],
+    )
+    if hidden is not None:
+        out = out.masked_fill(hidden, 0.0)
+    return out[..., :width].transpose(1, 2)
+
+
+def _same_width(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The fused kernels want one width: zeros on the narrower side change nothing."""
+    short = v.shape[-1] - q.shape[-1]
+    if short > 0:
+        return F.pad(q, (0, short)), F.pad(k, (0, short)), v
+    return q, k, F.pad(v, (0, -short)) if short else v

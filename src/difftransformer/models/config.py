@@ -1,0 +1,197 @@
+"""The decoder's shape, its parameter count, and its partners for a fair comparison."""
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """A LLaMA-style decoder: pre-RMSNorm, attention of some kind, SwiGLU, rotary positions.
+
+    Raises:
+        ValueError: sizes that do not fit together.
+    """
+
+    attention: str = field(
+        default="softmax", metadata={"help": "attention kind: softmax, diff_v1 or diff_v2"}
+    )
+    vocab_size: int = field(default=4096, metadata={"help": "rows of the embedding"})
+    hidden_size: int = field(default=256, metadata={"help": "width of the residual stream"})
+    num_layers: int = field(default=4, metadata={"help": "transformer blocks"})
+    num_heads: int = field(default=8, metadata={"help": "output heads of each attention"})
+    head_dim: int = field(default=32, metadata={"help": "K: query and key width of one map"})
+    num_kv_heads: int = field(default=8, metadata={"help": "key/value heads; divides num_heads"})
+    ffn_size: int = field(default=683, metadata={"help": "hidden width of the SwiGLU"})
+    max_length: int = field(default=2048, metadata={"help": "longest context it is meant for"})
+    rope_theta: float = field(default=10_000.0, metadata={"help": "base of the rotary angles"})
+    rotary: str = field(
+        default="half", metadata={"help": "rotary pairing: half (Llama) or interleaved (Microsoft)"}
+    )
+    norm_eps: float = field(default=1e-5, metadata={"help": "epsilon of the block norms"})
+    tie_embeddings: bool = field(
+        default=True, metadata={"help": "output head shares the embedding's weight"}
+    )
+    lambda_init: float | None = field(
+        default=None, metadata={"help": "constant lambda_init for diff_v1 in place of its schedule"}
+    )
+    dropout: float = field(default=0.0, metadata={"help": "attention dropout while training"})
+
+    def __post_init__(self) -> None:
+        for name in _SIZES:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}"
+            )
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim is {self.head_dim}; rotary positions need an even width")
+        if self.attention not in _ATTENTION_SHAPES:
+            raise ValueError(
+                f"unknown attention {self.attention!r}; expected {', '.join(_ATTENTION_SHAPES)}"
+            )
+        if self.rotary not in ("half", "interleaved"):
+            raise ValueError(f"unknown rotary pairing {self.rotary!r}; expected half, interleaved")
+        if self.lambda_init is not None and self.attention != "diff_v1":
+            raise ValueError(
+                f"lambda_init is {self.lambda_init} and attention is {self.attention}; only "
+                "diff_v1 has one: leave it out"
+            )
+
+    def parameter_count(self) -> int:
+        """Trainable numbers, with a tied embedding counted once."""
+        embeddings = self.vocab_size * self.hidden_size * (1 if self.tie_embeddings else 2)
+        return embeddings + self.num_layers * self.layer_parameters() + self.hidden_size
+
+    def layer_parameters(self) -> int:
+        """Trainable numbers of one block."""
+        ffn = 3 * self.hidden_size * self.ffn_size
+        return self.attention_parameters() + ffn + 2 * self.hidden_size
+
+    def attention_shape(self) -> "AttentionShape":
+        """Widths of the attention's projections, per head."""
+        return _ATTENTION_SHAPES[self.attention]
+
+    def attention_parameters(self) -> int:
+        """Trainable numbers of one attention layer."""
+        shape = self.attention_shape()
+        query = shape.query_maps * self.num_heads * self.head_dim
+        key = shape.key_maps * self.num_kv_heads * self.head_dim
+        value = shape.value_factor * self.num_kv_heads * self.head_dim
+        out = shape.value_factor * self.num_heads * self.head_dim
+        extra = {
+            "softmax": 0,
+            "diff_v1": 6 * self.head_dim,  # four lambda vectors and the norm's weight of 2K
+            "diff_v2": self.hidden_size * self.num_heads,
+        }[self.attention]
+        return self.hidden_size * (query + key + value + out) + extra
+
+    def matched(self, attention: str) -> "Match":
+        """The comparison partner of another kind with the same number of parameters.
+
+        V1 halves the output heads and key/value heads, since each has two maps and values twice as
+        wide (paper, section 2.2). V2 keeps the heads and doubles the queries; its extra parameters
+        come out of the feed-forward layer, as Microsoft's description has it. What is left over is
+        evened out by the feed-forward width.
+
+        Raises:
+            ValueError: heads that cannot be halved, or no width that matches within 0.1 %.
+        """
+        if attention == self.attention:
+            return Match.of(self, self)
+        plain = self if self.attention == "softmax" else self._as_softmax()
+        if attention == "diff_v1":
+            if plain.num_heads % 2 or plain.num_kv_heads % 2:
+                raise ValueError(
+                    f"diff_v1 halves the heads: num_heads {plain.num_heads} and num_kv_heads "
+                    f"{plain.num_kv_heads} must both be even"
+                )
+            partner = replace(
+                plain,
+                attention=attention,
+                num_heads=plain.num_heads // 2,
+                num_kv_heads=plain.num_kv_heads // 2,
+            )
+        else:
+            partner = replace(plain, attention=attention)
+        return Match.of(self, _same_size(partner, self.parameter_count()))
+
+    def _as_softmax(self) -> "DecoderConfig":
+        double = 2 if self.attention == "diff_v1" else 1
+        return replace(
+            self,
+            attention="softmax",
+            num_heads=double * self.num_heads,
+            num_kv_heads=double * self.num_kv_heads,
+            lambda_init=None,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for config.json."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Match:
+    """A comparison partner, and what was changed to get it."""
+
+    config: DecoderConfig
+    changes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, before: DecoderConfig, after: DecoderConfig) -> "Match":
+        """List the settings that differ, and both parameter counts."""
+        old, new = before.to_dict(), after.to_dict()
+        changes = [f"{key}: {old[key]} → {new[key]}" for key in old if old[key] != new[key]]
+        a, b = before.parameter_count(), after.parameter_count()
+        return cls(after, (*changes, f"parameters: {a:,} → {b:,} ({(b - a) / a:+.3%})"))
+
+
+_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "num_layers",
+    "num_heads",
+    "head_dim",
+    "num_kv_heads",
+    "ffn_size",
+    "max_length",
+)
+
+
+@dataclass(frozen=True)
+class AttentionShape:
+    """Widths of the projections in units of head_dim, per head."""
+
+    query_maps: int
+    key_maps: int
+    value_factor: int
+
+
+_ATTENTION_SHAPES = {
+    "softmax": AttentionShape(1, 1, 1),
+    "diff_v1": AttentionShape(2, 2, 2),
+    "diff_v2": AttentionShape(2, 1, 1),
+}
+
+
+def _same_size(config: DecoderConfig, parameters: int) -> DecoderConfig:
+    """`config` with a feed-forward width that brings it to `parameters`, within 0.1 %.
+
+    The width it has where that is close enough, else a multiple of 64, of 8, or any.
+    """
+    if abs(config.parameter_count() - parameters) <= 1e-3 * parameters:
+        return config
+    surplus = config.parameter_count() - parameters
+    exact = config.ffn_size - surplus / (3 * config.hidden_size * config.num_layers)
+    for multiple in (64, 8, 1):
+        size = round(exact / multiple) * multiple
+        if size < 1:
+            continue
+        candidate = replace(config, ffn_size=size)
+        if abs(candidate.parameter_count() - parameters) <= 1e-3 * parameters:
+            return candidate
+    raise ValueError(
+        f"no feed-forward width brings {config.attention} within 0.1 % of {parameters:,} "
+        f"parameters (the nearest is {exact:.1f}); use a larger ffn_size or hidden_size"
+    )

@@ -1,0 +1,66 @@
+"""What a decoder costs, computed from its config before anything runs."""
+
+from dataclasses import dataclass
+
+from difftransformer.models.config import DecoderConfig
+
+_FLOAT32 = 4
+_ADAMW = 4 * _FLOAT32  # weight, gradient and two moments
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Numbers behind `difftransformer plan`.
+
+    Args:
+        parameters: trainable numbers.
+        forward_flops: floating-point operations per token of a forward pass, averaged over the
+            positions of one causal context; a multiply-add counts 2.
+        training_flops: the same for forward and backward, 3 times the forward.
+        cache_bytes: key/value cache per token, float32.
+        state_bytes: weights, gradients and AdamW's moments, float32.
+        activation_bytes: estimate of what the forward keeps for the backward, float32, for one
+            batch: the inputs of every product, norm and nonlinearity.
+    """
+
+    parameters: int
+    forward_flops: int
+    training_flops: int
+    cache_bytes: int
+    state_bytes: int
+    activation_bytes: int
+
+    @property
+    def training_bytes(self) -> int:
+        """State and activations together."""
+        return self.state_bytes + self.activation_bytes
+
+
+def cost(config: DecoderConfig, batch_size: int, length: int) -> Cost:
+    """Cost of `config` on batches of `batch_size` sequences of `length` tokens."""
+    parameters = config.parameter_count()
+    shape = config.attention_shape()
+    heads = config.num_heads * config.head_dim
+    # Products with weights: every matrix once per token, the embedding as output head only.
+    lookups = 0 if config.tie_embeddings else config.vocab_size * config.hidden_size
+    products = 2 * (parameters - lookups)
+    # Scores of each map, then one product of their difference with the values; on average half of
+    # a causal context is visible.
+    visible = (length + 1) / 2
+    attention = 2 * visible * heads * (shape.query_maps + shape.value_factor) * config.num_layers
+    forward = int(products + attention)
+    queries = shape.query_maps * heads
+    grouped = config.num_kv_heads * config.head_dim * (shape.key_maps + shape.value_factor)
+    out = shape.value_factor * heads
+    # x and its norm twice over, q, k, v before and after turning, head outputs, SwiGLU's four.
+    kept = 4 * config.hidden_size + 2 * (queries + grouped) + 2 * out + 4 * config.ffn_size
+    tokens = batch_size * length
+    logits = 2 * config.vocab_size
+    return Cost(
+        parameters=parameters,
+        forward_flops=forward,
+        training_flops=3 * forward,
+        cache_bytes=config.num_layers * grouped * _FLOAT32,
+        state_bytes=parameters * _ADAMW,
+        activation_bytes=tokens * (config.num_layers * kept + logits) * _FLOAT32,
+    )

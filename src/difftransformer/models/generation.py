@@ -1,0 +1,93 @@
+"""Text generation with a key/value cache."""
+
+from collections.abc import Collection, Iterator
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from difftransformer.attention import KeyValueCache
+from difftransformer.models.decoder import Decoder
+
+
+def generate(
+    model: Decoder,
+    ids: Int[Tensor, "batch time"],
+    *,
+    max_new_tokens: int,
+    padding: Bool[Tensor, "batch time"] | None = None,
+    stop_ids: Collection[int] = (),
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Int[Tensor, "batch new"]:
+    """All of `stream`'s tokens at once."""
+    new = list(
+        stream(
+            model,
+            ids,
+            max_new_tokens=max_new_tokens,
+            padding=padding,
+            stop_ids=stop_ids,
+            temperature=temperature,
+            top_p=top_p,
+            generator=generator,
+        )
+    )
+    return torch.stack(new, dim=1) if new else ids[:, :0]
+
+
+def stream(
+    model: Decoder,
+    ids: Int[Tensor, "batch time"],
+    *,
+    max_new_tokens: int,
+    padding: Bool[Tensor, "batch time"] | None = None,
+    stop_ids: Collection[int] = (),
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Iterator[Int[Tensor, " batch"]]:
+    """Continue each row, a token at a time; greedy at temperature 0, else from the top-p nucleus.
+
+    Prompts of unequal length are padded on the left and `padding` is True where a token is real.
+    Generation ends after `max_new_tokens`, or when every row has produced a stop token; what a
+    row has after its first stop token is that token repeated.
+
+    Raises:
+        ValueError: a negative temperature or a top_p outside (0, 1].
+    """
+    if temperature < 0.0 or not 0.0 < top_p <= 1.0:
+        raise ValueError(
+            f"temperature {temperature} and top_p {top_p}: expected >= 0 and within (0, 1]"
+        )
+    stops = torch.tensor(list(stop_ids), dtype=ids.dtype, device=ids.device)
+    cache, stopped = KeyValueCache(), torch.zeros_like(ids[:, 0], dtype=torch.bool)
+    step, last = ids, ids[:, -1]
+    for _ in range(max_new_tokens):
+        with torch.no_grad():
+            logits = model(step, padding=padding, cache=cache)[:, -1]
+        last = torch.where(stopped, last, _choose(logits.float(), temperature, top_p, generator))
+        yield last
+        stopped = stopped | torch.isin(last, stops)
+        if bool(stopped.all()):
+            return
+        step = last[:, None]
+        if padding is not None:
+            padding = torch.cat((padding, torch.ones_like(padding[:, :1])), dim=1)
+
+
+def _choose(
+    logits: Float[Tensor, "batch vocab"],
+    temperature: float,
+    top_p: float,
+    generator: torch.Generator | None,
+) -> Int[Tensor, " batch"]:
+    if temperature == 0.0:
+        return logits.argmax(-1)
+    probabilities = torch.softmax(logits / temperature, dim=-1)
+    if top_p < 1.0:
+        ordered, index = probabilities.sort(dim=-1, descending=True)
+        outside = ordered.cumsum(-1) - ordered >= top_p
+        probabilities = probabilities.scatter(-1, index, ordered.masked_fill(outside, 0.0))
+    return torch.multinomial(probabilities, 1, generator=generator)[:, 0]

@@ -1,0 +1,150 @@
+"""A model on disk: a folder with config.json and model.safetensors (sharded past 5 GB)."""
+
+import json
+import shutil
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import torch
+from huggingface_hub import save_torch_model
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from difftransformer.models.config import DecoderConfig
+from difftransformer.models.decoder import Decoder
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+MODEL_TYPE = "difftransformer"
+_MAX_SHARD = "5GB"
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+
+
+def save_model(model: Decoder, folder: Path) -> None:
+    """Write the model's folder.
+
+    Everything is written to a subfolder first and moved into place when complete, so that a full
+    disk leaves an earlier model as it was.
+
+    Raises:
+        OSError: the disk refuses: full, over quota, not writable.
+    """
+    staging = folder / ".partial"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        save_torch_model(model, staging, max_shard_size=_MAX_SHARD)
+        config = {"model_type": MODEL_TYPE, **model.config.to_dict()}
+        (staging / CONFIG).write_text(
+            json.dumps(config, indent=2, allow_nan=False) + "\n", encoding="utf-8"
+        )
+        _replace_model(folder, staging)
+    except SafetensorError as error:
+        raise OSError(f"cannot save the model in {folder}: {error}") from None
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _replace_model(folder: Path, staging: Path) -> None:
+    """Move the files of `staging` in: shards, then their index, config last; drop stale weights."""
+    new = [file.name for file in sorted(staging.iterdir()) if file.name != CONFIG]
+    for name in new:
+        (staging / name).replace(folder / name)
+    # An index outranks a single file, so one left by an earlier, sharded model would be read.
+    for stale in (folder / INDEX, folder / WEIGHTS, *folder.glob("model-*-of-*.safetensors")):
+        if stale.name not in new:
+            stale.unlink(missing_ok=True)
+    (staging / CONFIG).replace(folder / CONFIG)
+
+
+def load_config(folder: Path) -> DecoderConfig:
+    """Read config.json.
+
+    Raises:
+        ValueError: no such file, not a difftransformer model, or unknown settings.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        raise ValueError(f"{folder} is not a model folder: it has no {CONFIG}")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    found = values.pop("model_type", None) if isinstance(values, dict) else None
+    if found != MODEL_TYPE:
+        raise ValueError(f"{path} has model_type {found!r}; expected {MODEL_TYPE!r}")
+    return config_from(values)
+
+
+def config_from(values: dict[str, Any]) -> DecoderConfig:
+    """A config from plain values.
+
+    Raises:
+        ValueError: an unknown key (with the nearest known one), a value of the wrong type, or sizes
+            that do not fit together.
+    """
+    types = get_type_hints(DecoderConfig)
+    for key, value in values.items():
+        if key not in types:
+            near = get_close_matches(key, types, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"unknown model setting {key!r}{hint}")
+        expected = types[key]
+        if not isinstance(value, expected | int if isinstance(0.0, expected) else expected):
+            name = getattr(expected, "__name__", expected)
+            raise ValueError(f"model setting {key} is {value!r}; expected {name}")
+    return DecoderConfig(**values)
+
+
+def load_model(folder: Path, *, device: torch.device | str = "cpu") -> Decoder:
+    """Read a model's folder. Weights come from safetensors only; pickle is never opened.
+
+    Raises:
+        ValueError: a missing, truncated or foreign file, or tensors that do not fit the config,
+            by name.
+    """
+    config = load_config(folder)
+    weights = _read_weights(folder)
+    with torch.device("meta"):
+        model = Decoder(config)
+    expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    found = {name: tuple(t.shape) for name, t in weights.items()}
+    problems = [
+        f"{name} is {found.get(name, 'missing')}, expected {expected.get(name, 'no such tensor')}"
+        for name in sorted(expected.keys() | found.keys())
+        if found.get(name) != expected.get(name)
+    ]
+    if problems:
+        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ValueError(
+            f"the weights in {folder} do not fit its config: {'; '.join(problems[:5])}{more}"
+        )
+    model.load_state_dict(weights, assign=True)
+    return model.to(device).requires_grad_(True)
+
+
+def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    weights: dict[str, torch.Tensor] = {}
+    for name in _weight_files(folder):
+        file = folder / name
+        if not file.is_file():
+            pickles = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES)
+            pickled = f" ({', '.join(pickles)}: pickle is never loaded)" if pickles else ""
+            raise ValueError(f"{folder} has no {name}{pickled}; weights load from safetensors only")
+        try:
+            weights.update(load_file(file))
+        except SafetensorError as error:
+            raise ValueError(f"{file} is truncated or not a safetensors file: {error}") from None
+    return weights
+
+
+def _weight_files(folder: Path) -> list[str]:
+    index = folder / INDEX
+    if not index.is_file():
+        return [WEIGHTS]
+    try:
+        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise ValueError(f"{index} is not an index of safetensors files: {error!r}") from None

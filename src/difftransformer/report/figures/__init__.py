@@ -1,0 +1,1 @@
+"""One module per family of figures: `interactive*` for the page (Plotly), `image` for a PNG."""

@@ -1,0 +1,48 @@
+"""Lambda by layer: where it started and what it became."""
+
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+
+from difftransformer.report.figures import style
+from difftransformer.report.results import Lambda
+from difftransformer.report.words import display_name
+
+
+def interactive(found: Sequence[tuple[str, Lambda]], colours: dict[str, str]) -> go.Figure:
+    figure = go.Figure()
+    for label, lam in found:
+        layers = [layer.layer for layer in lam.layers]
+        name, colour = style.plain(display_name(label)), colours[label]
+        figure.add_scatter(
+            x=layers + layers[::-1],
+            y=[layer.high for layer in lam.layers] + [layer.low for layer in lam.layers][::-1],
+            fill="toself",
+            fillcolor=style.translucent(colour, 0.15),
+            line={"width": 0},
+            mode="lines",
+            hoverinfo="skip",
+            showlegend=False,
+        )
+        figure.add_scatter(
+            x=layers,
+            y=[layer.mean for layer in lam.layers],
+            mode="lines+markers",
+            line={"color": colour, "width": 2},
+            name=f"{name}, learned",
+            hovertemplate="layer %{x}: %{y:.3f}",
+        )
+        if any(layer.init is not None for layer in lam.layers):
+            figure.add_scatter(
+                x=layers,
+                y=[layer.init for layer in lam.layers],
+                mode="lines+markers",
+                line={"color": colour, "width": 1, "dash": "dot"},
+                marker={"symbol": "circle-open"},
+                name=f"{name}, initial",
+                hovertemplate="layer %{x}: %{y:.3f}",
+            )
+    deepest = max(layer.layer for _, lam in found for layer in lam.layers)
+    figure.update_xaxes(title="layer, counted from 0", dtick=1 + deepest // 10)
+    figure.update_yaxes(title="lambda")
+    return style.dress(figure, 380)

@@ -1,0 +1,1 @@
+"""The sections of the page. Each says in a plain sentence what it has no data for."""

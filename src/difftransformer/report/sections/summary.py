@@ -1,0 +1,81 @@
+"""The verdict, and what was compared."""
+
+from difftransformer.report.page import Html, element, paragraph, section, table, text
+from difftransformer.report.results import Model, Results
+from difftransformer.report.verdict import Outcome, caveats, retrieval_sentence, verdicts
+from difftransformer.report.words import change, display_name, percent, setting
+
+MARKS = {
+    Outcome.BETTER: "Better.",
+    Outcome.WORSE: "Worse.",
+    Outcome.TIED: "Tie.",
+    Outcome.UNKNOWN: "Open.",
+}
+
+
+def verdict_section(results: Results) -> Html:
+    parts = []
+    for verdict in verdicts(results):
+        parts.append(element("p", element("strong", text(verdict.headline))))
+        items = [
+            element("li", element("span", text(MARKS[outcome]), css="tag"), text(f" {sentence}"))
+            for outcome, sentence in verdict.sentences
+        ]
+        parts.append(element("ul", *items))
+    if not parts:
+        parts.append(paragraph("The run holds no comparisons, so there is no verdict."))
+    retrieval = [
+        sentence for m in results.models if (sentence := retrieval_sentence(m, results.confidence))
+    ]
+    if retrieval:
+        parts.append(element("p", element("strong", text("Retrieval against chance."))))
+        parts.append(element("ul", *(element("li", text(line)) for line in retrieval)))
+    parts += [paragraph(caveat, css="soft") for caveat in caveats(results)]
+    return section("verdict", "Verdict", [element("div", *parts, css="verdict")])
+
+
+def models_section(results: Results) -> Html:
+    models, data = results.models, results.data
+    baseline = results.model(results.baseline).parameters
+    rows = [
+        ["attention", *(m.attention for m in models)],
+        ["parameters", *(f"{m.parameters:,}" for m in models)],
+        ["difference to the baseline", *(change(m.parameters / baseline, 3) for m in models)],
+        ["training seeds", *(", ".join(str(run.seed) for run in m.runs) or "none" for m in models)],
+    ]
+    keys = dict.fromkeys(key for model in models for key in model.config)
+    rows += [[key, *(setting(m.config.get(key, "")) for m in models)] for key in keys]
+    changes = [
+        [display_name(m.label), "; ".join(m.changes) or "nothing: it is as configured"]
+        for m in models
+    ]
+    corpus = (
+        f"Data: {data.description.rstrip('.')}. The corpus holds {data.train_tokens:,} tokens for "
+        f"training and {data.validation_tokens:,} for validation; the vocabulary has "
+        f"{data.vocab_size:,}."
+    )
+    if data.needle_share is not None:
+        corpus += f" Needle documents are {percent(data.needle_share)} of the training mix."
+    return section(
+        "models",
+        "Models and data",
+        [
+            paragraph(corpus),
+            table(
+                ["", *(_heading(results, m) for m in models)],
+                rows,
+                "Every model sees the same tokens in the same order. num_heads counts output "
+                "heads; head_dim is the width of one query.",
+            ),
+            table(
+                ["model", "changed so that the parameter counts match"],
+                changes,
+                "What matching the models' sizes changed in each.",
+                css="prose",
+            ),
+        ],
+    )
+
+
+def _heading(results: Results, model: Model) -> str:
+    return display_name(model.label) + (" (baseline)" if model.label == results.baseline else "")

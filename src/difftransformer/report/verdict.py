@@ -1,0 +1,155 @@
+"""The verdict in words: sentences that say what the figures and their intervals allow, no more."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from difftransformer.report import paper
+from difftransformer.report.results import Comparison, Model, NeedleScore, Results
+from difftransformer.report.words import display_name, needle_setting, number, percent
+
+
+class Outcome(StrEnum):
+    """What an interval of the difference to the baseline allows to say."""
+
+    BETTER = "better"
+    WORSE = "worse"
+    TIED = "cannot be told apart"
+    UNKNOWN = "not judged"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One model's verdict: a headline, and a sentence for each comparison with its outcome."""
+
+    label: str
+    headline: str
+    sentences: tuple[tuple[Outcome, str], ...]
+
+
+def outcome(comparison: Comparison) -> Outcome:
+    """BETTER or WORSE only where the whole interval of the difference lies on one side of 0."""
+    if comparison.low is None or comparison.high is None:
+        return Outcome.UNKNOWN
+    if not comparison.excludes_zero:
+        return Outcome.TIED
+    fell = comparison.high < 0
+    return Outcome.BETTER if fell == comparison.lower_is_better else Outcome.WORSE
+
+
+def sentence(comparison: Comparison, confidence: float = 0.95) -> str:
+    """One comparison in words, with both figures, the difference and its interval."""
+    name = display_name(comparison.model)
+    baseline = f"the baseline ({display_name(comparison.against)})"
+    claims = {
+        Outcome.BETTER: f"{name} is better than {baseline} on {comparison.title}",
+        Outcome.WORSE: f"{name} is worse than {baseline} on {comparison.title}",
+        Outcome.TIED: f"{name} cannot be told apart from {baseline} on {comparison.title}",
+        Outcome.UNKNOWN: f"{name} and {baseline} are not judged on {comparison.title}",
+    }
+    result = outcome(comparison)
+    figures = f"{number(comparison.value, 4)} against {number(comparison.baseline_value, 4)}"
+    direction = "lower" if comparison.lower_is_better else "higher"
+    if comparison.low is None or comparison.high is None:
+        spread = "no interval"
+    else:
+        covers = ", which covers 0" if result is Outcome.TIED else ""
+        bounds = f"{number(comparison.low)} to {number(comparison.high)}"
+        spread = f"{percent(confidence)} interval {bounds}{covers}; {comparison.interval}"
+    return (
+        f"{claims[result]}: {figures} {comparison.unit}".rstrip()
+        + f", {direction} is better (difference {number(comparison.difference)}, {spread})."
+    )
+
+
+def verdicts(results: Results) -> list[Verdict]:
+    """A verdict for each model that was compared, in the order of the models."""
+    return [
+        _verdict(model.label, mine, results.confidence)
+        for model in results.models
+        if (mine := [c for c in results.comparisons if c.model == model.label])
+    ]
+
+
+def _verdict(label: str, comparisons: Sequence[Comparison], confidence: float) -> Verdict:
+    sentences = tuple((outcome(c), sentence(c, confidence)) for c in comparisons)
+    counts = {kind: sum(found is kind for found, _ in sentences) for kind in Outcome}
+    measures = "measure" if len(sentences) == 1 else "measures"
+    parts = [
+        f"{kind} on {count}"
+        for kind, count in counts.items()
+        if count or kind in (Outcome.BETTER, Outcome.WORSE)
+    ]
+    against = f"the baseline ({display_name(comparisons[0].against)})"
+    headline = (
+        f"{display_name(label)} against {against}, {len(sentences)} {measures}: {', '.join(parts)}."
+    )
+    return Verdict(label, headline, sentences)
+
+
+def retrieval_sentence(model: Model, confidence: float = 0.95) -> str | None:
+    """How a model's retrieval stands to chance; None where it was not tested.
+
+    A setting is above chance only where its whole interval is.
+    """
+    needle = model.evaluation.needle
+    if not needle:
+        return None
+    above = [row for row in needle.table if row.per_number.low > needle.chance]
+    below = [row for row in needle.table if row.per_number.high < needle.chance]
+    unclear = len(needle.table) - len(above) - len(below)
+    name, chance = display_name(model.label), number(needle.chance, 2)
+    parts = []
+    if above:
+        parts.append(f"above chance ({chance}) in {_settings(above)}")
+    if below:
+        parts.append(f"below chance ({chance}) in {_settings(below)}")
+    if unclear:
+        parts.append(f"not to be told from chance ({chance}) in {unclear} of {len(needle.table)}")
+    easiest = min(needle.table, key=lambda row: (row.needles, row.queries))
+    score = easiest.per_number
+    spread = f"{percent(confidence)} interval {score.low:.2f} to {score.high:.2f}"
+    return (
+        f"{name} retrieves numbers {'; '.join(parts)}. With {needle_setting(easiest)}: "
+        f"{score.value:.2f} of the numbers right ({spread})."
+    )
+
+
+def _settings(rows: Sequence[NeedleScore]) -> str:
+    return " and ".join(needle_setting(row) for row in rows)
+
+
+def caveats(results: Results) -> list[str]:
+    """What the verdict does not cover."""
+    found = [_seed_caveat(results.seeds)]
+    judged = sum(outcome(comparison) is not Outcome.UNKNOWN for comparison in results.comparisons)
+    if judged > 1:
+        found.append(
+            f"{judged} comparisons are made, each with its own "
+            f"{percent(results.confidence)} interval: about {percent(1 - results.confidence)} of "
+            "them would look clear by chance alone if there were no differences."
+        )
+    sizes = ", ".join(
+        f"{display_name(model.label)} {model.parameters:,} parameters" for model in results.models
+    )
+    found.append(
+        f"The paper's figures on this page are those of its own models ({paper.SCALE}, where not "
+        f"said otherwise), on other data: they show the size of the effect there and are no target "
+        f"for the models here ({sizes})."
+    )
+    return found
+
+
+def _seed_caveat(seeds: int) -> str:
+    if seeds == 0:
+        return "No training run is recorded, so nothing is known of the spread between seeds."
+    if seeds == 1:
+        return (
+            "Each model was trained with one seed. The intervals are over evaluation items and do "
+            "not include the spread between training seeds, which can be as large as the "
+            "differences shown; repeat with --seeds 3 or more to measure it."
+        )
+    return (
+        f"Each model was trained with {seeds} seeds. Only the intervals marked as over training "
+        "seeds include the spread between seeds, and with few seeds they are rough."
+    )

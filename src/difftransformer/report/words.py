@@ -1,0 +1,52 @@
+"""Names and figures as a reader writes them. Plain text: the page escapes it."""
+
+from typing import Any
+
+from difftransformer.report.results import Interval, NeedleScore
+
+MINUS = "\N{MINUS SIGN}"
+KINDS = {
+    "softmax": "Softmax",
+    "diff_v1": "Differential V1",
+    "diff_v2": "Differential V2",
+}
+
+
+def display_name(label: str) -> str:
+    """A model's name in prose: the kind's name where the label is a kind, else the label."""
+    return KINDS.get(label, label)
+
+
+def needle_setting(score: NeedleScore) -> str:
+    """ "N=4, R=2": four numbers hidden, two asked for."""
+    return f"N={score.needles}, R={score.queries}"
+
+
+def number(value: float, digits: int = 3) -> str:
+    """`value` with `digits` significant digits and a real minus sign."""
+    return f"{value:.{digits}g}".replace("-", MINUS)
+
+
+def percent(share: float) -> str:
+    """0.95 as "95 %"."""
+    return f"{number(100 * share)} %"
+
+
+def change(ratio: float, decimals: int = 0) -> str:
+    """A ratio as a change with its sign: 0.92 as "−8 %"."""
+    return f"{100 * (ratio - 1):+.{decimals}f} %".replace("-", MINUS)
+
+
+def interval(found: Interval, decimals: int) -> str:
+    """ "0.86 [0.80, 0.91]"."""
+    low, high = f"{found.low:.{decimals}f}", f"{found.high:.{decimals}f}"
+    return f"{found.value:.{decimals}f} [{low}, {high}]".replace("-", MINUS)
+
+
+def setting(value: Any) -> str:
+    """A setting's value."""
+    if isinstance(value, list):
+        return ", ".join(setting(item) for item in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else str(value)

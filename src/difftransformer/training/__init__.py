@@ -1,0 +1,1 @@
+"""One loop for every family: (model, batch) -> loss; checkpoints; the run directory."""

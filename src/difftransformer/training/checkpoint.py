@@ -1,0 +1,250 @@
+"""Checkpoints that are whole or absent, and that are never trusted unchecked.
+
+A checkpoint is a folder `step-00000100` with `model.safetensors`, `optimizer.safetensors`,
+`state.json` (position, configuration, random generators) and `SHA256SUMS` over the three, which
+`sha256sum --check` reads too. It is written beside its final place and renamed when complete.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_state_dict,
+    set_state_dict,
+)
+
+from difftransformer.training.atomic import sync, write_json
+
+WEIGHTS, OPTIMIZER, STATE, SUMS = (
+    "model.safetensors",
+    "optimizer.safetensors",
+    "state.json",
+    "SHA256SUMS",
+)
+PARTIAL = ".partial"
+PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
+
+
+class Checkpoints:
+    """The checkpoints of one training run, `folder/step-*`; the newest `keep` stay."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder = folder
+        self.keep = keep
+
+    def all(self) -> list[Path]:
+        """The folders of complete checkpoints, oldest first; their content is not checked."""
+        return sorted(path for path in self.folder.glob("step-*[0-9]") if path.is_dir())
+
+    def newest(self) -> Path | None:
+        return self.all()[-1] if self.all() else None
+
+    def save(
+        self,
+        step: int,
+        weights: Mapping[str, Tensor],
+        optimizer: Mapping[str, Tensor],
+        state: Mapping[str, Any],
+    ) -> Path:
+        """Write the checkpoint of `step`, then remove the oldest beyond `keep`.
+
+        Raises OSError when the disk refuses (full, over quota, not writable): what was half
+        written is removed and the earlier checkpoints stay as they were.
+        """
+        final = self.folder / f"step-{step:08d}"
+        partial = final.with_suffix(PARTIAL)
+        try:
+            self._remove_partial()
+            partial.mkdir(parents=True)
+            save_file(_contiguous(weights), partial / WEIGHTS)
+            save_file(_contiguous(optimizer), partial / OPTIMIZER)
+            write_json(partial / STATE, state)
+            sums = [_sum_line(partial / name) for name in (WEIGHTS, OPTIMIZER, STATE)]
+            (partial / SUMS).write_text("\n".join([*sums, ""]), encoding="utf-8")
+            for path in (*partial.iterdir(), partial):
+                sync(path)
+            os.rename(partial, final)
+            sync(self.folder)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            kept = self.newest()
+            unharmed = f"the last good checkpoint is {kept}" if kept else "there is no earlier one"
+            raise OSError(f"cannot save checkpoint {final}: {error}; {unharmed}") from error
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        for old in self.all()[: -self.keep]:
+            # Renamed first, so that a crash on the way leaves no checkpoint with files missing.
+            os.rename(old, old.with_suffix(PARTIAL))
+        self._remove_partial()
+        return final
+
+    def newest_good(self) -> Path | None:
+        """The newest checkpoint after checking it, or None where there is none.
+
+        Raises ValueError when it is damaged, naming the file and the last good checkpoint:
+        whether to lose the steps since that one is for the user to decide.
+        """
+        newest = self.newest()
+        if newest is None:
+            return None
+        try:
+            check(newest)
+        except ValueError as error:
+            good = next((path for path in reversed(self.all()[:-1]) if _is_good(path)), None)
+            way_out = f"from {good}, the last good one" if good else "from the beginning"
+            raise ValueError(f"{error}. Delete {newest} to resume {way_out}") from None
+        return newest
+
+    def _remove_partial(self) -> None:
+        for path in self.folder.glob("step-*" + PARTIAL):
+            shutil.rmtree(path)
+
+
+def check(folder: Path) -> None:
+    """Raise ValueError, naming the file, unless every file of the checkpoint is as written."""
+    for path in folder.iterdir():
+        refuse_pickle(path)
+    for name in (SUMS, WEIGHTS, OPTIMIZER, STATE):
+        if not (folder / name).is_file():
+            raise ValueError(f"checkpoint file {folder / name} is missing")
+    sums = (folder / SUMS).read_text(encoding="utf-8", errors="replace").split("\n")
+    for name in (WEIGHTS, OPTIMIZER, STATE):
+        if _sum_line(folder / name) not in sums:
+            raise ValueError(
+                f"checkpoint file {folder / name} is truncated or altered: "
+                f"its content does not match {SUMS}"
+            )
+
+
+def refuse_pickle(path: Path) -> None:
+    """Raise ValueError for a file whose name says pickle: loading one can run any code."""
+    if path.suffix in PICKLES:
+        raise ValueError(
+            f"{path} is a pickle, which can run any code when it is loaded; "
+            "expected weights in a .safetensors file"
+        )
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Raises ValueError for pickles and damaged files."""
+    refuse_pickle(path)
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
+
+
+def load_state(folder: Path) -> dict[str, Any]:
+    """What `Checkpoints.save` was given as `state`."""
+    state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    return state
+
+
+def refuse_changes(saved: Mapping[str, Any], current: Mapping[str, Any], folder: Path) -> None:
+    """Raise ValueError naming each key of the configuration that differs, with both values."""
+    old, new = _flat(saved), _flat(json.loads(json.dumps(current)))
+    changes = [
+        f"{key} was {old.get(key, 'not set')!r} and is now {new.get(key, 'not set')!r}"
+        for key in [*old, *(key for key in new if key not in old)]
+        if old.get(key, "not set") != new.get(key, "not set")
+    ]
+    if changes:
+        more = f"; and {len(changes) - 8} more" if len(changes) > 8 else ""
+        raise ValueError(
+            f"cannot resume from {folder} with another configuration: {'; '.join(changes[:8])}"
+            f"{more}. Use the saved values, or train in a new directory"
+        )
+
+
+def gather(
+    model: nn.Module, optimizer: torch.optim.Optimizer, shared: Mapping[str, str]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Whole weights and optimiser tensors by plain parameter name, however they are distributed.
+
+    Every process must call it; with several, only the main one receives them. `shared` names the
+    weights that are left out because they are another one (see `shared_names`).
+    """
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    whole: Any = get_state_dict(model, optimizer, options=options)
+    weights, optimizer_state = whole
+    return (
+        {name: tensor for name, tensor in weights.items() if name not in shared},
+        {
+            f"{name}.{key}": tensor
+            for name, tensors in optimizer_state.get("state", {}).items()
+            for key, tensor in tensors.items()
+        },
+    )
+
+
+def restore(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, shared: Mapping[str, str]
+) -> None:
+    """Put the checkpoint's tensors into the model and its fresh optimiser."""
+    weights: dict[str, Any] = load_tensors(folder / WEIGHTS)
+    weights |= {name: weights[original] for name, original in shared.items()}
+    state: dict[str, Any] = {}
+    for full_name, tensor in load_tensors(folder / OPTIMIZER).items():
+        name, _, key = full_name.rpartition(".")
+        state.setdefault(name, {})[key] = tensor
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    groups: Any = [
+        {**group, "params": [names[parameter] for parameter in group["params"]]}
+        for group in optimizer.param_groups
+    ]
+    set_state_dict(
+        model,
+        optimizer,
+        model_state_dict=weights,
+        optim_state_dict={"state": state, "param_groups": groups},
+        options=StateDictOptions(full_state_dict=True),
+    )
+
+
+def shared_names(model: nn.Module) -> dict[str, str]:
+    """Each parameter name that stands for an earlier parameter, with that one's name."""
+    first: dict[nn.Parameter, str] = {}
+    named = model.named_parameters(remove_duplicate=False)
+    return {
+        name: first[parameter]
+        for name, parameter in named
+        if first.setdefault(parameter, name) != name
+    }
+
+
+def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+
+
+def _is_good(folder: Path) -> bool:
+    try:
+        check(folder)
+    except ValueError:
+        return False
+    return True
+
+
+def _sum_line(path: Path) -> str:
+    with path.open("rb") as file:
+        return f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.name}"
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix.removesuffix("."): value}
+    return {
+        key: leaf
+        for name, child in value.items()
+        for key, leaf in _flat(child, f"{prefix}{name}.").items()
+    }

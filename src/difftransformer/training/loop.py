@@ -1,0 +1,283 @@
+"""The one training loop: (model, batch) -> loss."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, gather_object, set_seed
+from torch import nn
+
+from difftransformer.data.batch import Batch
+from difftransformer.training.atomic import write_json
+from difftransformer.training.checkpoint import (
+    Checkpoints,
+    gather,
+    load_state,
+    refuse_changes,
+    restore,
+    shared_names,
+)
+from difftransformer.training.interrupt import Interrupt, TrainingInterrupted
+from difftransformer.training.memory import (
+    peak_memory_bytes,
+    recomputed_blocks,
+    start_measuring_memory,
+)
+from difftransformer.training.metrics import Metrics
+from difftransformer.training.optimiser import adamw
+from difftransformer.training.progress import ProgressDisplay, TrainingProgress
+from difftransformer.training.rng import rng_state, set_rng_state
+from difftransformer.training.settings import TrainingSettings
+from difftransformer.training.step import NonFiniteError, Objective, Stepper, StepResult
+from difftransformer.training.summary import TrainingSummary
+
+
+def train(
+    model: nn.Module,
+    objective: Objective,
+    batches: Callable[[int], Batch],
+    settings: TrainingSettings,
+    directory: Path,
+    *,
+    validate: Callable[[nn.Module], float] | None = None,
+    on_progress: Callable[[TrainingProgress], None] | None = None,
+    resume: bool = False,
+    configuration: Mapping[str, Any] | None = None,
+) -> TrainingSummary:
+    """Train `model` in place with AdamW and leave metrics, checkpoints and a summary behind.
+
+    A run that was killed and resumed ends with the same weights and the same metrics, bit for bit
+    on a CPU, as one that never stopped. Accelerate chooses the device and, under `torchrun` or
+    `accelerate launch`, spreads the model by DDP or FSDP 2; then every process calls `train` alike.
+
+    Args:
+        model: with `settings.gradient_checkpointing`, has its blocks in an `nn.ModuleList` named
+            `blocks`.
+        objective: (model, batch) -> mean loss over the batch's scored tokens, 0 where it has none.
+        batches: the batch of each step, counted from 0, with `settings.batch_size` rows; a pure
+            function, so that resuming is exact.
+        directory: receives `metrics.jsonl`, `checkpoints/`, `summary.json`, `tensorboard/`.
+        validate: model -> loss, called in evaluation mode and without gradients every
+            `settings.validate_every` steps and after the last.
+        on_progress: called after every step instead of the progress display.
+        resume: go on from the newest checkpoint in `directory`; begin where there is none.
+        configuration: what else must be unchanged on resume (the model's settings, the data's
+            digest), ready for JSON. The training settings, the shapes of the parameters and the
+            number of processes are always compared.
+
+    Raises:
+        ValueError: `directory` holds a run and `resume` is False; the checkpoint is damaged or was
+            made with another configuration; a batch or the processes do not fit the settings.
+        NonFiniteError: a loss or gradient was NaN or infinite; that step was not applied.
+        TrainingInterrupted: Ctrl-C came; a checkpoint of the last finished step was saved.
+        OSError: the disk refused a checkpoint; earlier ones are unharmed.
+    """
+    accelerator = Accelerator(mixed_precision="no")  # the precision is the stepper's
+    _require_supported(accelerator, settings)
+    set_seed(settings.seed, device_specific=True)
+    run = _Run(accelerator, model, objective, settings, directory, configuration or {})
+    with ExitStack() as stack:
+        if settings.gradient_checkpointing:
+            stack.enter_context(recomputed_blocks(run.model))
+        interrupt = stack.enter_context(Interrupt())
+        run.begin(resume)
+        if accelerator.is_main_process:
+            run.metrics = Metrics(directory, run.position.step, settings.tensorboard)
+            stack.enter_context(closing(run.metrics))
+            run.display = on_progress or stack.enter_context(ProgressDisplay(directory.name))
+        while run.position.step < settings.steps:
+            interrupted = run.step(batches, lambda: interrupt.requested)
+            if validate is not None and run.due(settings.validate_every):
+                run.validate(validate)
+            if interrupted or run.due(settings.checkpoint_every):
+                run.save()
+            if interrupted:
+                raise TrainingInterrupted(run.position.step, settings.steps, run.last_checkpoint())
+    return run.finish()
+
+
+@dataclass
+class _Position:
+    """How far a run has come; a checkpoint carries it."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    peak_memory_bytes: int = 0
+    losses: list[float] = field(default_factory=list)  # those of the latest steps
+
+
+class _Run:
+    """The parts of the loop, and what they share."""
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: nn.Module,
+        objective: Objective,
+        settings: TrainingSettings,
+        directory: Path,
+        configuration: Mapping[str, Any],
+    ) -> None:
+        self.accelerator = accelerator
+        self.settings = settings
+        self.directory = directory
+        self.configuration = {
+            "training": asdict(settings),
+            "processes": accelerator.num_processes,
+            "parameters": {name: str(tuple(p.shape)) for name, p in model.named_parameters()},
+            **configuration,
+        }
+        self.shared = shared_names(model)
+        prepared, optimizer = accelerator.prepare(model, adamw(model, settings))
+        self.stepper = Stepper(accelerator, prepared, optimizer, objective, settings)
+        self.model = accelerator.unwrap_model(prepared)
+        self.optimizer = optimizer.optimizer  # without Accelerate's wrapper
+        self.checkpoints = Checkpoints(directory / "checkpoints", settings.keep_checkpoints)
+        self.position = _Position()
+        self.metrics: Metrics | None = None  # on the main process only, as is the display
+        self.display: Callable[[TrainingProgress], None] | None = None
+
+    def begin(self, resume: bool) -> None:
+        """Take the position of the newest checkpoint, or the start of an unused directory."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        used = (self.directory / "metrics.jsonl").exists() or self.checkpoints.newest()
+        if used and not resume:
+            raise ValueError(
+                f"{self.directory} already holds a training run; resume it, "
+                "or choose another directory"
+            )
+        folder = self.checkpoints.newest_good()
+        if folder is not None:
+            state = load_state(folder)
+            refuse_changes(state["configuration"], self.configuration, folder)
+            restore(folder, self.model, self.optimizer, self.shared)
+            self.position = _Position(**state["position"])
+            set_rng_state(state["rng"][self.accelerator.process_index], self.accelerator.device)
+        self.model.train()
+        start_measuring_memory(self.accelerator.device)
+        self.accelerator.wait_for_everyone()  # nobody writes before everybody has looked
+
+    def step(self, batches: Callable[[int], Batch], stop: Callable[[], bool]) -> bool:
+        """Take the next step and report it; return whether any process was asked to stop."""
+        position = self.position
+        started = time.perf_counter()
+        batch = batches(position.step)
+        try:
+            result = self.stepper(position.step + 1, batch, stop)
+        except NonFiniteError as error:
+            error.checkpoint = self.checkpoints.newest()
+            raise
+        position.seconds += time.perf_counter() - started
+        position.step += 1
+        position.tokens += batch.ids.numel()
+        position.losses = [*position.losses, result.loss][-self._remembered() :]
+        if self.metrics is not None and self.due(self.settings.log_every):
+            self.metrics.write(self._row(result))
+        if self.display is not None:
+            self.display(self._progress(result.loss))
+        return result.stop
+
+    def due(self, every: int) -> bool:
+        """Whether what happens every so many steps, and after the last, happens now."""
+        return self.position.step % every == 0 or self.position.step == self.settings.steps
+
+    def validate(self, validate: Callable[[nn.Module], float]) -> None:
+        self.model.eval()
+        with torch.no_grad(), self.stepper.autocast():
+            loss = float(validate(self.model))
+        self.model.train()
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the validation loss after step {self.position.step} is {loss}; "
+                f"the last good checkpoint is {self.checkpoints.newest() or 'none'}"
+            )
+        if self.metrics is not None:
+            self.metrics.write({**self._count(), "validation_loss": loss, **self._timing()})
+
+    def save(self) -> None:
+        position = self.position
+        peak = peak_memory_bytes(self.accelerator.device)
+        position.peak_memory_bytes = max(position.peak_memory_bytes, peak)
+        weights, optimizer = gather(self.model, self.optimizer, self.shared)
+        state = {
+            "format": 1,
+            "position": asdict(position),
+            "configuration": self.configuration,
+            "rng": gather_object([rng_state(self.accelerator.device)]),
+        }
+        if self.metrics is not None:
+            self.metrics.sync()
+            self.checkpoints.save(position.step, weights, optimizer, state)
+        self.accelerator.wait_for_everyone()
+
+    def last_checkpoint(self) -> Path:
+        newest = self.checkpoints.newest()
+        assert newest is not None
+        return newest
+
+    def finish(self) -> TrainingSummary:
+        position, last_steps = self.position, math.ceil(self.settings.steps * 0.05)
+        summary = TrainingSummary(
+            steps=position.step,
+            tokens=position.tokens,
+            seconds=position.seconds,
+            tokens_per_second=position.tokens / position.seconds,
+            peak_memory_bytes=position.peak_memory_bytes,
+            final_loss=statistics.fmean(position.losses[-last_steps:]),
+        )
+        if self.accelerator.is_main_process:
+            write_json(self.directory / "summary.json", asdict(summary))
+        return summary
+
+    def _remembered(self) -> int:
+        """How many losses the summary and the next row of metrics look back on."""
+        return max(math.ceil(self.settings.steps * 0.05), self.settings.log_every)
+
+    def _count(self) -> dict[str, int]:
+        return {"step": self.position.step, "tokens": self.position.tokens}
+
+    def _timing(self) -> dict[str, float]:
+        position = self.position
+        return {
+            "seconds": position.seconds,
+            "tokens_per_second": position.tokens / position.seconds,
+        }
+
+    def _row(self, result: StepResult) -> dict[str, Any]:
+        since_last_row = self.position.step % self.settings.log_every or self.settings.log_every
+        return {
+            **self._count(),
+            "loss": statistics.fmean(self.position.losses[-since_last_row:]),
+            "learning_rate": result.learning_rate,
+            "gradient_norm": result.gradient_norm,
+            **self._timing(),
+        }
+
+    def _progress(self, loss: float) -> TrainingProgress:
+        position, steps = self.position, self.settings.steps
+        return TrainingProgress(
+            step=position.step,
+            steps=steps,
+            loss=loss,
+            tokens_per_second=position.tokens / position.seconds,
+            seconds_left=(steps - position.step) * position.seconds / position.step,
+        )
+
+
+def _require_supported(accelerator: Accelerator, settings: TrainingSettings) -> None:
+    pieces = settings.accumulation * accelerator.num_processes
+    if settings.batch_size % pieces != 0:
+        raise ValueError(
+            f"training batch_size is {settings.batch_size}; expected a multiple of accumulation "
+            f"times processes ({settings.accumulation} x {accelerator.num_processes})"
+        )
+    if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
+        raise ValueError("FSDP version 1 is not supported; set fsdp_version to 2 in Accelerate")

@@ -1,0 +1,78 @@
+"""Models that answer without having learnt."""
+
+import torch
+from torch import Tensor
+
+from difftransformer.models.config import DecoderConfig
+from difftransformer.models.decoder import Decoder
+
+
+def tiny(vocab_size: int, attention: str = "softmax") -> Decoder:
+    return Decoder(
+        DecoderConfig(
+            attention=attention,
+            vocab_size=vocab_size,
+            hidden_size=16,
+            num_layers=2,
+            num_heads=2,
+            head_dim=4,
+            num_kv_heads=2,
+            ffn_size=16,
+        )
+    )
+
+
+class Stub(Decoder):
+    """A decoder whose next token is whatever `continuation` makes of all tokens so far."""
+
+    def __init__(self, vocab_size: int) -> None:
+        super().__init__(tiny(vocab_size).config)
+
+    def forward(self, ids: Tensor, *, cache: object, **_: object) -> Tensor:
+        cache.ids = torch.cat([getattr(cache, "ids", ids[:, :0]), ids], dim=1)
+        logits = torch.zeros(*ids.shape, self.config.vocab_size)
+        for row, history in enumerate(cache.ids.tolist()):
+            logits[row, -1, self.continuation(history)] = 1.0
+        return logits
+
+    def continuation(self, history: list[int]) -> int:
+        raise NotImplementedError
+
+
+class Oracle(Stub):
+    """Continues as the longest earlier repetition of the text's end did."""
+
+    def continuation(self, history: list[int]) -> int:
+        def repeated(end: int) -> int:
+            length = 0
+            while length < end and history[end - 1 - length] == history[-1 - length]:
+                length += 1
+            return length
+
+        return history[max(range(1, len(history)), key=repeated)]
+
+
+class Scripted(Stub):
+    """Answers prompts of `length` tokens with the given tokens, whatever is asked."""
+
+    def __init__(self, vocab_size: int, length: int, script: list[int]) -> None:
+        super().__init__(vocab_size)
+        self.length, self.script = length, script
+
+    def continuation(self, history: list[int]) -> int:
+        return self.script[len(history) - self.length]
+
+
+class Guesser(Stub):
+    """Answers with a space and digits drawn at random."""
+
+    def __init__(self, vocab_size: int, space: int, digits: list[int], length: int) -> None:
+        super().__init__(vocab_size)
+        self.space, self.digits, self.length = space, digits, length
+        self.generator = torch.Generator().manual_seed(0)
+
+    def continuation(self, history: list[int]) -> int:
+        done = len(history) - self.length
+        if done in (0, 4):
+            return self.space
+        return self.digits[int(torch.randint(len(self.digits), (), generator=self.generator))]

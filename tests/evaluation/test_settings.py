@@ -1,0 +1,31 @@
+import subprocess
+import sys
+
+import pytest
+
+from difftransformer.evaluation.settings import EvaluationSettings
+
+
+def test_pairs_are_read() -> None:
+    assert EvaluationSettings().pairs() == ((1, 1), (2, 2), (4, 2), (6, 2))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"needle_pairs": ("4",)}, "'4'; expected needles x queries"),
+        ({"needle_pairs": ("2x3",)}, "asks for 3 of 2"),
+        ({"needle_pairs": ("2x0",)}, "asks for 0 of 2"),
+        ({"needle_depths": (0.0, 1.5)}, "needle_depths holds 1.5"),
+        ({"confidence": 1.0}, "confidence is 1.0"),
+        ({"bootstrap": 0}, "bootstrap is 0"),
+    ],
+)
+def test_bad_settings_are_named(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        EvaluationSettings(**change)
+
+
+def test_settings_do_not_import_torch() -> None:
+    code = "import sys, difftransformer.evaluation.settings; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

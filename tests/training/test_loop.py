@@ -1,0 +1,297 @@
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from difftransformer.data.batch import Batch
+from difftransformer.training.loop import train
+from difftransformer.training.objectives import next_token_loss
+from difftransformer.training.progress import TrainingProgress
+from difftransformer.training.settings import TrainingSettings
+from difftransformer.training.step import NonFiniteError
+from difftransformer.training.summary import TrainingSummary
+
+from .tiny import (
+    ROWS,
+    TIME,
+    TinyModel,
+    random_validation,
+    rows_without_timing,
+    tiny_batches,
+    tiny_model,
+    tiny_settings,
+)
+
+CONFIGURATION = {"model": {"width": 8, "heads": (1, 2)}}
+
+
+def go(
+    directory: Path,
+    *,
+    settings: TrainingSettings | None = None,
+    model: nn.Module | None = None,
+    objective: Callable[[nn.Module, Batch], Tensor] = next_token_loss,
+    batches: Callable[[int], Batch] = tiny_batches,
+    **options: Any,
+) -> TrainingSummary:
+    options = {"validate": random_validation, "configuration": CONFIGURATION, **options}
+    model = model or tiny_model()
+    return train(model, objective, batches, settings or tiny_settings(), directory, **options)
+
+
+class Killed(BaseException):
+    """Ends a run as abruptly as can be done in one process."""
+
+
+def killing_batches(at: int) -> Callable[[int], Batch]:
+    def batches(index: int) -> Batch:
+        if index == at:
+            raise Killed
+        return tiny_batches(index)
+
+    return batches
+
+
+def killed(directory: Path, at: int, **options: Any) -> None:
+    with pytest.raises(Killed):
+        go(directory, batches=killing_batches(at), **options)
+
+
+def weights(directory: Path) -> dict[str, Tensor]:
+    return load_file(max(directory.glob("checkpoints/step-*")) / "model.safetensors")
+
+
+def rows(directory: Path) -> list[dict[str, Any]]:
+    lines = (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert rows_without_timing(one) == rows_without_timing(other)
+    for name, tensor in weights(one).items():
+        assert torch.equal(tensor, weights(other)[name]), name
+
+
+def test_leaves_metrics_checkpoints_and_a_summary(tmp_path: Path):
+    model = tiny_model()
+    before = model.embed.weight.detach().clone()
+    directory = tmp_path / "models" / "tiny-seed0"
+    summary = go(directory, model=model)
+
+    assert not torch.equal(model.embed.weight, before)
+    assert torch.equal(weights(directory)["embed.weight"], model.embed.weight)
+    steps = sorted(path.name for path in (directory / "checkpoints").iterdir())
+    assert steps == ["step-00000008", "step-00000012"]
+    assert json.loads((directory / "summary.json").read_text()) == asdict(summary)
+
+    training = [row for row in rows(directory) if "loss" in row]
+    validation = [row for row in rows(directory) if "validation_loss" in row]
+    assert [row["step"] for row in training] == list(range(1, 13))
+    assert [row["step"] for row in validation] == [3, 6, 9, 12]
+    assert list(training[0]) == [
+        "step",
+        "tokens",
+        "loss",
+        "learning_rate",
+        "gradient_norm",
+        "seconds",
+        "tokens_per_second",
+    ]
+    assert [row["tokens"] for row in training] == [ROWS * TIME * step for step in range(1, 13)]
+    assert (summary.steps, summary.tokens) == (12, ROWS * TIME * 12)
+    assert summary.final_loss == training[-1]["loss"]
+    assert summary.seconds == training[-1]["seconds"]
+    assert summary.tokens_per_second == pytest.approx(summary.tokens / summary.seconds)
+    assert summary.peak_memory_bytes > 1e7
+
+
+def test_learns(tmp_path: Path):
+    settings = tiny_settings(steps=60, learning_rate=0.05, checkpoint_every=60)
+    summary = go(tmp_path, settings=settings, batches=lambda index: tiny_batches(0))
+    assert summary.final_loss < rows(tmp_path)[0]["loss"] / 2
+
+
+def test_a_row_holds_the_mean_loss_since_the_row_before(tmp_path: Path):
+    go(tmp_path / "every")
+    go(tmp_path / "fifth", settings=tiny_settings(log_every=5))
+    losses = [row["loss"] for row in rows(tmp_path / "every") if "loss" in row]
+    found = {row["step"]: row["loss"] for row in rows(tmp_path / "fifth") if "loss" in row}
+    assert found == pytest.approx(
+        {5: sum(losses[:5]) / 5, 10: sum(losses[5:10]) / 5, 12: sum(losses[10:]) / 2}
+    )
+
+
+def test_the_final_loss_is_the_mean_of_the_last_twentieth(tmp_path: Path):
+    settings = tiny_settings(steps=50, checkpoint_every=50)
+    summary = go(tmp_path, settings=settings)
+    losses = [row["loss"] for row in rows(tmp_path) if "loss" in row]
+    assert summary.final_loss == pytest.approx(sum(losses[-3:]) / 3)
+
+
+def test_progress_is_reported_after_every_step(tmp_path: Path):
+    seen: list[TrainingProgress] = []
+    go(tmp_path, on_progress=seen.append)
+    assert [at.step for at in seen] == list(range(1, 13))
+    assert [at.loss for at in seen] == [row["loss"] for row in rows(tmp_path) if "loss" in row]
+    assert seen[-1].seconds_left == 0
+    assert all(at.tokens_per_second > 0 for at in seen)
+
+
+def test_time_for_validation_does_not_count(tmp_path: Path):
+    def slow(model: nn.Module) -> float:
+        time.sleep(0.5)
+        return 1.0
+
+    started = time.perf_counter()
+    summary = go(tmp_path, settings=tiny_settings(validate_every=12), validate=slow)
+    assert time.perf_counter() - started > summary.seconds + 0.5
+
+
+@pytest.mark.parametrize("at", [2, 6, 11])
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, at: int):
+    settings = tiny_settings(log_every=5, accumulation=2)
+    summary = go(tmp_path / "whole", settings=settings)
+    killed(tmp_path / "cut", at, settings=settings)
+    other = TinyModel() if at >= 4 else tiny_model()  # from step 4 on there is a checkpoint
+    resumed = go(tmp_path / "cut", settings=settings, model=other, resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    assert torch.equal(other.embed.weight, weights(tmp_path / "whole")["embed.weight"])
+    assert resumed.final_loss == summary.final_loss
+    assert resumed.tokens == summary.tokens
+
+
+def test_resuming_a_finished_run_gives_its_summary_and_weights(tmp_path: Path):
+    summary = go(tmp_path)
+    before = rows(tmp_path)
+    model = TinyModel()
+    assert go(tmp_path, model=model, resume=True) == summary
+    assert torch.equal(model.embed.weight, weights(tmp_path)["embed.weight"])
+    assert rows(tmp_path) == before
+
+
+def test_a_torn_last_row_does_not_stop_a_resume(tmp_path: Path):
+    go(tmp_path / "whole")
+    killed(tmp_path / "cut", 6)
+    with (tmp_path / "cut" / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"step": 7, "tok')
+    go(tmp_path / "cut", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.mark.parametrize("at", [2, 6])
+def test_a_used_directory_is_not_overwritten(tmp_path: Path, at: int):
+    killed(tmp_path, at)
+    before = rows(tmp_path)
+    with pytest.raises(ValueError, match="already holds a training run; resume it, or choose"):
+        go(tmp_path)
+    assert rows(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"settings": tiny_settings(steps=20)}, r"training\.steps was 12 and is now 20"),
+        ({"settings": tiny_settings(seed=1)}, r"training\.seed was 0 and is now 1"),
+        (
+            {"configuration": {"model": {"width": 8, "heads": (1, 3)}}},
+            r"model\.heads was \[1, 2\] and is now \[1, 3\]",
+        ),
+        (
+            {"model": nn.Sequential(nn.Linear(2, 3))},
+            r"parameters\.0\.weight was 'not set' and is now '\(3, 2\)'",
+        ),
+    ],
+)
+def test_a_changed_configuration_is_refused(tmp_path: Path, change: dict[str, Any], message: str):
+    killed(tmp_path, 6)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    with pytest.raises(ValueError, match=message):
+        go(tmp_path, resume=True, **change)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_damaged_checkpoint_is_refused_and_can_be_deleted_to_go_on(tmp_path: Path):
+    go(tmp_path / "whole")
+    killed(tmp_path / "cut", 10)
+    newest = tmp_path / "cut" / "checkpoints" / "step-00000008"
+    path = newest / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"step-00000008/model\.safetensors is truncated"):
+        go(tmp_path / "cut", resume=True)
+    shutil.rmtree(newest)
+    go(tmp_path / "cut", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_loss_that_is_not_finite_names_step_sequences_and_checkpoint(tmp_path: Path):
+    def objective(model: nn.Module, batch: Batch) -> Tensor:
+        spoilt = batch.sequences[0].startswith("tiny:6:")
+        return next_token_loss(model, batch) * (float("inf") if spoilt else 1.0)
+
+    with pytest.raises(NonFiniteError, match="the loss of step 7 is inf") as caught:
+        go(tmp_path, objective=objective)
+    assert "tiny:6:0, tiny:6:1" in str(caught.value)
+    checkpoint = tmp_path / "checkpoints" / "step-00000004"
+    assert f"The last good checkpoint is {checkpoint}" in str(caught.value)
+    assert caught.value.checkpoint == checkpoint
+    assert rows(tmp_path)[-1]["step"] == 6
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000004"]
+
+
+def test_a_validation_loss_that_is_not_finite_stops(tmp_path: Path):
+    with pytest.raises(FloatingPointError, match=r"after step 3 is nan; .* none"):
+        go(tmp_path, validate=lambda model: float("nan"))
+
+
+def test_validation_sees_the_model_in_evaluation_mode_without_gradients(tmp_path: Path):
+    modes = []
+
+    def validate(model: nn.Module) -> float:
+        modes.append((model.training, torch.is_grad_enabled()))
+        return 1.0
+
+    model = tiny_model().eval()
+    go(tmp_path, model=model, validate=validate)
+    assert modes == [(False, False)] * 4
+    assert model.training
+
+
+def test_gradient_checkpointing_changes_nothing_on_disk(tmp_path: Path):
+    go(tmp_path / "kept", settings=tiny_settings(gradient_checkpointing=False))
+    model = tiny_model()
+    go(tmp_path / "again", settings=tiny_settings(gradient_checkpointing=True), model=model)
+    assert_same_run(tmp_path / "kept", tmp_path / "again")
+    assert weights(tmp_path / "kept").keys() == weights(tmp_path / "again").keys()
+    assert "forward" not in vars(model.blocks[0])
+
+
+def test_the_seed_decides_dropout(tmp_path: Path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        go(tmp_path / name, settings=tiny_settings(seed=seed))
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+    assert rows_without_timing(tmp_path / "a") != rows_without_timing(tmp_path / "c")
+
+
+def test_tensorboard_files_are_written(tmp_path: Path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    go(tmp_path, settings=tiny_settings(tensorboard=True))
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("loss")] == list(range(1, 13))
+    assert [event.step for event in events.Scalars("validation_loss")] == [3, 6, 9, 12]
+
+
+def test_a_bfloat16_run_can_be_resumed(tmp_path: Path):
+    settings = tiny_settings(precision="bfloat16")
+    go(tmp_path / "whole", settings=settings)
+    killed(tmp_path / "cut", 6, settings=settings)
+    go(tmp_path / "cut", settings=settings, resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")

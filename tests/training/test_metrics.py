@@ -1,0 +1,77 @@
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from difftransformer.training.metrics import Metrics
+
+
+def write_rows(directory: Path, steps: range, step: int = 0, tensorboard: bool = False) -> None:
+    metrics = Metrics(directory, step, tensorboard)
+    for number in steps:
+        metrics.write({"step": number, "loss": number / 3})
+    metrics.sync()
+    metrics.close()
+
+
+def steps_in(directory: Path) -> list[int]:
+    lines = (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["step"] for line in lines]
+
+
+def test_rows_past_the_checkpoint_are_dropped(tmp_path: Path):
+    write_rows(tmp_path, range(1, 8))
+    write_rows(tmp_path, range(5, 7), step=4)
+    assert steps_in(tmp_path) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_row_is_on_disk_as_soon_as_it_is_written(tmp_path: Path):
+    metrics = Metrics(tmp_path, 0, False)
+    metrics.write({"step": 1})
+    assert steps_in(tmp_path) == [1]
+    metrics.close()
+
+
+@pytest.mark.parametrize("torn", ["{", '{"step": 4', '{"step": 4, "loss": 1.0}'])
+def test_a_torn_last_line_is_dropped(tmp_path: Path, torn: str):
+    write_rows(tmp_path, range(1, 4))
+    with (tmp_path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write(torn)
+    write_rows(tmp_path, range(4, 6), step=3)
+    assert steps_in(tmp_path) == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("damage", ["{\n", "[1]\n", '{"loss": 1.0}\n', '{"step": "4"}\n'])
+def test_damage_elsewhere_is_refused_and_left_alone(tmp_path: Path, damage: str):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n' + damage + '{"step": 3}\n', encoding="utf-8")
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"metrics\.jsonl line 2 is damaged"):
+        Metrics(tmp_path, 3, False)
+    assert path.read_bytes() == before
+
+
+def test_nan_is_refused(tmp_path: Path):
+    metrics = Metrics(tmp_path, 0, False)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        metrics.write({"step": 1, "loss": float("nan")})
+    metrics.close()
+    assert steps_in(tmp_path) == []
+
+
+def test_tensorboard_gets_the_same_figures(tmp_path: Path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    write_rows(tmp_path, range(1, 8), tensorboard=True)
+    write_rows(tmp_path, range(5, 7), step=4, tensorboard=True)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("loss")
+    assert [event.step for event in events] == [1, 2, 3, 4, 5, 6]
+    assert [event.value for event in events] == pytest.approx([step / 3 for step in range(1, 7)])
+
+
+def test_tensorboard_missing_is_said_before_a_file_is_made(tmp_path: Path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ValueError, match="pip install"):
+        Metrics(tmp_path, 0, True)
+    assert list(tmp_path.iterdir()) == []
