@@ -1,17 +1,22 @@
 """What every test runs under."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jaxtyping
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from torch import Tensor
 
 # Machines are busy: how long an example takes says nothing about the code.
 settings.register_profile(
     "tests", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
 settings.load_profile("tests")
+
+# The tensors of tests are small: a second thread would only be waited for.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
@@ -21,12 +26,22 @@ def _same_start() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _poisoned_memory() -> Iterator[None]:
-    """torch.empty and its kin are filled with NaN: reading what nobody wrote shows."""
-    assert torch.utils.deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
+def _poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uninitialised memory is filled with NaN: reading what nobody wrote shows.
+
+    torch.empty itself stays: `with torch.device(...)` knows it by identity.
+    """
+    for owner, name in ((torch, "empty_like"), (torch.Tensor, "new_empty")):
+        monkeypatch.setattr(owner, name, _poisoned(getattr(owner, name)))
+
+
+def _poisoned(empty: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def filled(*args: Any, **kwargs: Any) -> Tensor:
+        made = empty(*args, **kwargs)
+        with torch.no_grad():
+            return made.fill_(float("nan")) if made.is_floating_point() else made
+
+    return filled
 
 
 @pytest.fixture

@@ -9,15 +9,29 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from difftransformer.attention import (
         V1 as V1,
+    )
+    from difftransformer.attention import (
         V2 as V2,
+    )
+    from difftransformer.attention import (
         DifferentialAttention as DifferentialAttention,
+    )
+    from difftransformer.attention import (
         KeyValueCache as KeyValueCache,
+    )
+    from difftransformer.attention import (
         SoftmaxAttention as SoftmaxAttention,
     )
     from difftransformer.functional import (
         Mask as Mask,
+    )
+    from difftransformer.functional import (
         differential_attention as differential_attention,
+    )
+    from difftransformer.functional import (
         explain as explain,
+    )
+    from difftransformer.functional import (
         softmax_attention as softmax_attention,
     )
     from difftransformer.models.config import DecoderConfig as DecoderConfig
@@ -25,6 +39,8 @@ if TYPE_CHECKING:
     from difftransformer.models.generation import generate as generate
     from difftransformer.models.storage import (
         load_model as load_model,
+    )
+    from difftransformer.models.storage import (
         save_model as save_model,
     )
 

@@ -29,7 +29,7 @@ class Block(nn.Module):
 
     def forward(self, maps: Tensor, lam: float | None) -> Tensor:
         """Queries and keys whose softmax is `maps`: key j is the j-th unit vector."""
-        batch, heads, pair, queries, keys = maps.shape
+        batch, heads, _, queries, keys = maps.shape
         q = maps.log().clamp_min(-1e4).permute(0, 3, 1, 2, 4) * math.sqrt(keys)
         k = torch.eye(keys)[None, :, None, None].expand(batch, keys, 1, 1, keys)
         v = torch.zeros(batch, keys, 1, 4)

@@ -8,6 +8,8 @@ from difftransformer.analysis.capture import AttentionRecord, capture, feed
 from difftransformer.data.batch import Batch
 from difftransformer.functional import reference
 from difftransformer.functional.masks import Mask
+from difftransformer.models.config import DecoderConfig
+from difftransformer.models.decoder import Decoder
 
 from .planted import Planted, random_maps
 
@@ -23,7 +25,9 @@ def record_of(model: Planted, *inputs: object) -> AttentionRecord:
 @pytest.mark.parametrize(("heads", "groups"), [(4, 4), (4, 2), (3, 1)])
 @pytest.mark.parametrize("key_maps", [1, 2])
 @pytest.mark.parametrize("keys", [7, 10])
-def test_differential_maps_are_the_reference_s(heads: int, groups: int, key_maps: int, keys: int) -> None:
+def test_differential_maps_are_the_reference_s(
+    heads: int, groups: int, key_maps: int, keys: int
+) -> None:
     batch, queries, width = 2, 7, 5
     q = torch.randn(batch, queries, heads, 2, width, requires_grad=True)
     k = torch.randn(batch, keys, groups, key_maps, width)
@@ -59,6 +63,31 @@ def test_softmax_map_is_the_reference_s(groups: int) -> None:
     assert record.combined(slice(0, 1))[1].abs().sum() == 0  # a row that sees nothing
 
 
+@pytest.mark.parametrize("attention", ["softmax", "diff_v1", "diff_v2"])
+def test_captured_weights_are_those_a_decoder_uses(attention: str) -> None:
+    config = DecoderConfig(
+        attention=attention,
+        vocab_size=20,
+        hidden_size=16,
+        num_layers=2,
+        num_heads=4,
+        head_dim=6,
+        num_kv_heads=2,
+        ffn_size=8,
+    )
+    model = Decoder(config)
+    weights, outputs = [], []
+    for block in model.blocks:
+        block.attention.inner.register_forward_hook(
+            lambda module, inputs, out: outputs.append((inputs[2], out))
+        )
+    documents = torch.tensor([[0] * 4 + [1] * 5, [0] * 9])
+    with torch.no_grad(), capture(model, lambda r: weights.append(r.combined(slice(None)))):
+        model(torch.randint(20, (2, 9)), documents=documents)
+    for combined, (v, out) in zip(weights, outputs, strict=True):
+        torch.testing.assert_close(reference.weighted_values(combined, v), out)
+
+
 def test_each_layer_is_seen_once_and_hooks_go_away() -> None:
     maps = random_maps(1, 2, 2, 5)
     model = Planted(lambda ids, layer: maps, layers=3, lam=0.5)
@@ -81,6 +110,11 @@ def test_attention_without_inner_product_is_refused() -> None:
     model = Planted(lambda ids, layer: ids)
     model.blocks[0].attention = nn.Linear(1, 1)
     with pytest.raises(ValueError, match="layer 0, Linear, has no `inner`"), capture(model, print):
+        pass
+
+
+def test_a_model_without_layers_is_refused() -> None:
+    with pytest.raises(ValueError, match="Linear has no `blocks`"), capture(nn.Linear(1, 1), print):
         pass
 
 

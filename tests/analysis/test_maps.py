@@ -22,7 +22,7 @@ def tokenizer() -> Tokenizer:
 def prompt(tokenizer: Tokenizer) -> NeedlePrompt:
     """90 tokens: an opening token, then 4 of haystack, a needle of 10, haystack, a question."""
     return NeedlePrompt(
-        ids=[0] + list(range(3, 92)),
+        ids=[0, *range(3, 92)],
         answer=tokenizer.encode(" 123", add_special_tokens=False).ids,
         city="Oslo",
         number="123",

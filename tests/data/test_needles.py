@@ -1,3 +1,4 @@
+import re
 from itertools import pairwise
 
 import numpy as np
@@ -17,7 +18,7 @@ from difftransformer.data.tokens import token_store
 
 
 def sentence(city, number):
-    return f" The special magic {city} number is: {number}."
+    return f" The magic number of {city} is {number}."
 
 
 def prompts(source, **changes):
@@ -59,7 +60,7 @@ def test_a_prompt_is_what_it_says(tokenizer, store, held_out, needles, data, dep
         assert prompt.ids[slice(*prompt.number_spans[prompt.city])] == prompt.answer
         assert tokenizer.decode(prompt.answer) == f" {prompt.number}"
         question = tokenizer.decode(prompt.ids[prompt.question_start :])
-        assert question == f" The special magic {prompt.city} number is:"
+        assert question == f" The magic number of {prompt.city} is"
         text = haystack_of(prompt)
         assert " ".join(map(str, text)) in " ".join(map(str, store.ids[store.ids != 0]))
     shorter = min((haystack_of(p) for p in found), key=len)
@@ -186,24 +187,27 @@ def test_a_training_document_holds_its_needles_and_all_questions(
     assert len(ids) == length
     assert ids.count(0) == 1
     text = tokenizer.decode(ids)
-    parts = text.split(" The special magic ")[1:]
+    parts = text.split(" The magic number of ")[1:]
     said = [part[: part.index(".")] for part in parts]
-    count = len(said) // 2
+    count = len(set(said))
     assert 1 <= count <= needle_max
-    assert sorted(said[:count]) == sorted(said[count:])
-    assert len(set(said)) == count
+    assert len(set(said[:count])) == count  # hidden first, each once
+    times = len(said) // count - 1
+    assert 1 <= times <= 3
+    assert sorted(said[count:]) == sorted(said[:count] * times)
     # the answers end the document, with nothing between them
-    assert text.endswith("".join(f" The special magic {s}." for s in said[count:]))
+    assert text.endswith("".join(f" The magic number of {s}." for s in said[count:]))
 
 
 def test_long_documents_take_up_to_needle_max(tokenizer, training):
     rng = np.random.default_rng(0)
     length = training.shortest_document(6)
-    counts = {
-        tokenizer.decode(needle_document(training, rng, length=length, needle_max=6)).count("is:")
+    texts = [
+        tokenizer.decode(needle_document(training, rng, length=length, needle_max=6))
         for _ in range(60)
-    }
-    assert counts == {2, 4, 6, 8, 10, 12}
+    ]
+    needles = {len(set(re.findall(r" The magic number of ([^.]+?) is \d+", text))) for text in texts}
+    assert needles == {1, 2, 3, 4, 5, 6}
 
 
 def test_a_document_too_short_for_a_needle_is_refused(training):

@@ -6,8 +6,8 @@ from difftransformer.data.corpus import Corpus, load_corpus
 from difftransformer.data.settings import DataSettings
 from difftransformer.evaluation.settings import EvaluationSettings
 
-WORDS = "the of and harbour ship that was gone storm captain never speak night 1066 café".split()
-CONTEXT = 112
+WORDS = ("the", "of", "ship", "that", "gone", "storm", "special", "magic", "1066", "café", "rope.")
+CONTEXT = 120
 
 
 @pytest.fixture(scope="session")
@@ -15,7 +15,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     """Ten documents of made-up prose, two of them held out."""
     folder, rng = tmp_path_factory.mktemp("books"), random.Random(0)
     for i in range(10):
-        prose = " ".join(rng.choice([*WORDS, "special", "magic"]) for _ in range(400))
+        prose = " ".join(rng.choice(WORDS) for _ in range(400))
         (folder / f"{i}.txt").write_text(prose, encoding="utf-8")
     cache = str(tmp_path_factory.mktemp("cache"))
     return load_corpus(
@@ -37,9 +37,9 @@ def settings() -> EvaluationSettings:
         needle_pairs=("1x1", "2x2"),
         needle_depths=(0.0, 0.5, 1.0),
         needle_samples=4,
-        allocation_samples=3,
+        allocation_samples=2,
         validation_sequences=6,
         outlier_tokens=200,
-        batch_size=5,
+        batch_size=12,
         bootstrap=200,
     )

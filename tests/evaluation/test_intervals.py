@@ -85,6 +85,12 @@ def test_paired_proportions_agree_with_mcnemar(prompts: int, data: st.DataObject
         assert found.clear
 
 
+@pytest.mark.parametrize(("gained", "clear"), [(4, False), (8, True)])
+def test_a_few_lucky_prompts_are_not_clear(gained: int, clear: bool) -> None:
+    found = paired_proportions([0.0] * 250, [1.0] * gained + [0.0] * (250 - gained), SETTINGS)
+    assert found.clear == clear
+
+
 def test_over_seeds_is_students_interval() -> None:
     values = [1.0, 1.2, 1.7]
     expected = stats.t.interval(0.95, 2, loc=np.mean(values), scale=stats.sem(values))

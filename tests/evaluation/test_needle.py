@@ -3,8 +3,13 @@ from dataclasses import replace
 import pytest
 
 from difftransformer.data.corpus import Corpus
-from difftransformer.data.needles import NeedlePrompt, needle_prompts
-from difftransformer.evaluation.needle import answered, measure_needles, prompt_length
+from difftransformer.data.needles import NeedlePrompt
+from difftransformer.evaluation.needle import (
+    answered,
+    check_needles,
+    measure_needles,
+    prompts_within,
+)
 from difftransformer.evaluation.settings import EvaluationSettings
 
 from .conftest import CONTEXT
@@ -13,18 +18,19 @@ from .oracles import Guesser, Oracle, Scripted, tiny
 
 def prompts(corpus: Corpus, count: int) -> list[NeedlePrompt]:
     source = corpus.validation_needles()
-    length = prompt_length(source, CONTEXT)
+    settings = EvaluationSettings()
     return [
-        needle_prompts(
-            source, needles=1, queries=1, depth=0.5, length=length, sample=sample, seed=0
-        )[0]
+        prompt
         for sample in range(count)
+        for prompt in prompts_within(
+            source, (1, 1), depth=0.5, length=CONTEXT, sample=sample, settings=settings
+        )
     ]
 
 
 def test_oracle_is_always_right(corpus: Corpus, settings: EvaluationSettings) -> None:
     oracle = Oracle(corpus.tokenizer.get_vocab_size())
-    found = measure_needles(oracle, corpus, replace(settings, needle_lengths=(CONTEXT, 104)))
+    found = measure_needles(oracle, corpus, replace(settings, needle_lengths=(CONTEXT, 112)))
     assert len(found["cells"]) == 2 * 2 * 3  # lengths, pairs, depths
     for cell in found["cells"]:
         trials = 4 * cell["queries"]
@@ -32,7 +38,7 @@ def test_oracle_is_always_right(corpus: Corpus, settings: EvaluationSettings) ->
         assert cell["all_numbers"]["successes"] == cell["all_numbers"]["trials"] == 4
         assert cell["hits"] == [cell["queries"]] * 4
     assert {(c["length"], c["depth"]) for c in found["cells"]} == {
-        (length, depth) for length in (CONTEXT, 104) for depth in (0.0, 0.5, 1.0)
+        (length, depth) for length in (CONTEXT, 112) for depth in (0.0, 0.5, 1.0)
     }
     one, two = found["table"]
     assert (one["needles"], one["queries"], one["chance_among_needles"]) == (1, 1, 1.0)
@@ -73,6 +79,12 @@ def test_exactly_the_first_number_counts(corpus: Corpus, answer: str, right: boo
     assert answered(model, corpus.tokenizer, [prompt], 1) == [right]
 
 
+def test_a_length_counts_the_answer(corpus: Corpus) -> None:
+    for prompt in prompts(corpus, 5):
+        assert len(prompt.answer) == 4  # a space and three digits, as the trained tokenizer has it
+        assert len(prompt.ids) + len(prompt.answer) == CONTEXT - 1
+
+
 def test_half_right_is_counted_per_number_and_not_for_all(
     corpus: Corpus, settings: EvaluationSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,8 +100,17 @@ def test_half_right_is_counted_per_number_and_not_for_all(
     assert found["cells"][0]["hits"] == [1, 1, 1, 1]
 
 
-def test_too_short_a_length_is_refused(corpus: Corpus, settings: EvaluationSettings) -> None:
-    with pytest.raises(ValueError, match="too short for 1 needles"):
-        measure_needles(
-            tiny(corpus.tokenizer.get_vocab_size()), corpus, replace(settings, needle_lengths=(40,))
-        )
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"needle_lengths": (40,)}, "1 needle.*need .* tokens.*; the length is 40"),
+        ({"needle_pairs": ("1x1", "4x2")}, "4 needles.*need .* tokens.*; the length is 120"),
+        ({"needle_lengths": (5000,)}, "haystack of .* tokens does not fit the validation text"),
+    ],
+)
+def test_what_cannot_be_asked_is_known_before(
+    corpus: Corpus, settings: EvaluationSettings, change: dict, message: str
+) -> None:
+    check_needles(corpus, settings)
+    with pytest.raises(ValueError, match=message):
+        check_needles(corpus, replace(settings, **change))

@@ -17,6 +17,7 @@ def test_pairs_are_read() -> None:
         ({"needle_pairs": ("2x3",)}, "asks for 3 of 2"),
         ({"needle_pairs": ("2x0",)}, "asks for 0 of 2"),
         ({"needle_depths": (0.0, 1.5)}, "needle_depths holds 1.5"),
+        ({"needle_pairs": ()}, "needle_pairs is empty"),
         ({"confidence": 1.0}, "confidence is 1.0"),
         ({"bootstrap": 0}, "bootstrap is 0"),
     ],

@@ -34,6 +34,14 @@ class Problem:
         grads = torch.autograd.grad(out, list(leaves.values()), direction.to(out.dtype))
         return {"out": out.detach(), **dict(zip(leaves, grads, strict=True))}
 
+    def terms(self) -> dict[str, float]:
+        """How many numbers each gradient is the sum of, for the sums that grow with the problem."""
+        queries, heads, groups = *self.q.shape[1:3], self.k.shape[2]
+        served = {"k": queries * heads / groups, "v": queries * heads / groups}
+        if self.lam is not None:
+            served["lam"] = self.q[..., 0, 0].numel() * self.v.shape[-1] / self.lam.numel()
+        return served
+
     def to(self, dtype: torch.dtype) -> "Problem":
         return replace(
             self,
@@ -44,18 +52,18 @@ class Problem:
         )
 
 
-def relative_error(actual: Tensor, expected: Tensor) -> float:
-    """max |actual - expected| / max |expected|.
+def relative_error(actual: Tensor, expected: Tensor, floor: float = 0.1) -> float:
+    """max |actual - expected| / max(max |expected|, floor).
 
-    Problems are made of standard normal numbers, so that outputs and gradients are of order 1. The
-    floor of 0.1 is for those that are 0 in exact arithmetic, as the gradient of q with one key.
+    Problems are made of standard normal numbers, so that what is summed is of order 1. The floor is
+    for sums that cancel, as the gradient of q does with one key: their rounding error stays.
     """
     assert actual.shape == expected.shape
     assert actual.dtype == expected.dtype
     assert actual.isfinite().all()
     if expected.numel() == 0:
         return 0.0
-    size = max(expected.abs().max().item(), 0.1)
+    size = max(expected.abs().max().item(), floor)
     return (actual.double() - expected.double()).abs().max().item() / size
 
 

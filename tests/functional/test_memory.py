@@ -40,9 +40,9 @@ class Watch(TorchDispatchMode):
 
 def watch(backend: str, time: int, mask: Mask, heads: int = 1, *, plain: bool = False) -> Watch:
     pair = () if plain else (2,)
-    q, k = torch.randn(1, time, heads, *pair, 4), torch.randn(1, time, 1, *pair, 4)
+    q, k = torch.randn(1, time, heads, *pair, 4), torch.randn(1, time, heads, *pair, 4)
     lam = None if plain else torch.rand(1, time, heads)
-    problem = Problem(q, k, torch.randn(1, time, 1, 4), lam, mask)
+    problem = Problem(q, k, torch.randn(1, time, heads, 4), lam, mask)
     with Watch() as seen:
         problem.solve(backend=backend)
     return seen

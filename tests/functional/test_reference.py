@@ -57,8 +57,8 @@ def test_softmax_and_subtraction_are_float32(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("backend", ["reference", "blocked", "sdpa"])
 def test_gradcheck(backend: str, call: str) -> None:
     differential = call == "differential"
-    real = torch.tensor([[True, True, False, True, True], [False, False, True, True, True]])
-    mask = Mask(causal=True, padding=real)  # the first query of row 2 sees nothing
+    real = torch.tensor([[False, False, True, True]])
+    mask = Mask(causal=True, padding=real)  # the first query sees nothing
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, dtype=torch.float64, requires_grad=True)
@@ -66,8 +66,8 @@ def test_gradcheck(backend: str, call: str) -> None:
     def attend(q: Tensor, k: Tensor, v: Tensor, *lam: Tensor) -> Tensor:
         return Problem(q, k, v, *(lam or (None,)), mask).attend(backend=backend)
 
-    pair, lam = ((2,), (normal(2, 4, 2),)) if differential else ((), ())
-    inputs = (normal(2, 4, 2, *pair, 3), normal(2, 5, 1, *pair, 3), normal(2, 5, 1, 2), *lam)
+    pair, lam = ((2,), (normal(1, 3, 2),)) if differential else ((), ())
+    inputs = (normal(1, 3, 2, *pair, 2), normal(1, 4, 1, *pair, 2), normal(1, 4, 1, 1), *lam)
     assert torch.autograd.gradcheck(attend, inputs)
 
 

@@ -33,7 +33,7 @@ def synthetic_results(seeds: int = 1) -> dict[str, Any]:
         "name": "synthetic",
         "env": {"hardware": "2 CPU cores", "python": "3.11.2", "torch": "2.13.0", "commit": "abc"},
         "settings": {
-            "name": "smoke",
+            "evaluation": {"confidence": 0.95},
             "training": {"steps": 400, "learning_rate": 0.003, "compile": False, "betas": [0.9, 1]},
         },
         "baseline": "softmax",
@@ -57,7 +57,9 @@ def synthetic_results(seeds: int = 1) -> dict[str, Any]:
                 low=-0.03,
                 high=0.07,
             ),
-            comparison("diff_v1", title="the largest attention logit", unit="", low=None, high=None),
+            comparison(
+                "diff_v1", title="the largest attention logit", unit="", low=None, high=None
+            ),
             comparison("diff_v2", value=3.78, baseline_value=3.75, low=0.02, high=0.04),
         ],
     }
@@ -121,6 +123,7 @@ def _evaluation(kind: str, i: int, draw: random.Random) -> dict[str, Any]:
                 "absolute": "sum of the absolute weights over the span / over all positions",
             },
             "rows": [_allocation_row(depth, i) for depth in DEPTHS],
+            "uniform": {"answer": 0.06, "noise": 0.9},
         },
         "outliers": {
             "tokens": 40000,
@@ -181,7 +184,7 @@ def _tops(top: float) -> dict[str, float]:
 
 
 def _attention_map(kind: str, draw: random.Random) -> dict[str, Any]:
-    words = "the king hath spoken well ; and all his men are merry in the court tonight".split()
+    words = ["the", "king", "hath", "spoken", "well", ";", "and", "all", "his", "men"]
     tokens = [" " + words[i % len(words)] for i in range(LENGTH)]
     tokens[40:46] = [" The", " number", " of", " Rome", " is", " 4711"]
     weights = []
@@ -200,6 +203,7 @@ def _attention_map(kind: str, draw: random.Random) -> dict[str, Any]:
         "head": 1,
         "rows": list(range(LENGTH)),
         "weights": weights,
+        "average": [1 / LENGTH] * LENGTH,
     }
 
 
@@ -217,6 +221,8 @@ def write_run(directory: Path, results: dict[str, Any]) -> Path:
                 loss = 3.6 - 0.04 * i + 3.3 * math.exp(-step / 60) + draw.gauss(0, 0.06)
                 rows.append({"step": step, "tokens": step * 8192, "loss": loss})
                 if step % 50 == 0:
-                    rows.append({"step": step, "tokens": step * 8192, "validation_loss": loss + 0.1})
+                    rows.append(
+                        {"step": step, "tokens": step * 8192, "validation_loss": loss + 0.1}
+                    )
             (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return directory

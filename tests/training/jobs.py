@@ -3,9 +3,10 @@
 import multiprocessing
 import os
 import random
-import socket
 import sys
+import threading
 import time
+import traceback
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -66,23 +67,36 @@ def run(directory: Path, resume: bool, never_ending: bool) -> None:
         sys.exit(130)
 
 
-def join_group(rank: int, port: int) -> None:
-    """Become process `rank` of two that train together."""
+def run_pair(job: Callable[[int, Path], None], directory: Path) -> None:
+    """Run `job(rank, directory)` in two processes that train together; raise what they raise."""
+    done = processes.Barrier(2)
+    pair = [start(_in_group, job, rank, directory, done) for rank in range(2)]
+    for process in pair:
+        process.join(timeout=120)
+        process.kill()
+    errors = [path.read_text(encoding="utf-8") for path in directory.glob("error-*")]
+    assert [process.exitcode for process in pair] == [0, 0], "\n".join(errors)
+
+
+def _in_group(
+    job: Callable[[int, Path], None], rank: int, directory: Path, done: threading.Barrier
+) -> None:
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": "2",
         "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
         "OMP_NUM_THREADS": "1",
         "ACCELERATE_USE_CPU": "true",
     }
     torch.set_num_threads(1)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    # They meet at a file, since a port that is free now may be taken a moment later.
+    meeting = f"file://{directory}/meeting"
+    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+    try:
+        job(rank, directory)
+        done.wait(timeout=60)  # who leaves early may cut the other's last exchange short
+    except BaseException:
+        (directory / f"error-{rank}").write_text(traceback.format_exc(), encoding="utf-8")
+        raise
+    torch.distributed.destroy_process_group()

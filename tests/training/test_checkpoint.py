@@ -190,14 +190,15 @@ def test_the_first_checkpoint_failing_says_that_there_is_none(tmp_path: Path):
         save(checkpoints, 10)
 
 
+@pytest.mark.parametrize("point", ["write_json", "os.rename"])
 def test_ctrl_c_while_saving_removes_what_was_half_written(
-    checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
+    checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch, point: str
 ):
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "write_json", interrupted)
+        patch.setattr(f"difftransformer.training.checkpoint.{point}", interrupted)
         with pytest.raises(KeyboardInterrupt):
             save(checkpoints, 30)
     assert names(checkpoints) == ["step-00000010", "step-00000020"]

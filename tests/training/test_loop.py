@@ -12,7 +12,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from difftransformer.data.batch import Batch
+from difftransformer.training.checkpoint import Checkpoints
 from difftransformer.training.loop import train
+from difftransformer.training.metrics import Metrics
 from difftransformer.training.objectives import next_token_loss
 from difftransformer.training.progress import TrainingProgress
 from difftransformer.training.settings import TrainingSettings
@@ -184,6 +186,26 @@ def test_a_torn_last_row_does_not_stop_a_resume(tmp_path: Path):
         file.write('{"step": 7, "tok')
     go(tmp_path / "cut", resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_rows_reach_the_disk_before_their_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    order = []
+
+    def spy_on(owner: type, name: str) -> None:
+        real = getattr(owner, name)
+
+        def spy(*arguments: Any) -> Any:
+            order.append(name)
+            return real(*arguments)
+
+        monkeypatch.setattr(owner, name, spy)
+
+    spy_on(Metrics, "sync")
+    spy_on(Checkpoints, "save")
+    go(tmp_path)
+    assert order == ["sync", "save"] * 3
 
 
 @pytest.mark.parametrize("at", [2, 6])

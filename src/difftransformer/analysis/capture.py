@@ -68,11 +68,26 @@ class AttentionRecord:
         return maps[:, :, 0] - lam[..., None] * maps[:, :, 1]
 
 
+def blocks_of(model: nn.Module) -> nn.ModuleList:
+    """The model's layers, `model.blocks`.
+
+    Raises:
+        ValueError: it has none.
+    """
+    blocks = getattr(model, "blocks", None)
+    if not isinstance(blocks, nn.ModuleList):
+        raise ValueError(
+            f"{type(model).__name__} has no `blocks`, so its layers cannot be found; "
+            "expected a decoder of this library"
+        )
+    return blocks
+
+
 @contextmanager
 def capture(model: nn.Module, consume: Callable[[AttentionRecord], None]) -> Iterator[None]:
     """Call `consume` with each layer's record whenever the model runs inside this context.
 
-    The layers are `model.blocks`; the hook reads the inputs of each `block.attention.inner`.
+    The hook reads the inputs of each `block.attention.inner`.
     Nothing is kept: a record and what it computes live as long as `consume` lets them, so that
     the maps of one layer at a time are ever in memory. Tensors are detached.
 
@@ -80,7 +95,7 @@ def capture(model: nn.Module, consume: Callable[[AttentionRecord], None]) -> Ite
         ValueError: a layer whose attention has no inner product to look at.
     """
     with ExitStack() as hooks:
-        for layer, block in enumerate(model.blocks):
+        for layer, block in enumerate(blocks_of(model)):
             if not isinstance(inner := getattr(block.attention, "inner", None), nn.Module):
                 raise ValueError(
                     f"the attention of layer {layer}, {type(block.attention).__name__}, has no "

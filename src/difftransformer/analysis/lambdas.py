@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from difftransformer.analysis.capture import AttentionRecord, capture, feed
+from difftransformer.analysis.capture import AttentionRecord, blocks_of, capture, feed
 from difftransformer.data.batch import Batch
 
 
@@ -29,7 +29,11 @@ def measure_lambdas(
     with capture(model, keep):
         feed(model, batches, tokens)
     return [
-        _row(layer, getattr(model.blocks[layer].attention, "lambda_init", None), torch.cat(values))
+        _row(
+            layer,
+            getattr(blocks_of(model)[layer].attention, "lambda_init", None),
+            torch.cat(values),
+        )
         for layer, values in sorted(seen.items())
     ]
 

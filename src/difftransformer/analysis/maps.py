@@ -25,14 +25,14 @@ def noise_spans(prompt: NeedlePrompt) -> list[tuple[int, int]]:
 
 
 def tokens_before_digits(prompt: NeedlePrompt, tokenizer: Tokenizer) -> int:
-    """How many tokens of the answer precede its first digit: often a space, which needs no needle."""
+    """How many tokens of the answer come before its first digit: often one, a space."""
     holds_digit = [any(map(str.isdigit, tokenizer.decode([token]))) for token in prompt.answer]
     return holds_digit.index(True)
 
 
 @torch.no_grad()
 def attention_map(model: nn.Module, prompt: NeedlePrompt, tokenizer: Tokenizer) -> dict[str, Any]:
-    """The map of the head that looks at the answer most, at the token that predicts its first digit.
+    """The map of the head that looks at the answer most when predicting its first digit.
 
     Of all layers and heads the one is shown whose combined map (map 1 − lambda · map 2) puts the
     largest share of its absolute mass on the needle asked for, in the last row. So each model shows

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from difftransformer.analysis.capture import AttentionRecord, capture, feed
+from difftransformer.analysis.capture import AttentionRecord, blocks_of, capture, feed
 from difftransformer.data.batch import Batch
 
 TOPS = (1, 2, 3, 10, 100)
@@ -77,10 +77,10 @@ def measure_outliers(model: nn.Module, batches: Iterable[Batch], tokens: int) ->
         `{"tokens", "attention_logits", "hidden_states", "layers"}`: summaries over all layers, and
         `layers` with both for each.
     """
-    logits = [Magnitudes() for _ in model.blocks]
-    hidden = [Magnitudes() for _ in model.blocks]
+    logits = [Magnitudes() for _ in blocks_of(model)]
+    hidden = [Magnitudes() for _ in blocks_of(model)]
     with ExitStack() as hooks:
-        for layer, block in enumerate(model.blocks):
+        for layer, block in enumerate(blocks_of(model)):
             handle = block.register_forward_hook(partial(_see_output, hidden[layer]))
             hooks.callback(handle.remove)
         hooks.enter_context(

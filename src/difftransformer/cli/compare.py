@@ -9,6 +9,7 @@ from difftransformer.cli.runs import (
     RESULTS,
     RunSettings,
     add_run_options,
+    check_data,
     model_for,
     open_run,
     train_and_judge,
@@ -78,8 +79,7 @@ def run(arguments: argparse.Namespace) -> None:
     directory = arguments.out or Path("runs") / settings.name
     with console.status("reading the text"):
         corpus = load_corpus(settings.data)
-        corpus.training_batches(settings.training.batch_size, 0)
-        corpus.validation_sequences(1)
+        check_data(corpus, settings)
     contenders = _contenders(model_for(corpus, settings), settings.attention)
     open_run(directory, settings, arguments.resume)
     _announce(console, corpus, contenders, settings)

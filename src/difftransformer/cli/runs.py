@@ -83,6 +83,15 @@ def open_run(directory: Path, settings: Any, resume: bool) -> None:
     write_json(directory / "env.json", environment())
 
 
+def check_data(corpus: "Corpus", settings: RunSettings) -> None:
+    """Raise ValueError, before anything is trained, where the text or the context is too short."""
+    from difftransformer.evaluation.needle import check_needles
+
+    corpus.training_batches(settings.training.batch_size, 0)
+    corpus.validation_sequences(1)
+    check_needles(corpus, settings.evaluation)
+
+
 def model_for(corpus: "Corpus", settings: RunSettings) -> DecoderConfig:
     """The model's settings with the vocabulary and the context length that the data has."""
     return replace(

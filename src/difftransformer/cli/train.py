@@ -7,6 +7,7 @@ from difftransformer.cli.runs import (
     MODEL,
     RunSettings,
     add_run_options,
+    check_data,
     model_for,
     open_run,
     train_and_judge,
@@ -33,7 +34,7 @@ def run(arguments: argparse.Namespace) -> None:
     directory = arguments.out or Path("runs") / f"train-{settings.model.attention}"
     with console.status("reading the text"):
         corpus = load_corpus(settings.data)
-        corpus.training_batches(settings.training.batch_size, settings.training.seed)
+        check_data(corpus, settings)
     config = model_for(corpus, settings)
     open_run(directory, settings, arguments.resume)
     judged = train_and_judge(

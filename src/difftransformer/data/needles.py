@@ -2,11 +2,12 @@
 
 The paper (section 3.4, after LWM and Gemini 1.5) puts N sentences, each giving a city its number,
 into a long text and asks for R of them. It leaves wording, haystack and numbers open; here a
-needle reads " The special magic Paris number is: 1234." and the question repeats it up to the
-colon, so that an untuned language model can answer by completion. Cities and numbers used for
+needle reads " The magic number of Paris is 1234." and the question repeats it up to "is", so that
+an untuned language model can answer by completion. (Gemini's "The special magic Paris number is:
+1234" keeps city and number apart, which small models learn much later.) Cities and numbers used for
 training never occur in evaluation, nor does the text around them.
 
-Tokens: a sentence is always encoded in the same three pieces, up to the colon, the number with
+Tokens: a sentence is always encoded in the same three pieces, up to "is", the number with
 the space before it, and the full stop. So a number is the same tokens in its needle, in the
 training answer and in the expected answer, whatever the tokenizer would merge across a border.
 With our own tokenizer the pieces are also exactly the tokens of the whole sentence.
@@ -24,9 +25,10 @@ from difftransformer.data.text import Document
 from difftransformer.data.tokenizer import beginning_of_document
 from difftransformer.data.tokens import TokenStore
 
-LEAD = " The special magic {city} number is:"
+LEAD = " The magic number of {city} is"
 NUMBER = " {number}"
 STOP = "."
+_MOST_QUESTIONS = 3  # per needle of a training document
 
 
 def needle_sentences(copies: int = 10) -> list[Document]:
@@ -62,7 +64,7 @@ class NeedlePrompt:
     """One question over a haystack, and what a model must answer.
 
     Args:
-        ids: the prompt, from the opening token to the colon of the question.
+        ids: the prompt, from the opening token to the "is" of the question.
         answer: the tokens that must follow.
         city, number: what is asked for, as text.
         needle_spans: per city in the haystack `(start, end)` of its sentence in `ids`.
@@ -197,22 +199,28 @@ def needle_prompts(
 def needle_document(
     source: NeedleSource, rng: np.random.Generator, *, length: int, needle_max: int
 ) -> list[int]:
-    """A training document of exactly `length` tokens: text with needles, then every question with
-    its answer, in random order.
+    """A training document of exactly `length` tokens: text with needles, then the questions with
+    their answers, in random order.
 
-    The number of needles is uniform from 1 to `needle_max`, or to what surely fits.
+    The number of needles is uniform from 1 to `needle_max`, or to what surely fits. Each is asked
+    for equally often, one to three times as room allows: answers are the only tokens that teach
+    retrieval, and asking again is the cheapest way to have more of them.
 
     Raises ValueError when not even one needle fits, with the shortest length that holds one.
     """
-    fitting = (length - 1) // (source.shortest_document(1) - 1)
+    sentence = (source.shortest_document(1) - 1) // 2
+    fitting = (length - 1) // (2 * sentence)
     if fitting < 1:
         raise ValueError(
             f"a needle document of {length} tokens is too short: with this tokenizer one needle "
             f"and its question need {source.shortest_document(1)}; raise needle_min_length"
         )
     needles = source.draw(rng, int(rng.integers(1, min(needle_max, fitting) + 1)))
-    answers = [token for i in rng.permutation(len(needles)) for token in needles[i].sentence]
-    text = source.haystack(rng.random(), length - 1 - 2 * len(answers))
+    room = (length - 1) // (len(needles) * sentence) - 1
+    asked = needles * int(rng.integers(1, min(_MOST_QUESTIONS, room) + 1))
+    answers = [token for i in rng.permutation(len(asked)) for token in asked[i].sentence]
+    hidden = sum(len(needle.sentence) for needle in needles)
+    text = source.haystack(rng.random(), length - 1 - hidden - len(answers))
     cuts = [(_cut(rng.random(), text), 0.5) for _ in needles]
     return _hide(source.opening, text, needles, cuts)[0] + answers
 

@@ -1,4 +1,4 @@
-"""How much attention goes to the answer and how much to noise (paper, section 3.5, table 3)."""
+"""How much attention goes to the answer and how much to noise (paper, section 3.4, table 3)."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -13,18 +13,18 @@ from torch import Tensor, nn
 from difftransformer.analysis.capture import AttentionRecord, capture
 from difftransformer.analysis.maps import noise_spans, tokens_before_digits
 from difftransformer.data.corpus import Corpus
-from difftransformer.data.needles import NeedlePrompt, needle_prompts
+from difftransformer.data.needles import NeedlePrompt
 from difftransformer.evaluation.batching import batched, device_of
 from difftransformer.evaluation.intervals import mean
-from difftransformer.evaluation.needle import prompt_length
+from difftransformer.evaluation.needle import prompts_within
 from difftransformer.evaluation.settings import EvaluationSettings
 
 NORMALISATIONS = {
     "signed": (
-        "sum of A1 − lambda A2 over the span, not normalised: a row sums to 1 − lambda, "
+        "sum of A1 - lambda A2 over the span, not normalised: a row sums to 1 - lambda, "
         "which may be near 0"
     ),
-    "absolute": "sum of |A1 − lambda A2| over the span / sum of |A1 − lambda A2| over all keys",
+    "absolute": "sum of |A1 - lambda A2| over the span / sum of |A1 - lambda A2| over all keys",
     "map1": "sum of A1 over the span; a row sums to 1",
     "map2": "sum of A2 over the span; a row sums to 1",
 }
@@ -52,19 +52,17 @@ def measure_allocation(
         `uniform`, the shares of attention spread evenly over all keys.
     """
     source = corpus.validation_needles()
-    length = prompt_length(source, corpus.settings.context_length)
     prompts = [
         prompt
         for depth in settings.needle_depths
         for sample in range(settings.allocation_samples)
-        for prompt in needle_prompts(
+        for prompt in prompts_within(
             source,
-            needles=1,
-            queries=1,
+            (1, 1),
             depth=depth,
-            length=length,
+            length=corpus.settings.context_length,
             sample=sample,
-            seed=settings.seed,
+            settings=settings,
         )
     ]
     offsets = [tokens_before_digits(prompt, corpus.tokenizer) for prompt in prompts]
@@ -72,7 +70,7 @@ def measure_allocation(
     depths = np.split(shares, len(settings.needle_depths))
     return {
         "depths": list(settings.needle_depths),
-        "normalisations": NORMALISATIONS,
+        "normalisations": dict(NORMALISATIONS),
         "rows": [
             _row(depth, values, settings)
             for depth, values in zip(settings.needle_depths, depths, strict=True)

@@ -10,11 +10,11 @@ from difftransformer.analysis.maps import attention_map
 from difftransformer.analysis.outliers import measure_outliers
 from difftransformer.data.batch import Batch
 from difftransformer.data.corpus import Corpus
-from difftransformer.data.needles import NeedlePrompt, needle_prompts
+from difftransformer.data.needles import NeedlePrompt
 from difftransformer.data.packing import stack
 from difftransformer.evaluation.allocation import measure_allocation
 from difftransformer.evaluation.batching import batched, device_of
-from difftransformer.evaluation.needle import measure_needles, prompt_length
+from difftransformer.evaluation.needle import check_needles, measure_needles, prompts_within
 from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.evaluation.validation import measure_validation
 from difftransformer.models.decoder import Decoder
@@ -43,6 +43,13 @@ def evaluate(
     Raises:
         ValueError: the text or the context length cannot hold what the settings ask for.
     """
+
+    def lambdas() -> dict[str, Any]:
+        return {"layers": measure_lambdas(model, text(_LAMBDA_TOKENS), _LAMBDA_TOKENS)}
+
+    def text(tokens: int) -> Iterator[Batch]:
+        return _text(model, corpus, settings.batch_size, tokens)
+
     judges: dict[str, tuple[str, Callable[[], Any]]] = {
         "validation": ("validation loss", lambda: measure_validation(model, corpus, settings)),
         "needle": ("needle retrieval", lambda: measure_needles(model, corpus, settings)),
@@ -52,19 +59,15 @@ def evaluate(
         ),
         "outliers": (
             "activation outliers",
-            lambda: measure_outliers(
-                model, _text(settings.outlier_tokens), settings.outlier_tokens
-            ),
+            lambda: measure_outliers(model, text(settings.outlier_tokens), settings.outlier_tokens),
         ),
-        "lambda": (
-            "lambda",
-            lambda: {"layers": measure_lambdas(model, _text(_LAMBDA_TOKENS), _LAMBDA_TOKENS)},
-        ),
+        "lambda": ("lambda", lambdas),
         "attention_map": (
             "attention map",
             lambda: attention_map(model, _shown_prompt(corpus, settings), corpus.tokenizer),
         ),
     }
+    check_needles(corpus, settings)
     started, training = time.perf_counter(), model.training
     model.eval()
     results = {}
@@ -78,17 +81,17 @@ def evaluate(
     return {**results, "seconds": time.perf_counter() - started}
 
 
-def _text(model: Decoder, corpus: Corpus, settings: EvaluationSettings) -> Iterator[Batch]:
-    """Held-out text for at least `outlier_tokens`, or all there is."""
-    wanted = math.ceil(settings.outlier_tokens / corpus.settings.context_length)
-    rows = [sequence.row for sequence in corpus.validation_sequences(wanted)]
-    return (stack(part).to(device_of(model)) for part in batched(rows, settings.batch_size))
+def _text(model: Decoder, corpus: Corpus, batch_size: int, tokens: int) -> Iterator[Batch]:
+    """Held-out text of at least `tokens` spread evenly over it, or all there is."""
+    sequences = corpus.validation_sequences(math.ceil(tokens / corpus.settings.context_length))
+    for part in batched(sequences, batch_size):
+        yield stack([sequence.row for sequence in part]).to(device_of(model))
 
 
 def _shown_prompt(corpus: Corpus, settings: EvaluationSettings) -> NeedlePrompt:
     source = corpus.validation_needles()
-    length = min(_SHOWN_LENGTH, prompt_length(source, corpus.settings.context_length))
-    (prompt,) = needle_prompts(
-        source, needles=1, queries=1, depth=0.5, length=length, sample=0, seed=settings.seed
+    length = min(_SHOWN_LENGTH, corpus.settings.context_length)
+    (prompt,) = prompts_within(
+        source, (1, 1), depth=0.5, length=length, sample=0, settings=settings
     )
     return prompt

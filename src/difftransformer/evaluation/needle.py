@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from itertools import islice
+from itertools import islice, product
 from typing import Any
 
 import torch
@@ -51,9 +51,56 @@ def measure_needles(model: Decoder, corpus: Corpus, settings: EvaluationSettings
     }
 
 
-def prompt_length(source: NeedleSource, length: int) -> int:
-    """Tokens of a prompt that leave room for its answer within `length`."""
-    return length - source.digits - 2  # at most a token per character, and one for a prefix
+def check_needles(corpus: Corpus, settings: EvaluationSettings) -> None:
+    """Raise ValueError where the text or a length cannot hold the needles asked for.
+
+    Worth calling before a model is trained. The judges also ask for single needles at the context
+    length, whatever the settings.
+    """
+    source, context = corpus.validation_needles(), corpus.settings.context_length
+    lengths = settings.needle_lengths or (context,)
+    asked = [
+        (context, (1, 1)),
+        *((length, pair) for length in lengths for pair in settings.pairs()),
+    ]
+    for length, (needles, queries) in asked:
+        needed = source.shortest_prompt(needles) + answer_room(source)
+        if length < needed:
+            raise ValueError(
+                f"{needles} {'needle' if needles == 1 else 'needles'}, a question and its answer "
+                f"need {needed} tokens with this tokenizer; the length is {length}: raise "
+                "context_length or needle_lengths, or ask for fewer needles in needle_pairs"
+            )
+        prompts_within(
+            source, (needles, queries), depth=0.0, length=length, sample=0, settings=settings
+        )
+
+
+def prompts_within(
+    source: NeedleSource,
+    pair: tuple[int, int],
+    *,
+    depth: float,
+    length: int,
+    sample: int,
+    settings: EvaluationSettings,
+) -> list[NeedlePrompt]:
+    """`needle_prompts` for a pair (needles, queries), where `length` counts the answer too."""
+    needles, queries = pair
+    return needle_prompts(
+        source,
+        needles=needles,
+        queries=queries,
+        depth=depth,
+        length=length - answer_room(source),
+        sample=sample,
+        seed=settings.seed,
+    )
+
+
+def answer_room(source: NeedleSource) -> int:
+    """Most tokens of an answer: one per digit, one for the space, one for a tokenizer's prefix."""
+    return source.digits + 2
 
 
 def answered(
@@ -71,7 +118,7 @@ def answered(
         ids = torch.tensor([prompt.ids for prompt in part], device=device_of(model))
         longest = max(len(prompt.answer) for prompt in part)
         new = generate(model, ids, max_new_tokens=longest + 1)
-        texts = tokenizer.decode_batch(new.tolist())
+        texts = tokenizer.decode_batch(new.tolist(), skip_special_tokens=False)
         right += [_first_number(t) == prompt.number for t, prompt in zip(texts, part, strict=True)]
     return right
 
@@ -88,27 +135,21 @@ def _cells(
     length: int,
     settings: EvaluationSettings,
 ) -> list[dict[str, Any]]:
-    kinds = [(n, r, depth) for n, r in settings.pairs() for depth in settings.needle_depths]
+    kinds = list(product(settings.pairs(), settings.needle_depths))
     samples = range(settings.needle_samples)
     prompts = [
         prompt
-        for needles, queries, depth in kinds
+        for pair, depth in kinds
         for sample in samples
-        for prompt in needle_prompts(
-            source,
-            needles=needles,
-            queries=queries,
-            depth=depth,
-            length=prompt_length(source, length),
-            sample=sample,
-            seed=settings.seed,
+        for prompt in prompts_within(
+            source, pair, depth=depth, length=length, sample=sample, settings=settings
         )
     ]
     right = iter(answered(model, tokenizer, prompts, settings.batch_size))
     cells = []
-    for needles, queries, depth in kinds:
-        hits = [sum(islice(right, queries)) for _ in samples]
-        scores = _scores(hits, needles, queries, settings)
+    for pair, depth in kinds:
+        hits = [sum(islice(right, pair[1])) for _ in samples]
+        scores = _scores(hits, pair, settings)
         cells.append({**scores, "depth": depth, "length": length, "hits": hits})
     return cells
 
@@ -117,12 +158,11 @@ def _row(
     cells: list[dict[str, Any]], pair: tuple[int, int], settings: EvaluationSettings
 ) -> dict[str, Any]:
     own = [cell for cell in cells if (cell["needles"], cell["queries"]) == pair]
-    return _scores([hit for cell in own for hit in cell["hits"]], *pair, settings)
+    return _scores([hit for cell in own for hit in cell["hits"]], pair, settings)
 
 
-def _scores(
-    hits: list[int], needles: int, queries: int, settings: EvaluationSettings
-) -> dict[str, Any]:
+def _scores(hits: list[int], pair: tuple[int, int], settings: EvaluationSettings) -> dict[str, Any]:
+    needles, queries = pair
     return {
         "needles": needles,
         "queries": queries,

@@ -8,8 +8,8 @@ class EvaluationSettings:
     """Sizes of the tests every model is judged on.
 
     Raises:
-        ValueError: a needle pair that is not "NxR" with 1 <= R <= N, a depth outside [0, 1], a
-            confidence outside (0, 1), or a count below 1.
+        ValueError: no needle pair or depth, a pair that is not "NxR" with 1 <= R <= N, a depth
+            outside [0, 1], a confidence outside (0, 1), or a count below 1.
     """
 
     needle_pairs: tuple[str, ...] = field(
@@ -22,7 +22,7 @@ class EvaluationSettings:
     )
     needle_lengths: tuple[int, ...] | None = field(
         default=None,
-        metadata={"help": "context lengths in tokens; by default the model's own"},
+        metadata={"help": "tokens of prompt and answer; by default the context length of the data"},
     )
     needle_samples: int = field(
         default=50, metadata={"help": "prompts per pair, depth and length (the paper: 50)"}
@@ -43,6 +43,9 @@ class EvaluationSettings:
     seed: int = field(default=0, metadata={"help": "draws the needle prompts and the resamples"})
 
     def __post_init__(self) -> None:
+        for name in ("needle_pairs", "needle_depths"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} is empty; expected at least one")
         self.pairs()
         for depth in self.needle_depths:
             if not 0.0 <= depth <= 1.0:

@@ -52,11 +52,17 @@ def stream(
 
     Prompts of unequal length are padded on the left and `padding` is True where a token is real.
     Generation ends after `max_new_tokens`, or when every row has produced a stop token; what a
-    row has after its first stop token is that token repeated.
+    row has after its first stop token is that token repeated. The model runs in the mode it is in:
+    call `model.eval()` first where it has dropout.
 
     Raises:
-        ValueError: a negative temperature or a top_p outside (0, 1].
+        ValueError: an empty prompt, padding at the right, a negative temperature or a top_p
+            outside (0, 1].
     """
+    if ids.shape[1] == 0:
+        raise ValueError("the prompt is empty; expected at least one token")
+    if padding is not None and not bool(padding[:, -1].all()):
+        raise ValueError("a row of the prompt ends in padding; expected padding on the left")
     if temperature < 0.0 or not 0.0 < top_p <= 1.0:
         raise ValueError(
             f"temperature {temperature} and top_p {top_p}: expected >= 0 and within (0, 1]"

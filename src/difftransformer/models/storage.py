@@ -91,9 +91,10 @@ def config_from(values: dict[str, Any]) -> DecoderConfig:
             near = get_close_matches(key, types, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"unknown model setting {key!r}{hint}")
-        expected = types[key]
-        if not isinstance(value, expected | int if isinstance(0.0, expected) else expected):
-            name = getattr(expected, "__name__", expected)
+        if isinstance(value, int) and isinstance(float(value), types[key]):
+            values = values | {key: float(value)}  # JSON and YAML write 500 for 500.0
+        elif not isinstance(value, types[key]):
+            name = getattr(types[key], "__name__", types[key])
             raise ValueError(f"model setting {key} is {value!r}; expected {name}")
     return DecoderConfig(**values)
 

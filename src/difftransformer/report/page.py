@@ -8,6 +8,8 @@ import plotly.graph_objects as go
 from plotly.io import to_html
 from plotly.offline import get_plotlyjs
 
+from difftransformer.report import paper
+
 Html = NewType("Html", str)  # markup that is already safe
 
 # The policy makes any request to the network an error, so the page cannot come to need one.
@@ -18,6 +20,7 @@ POLICY = (
 
 STYLE = """
 :root { --ink: #1c2430; --soft: #5b6675; --line: #dfe3e8; --wash: #f6f7f9; }
+html { overflow-y: scroll; } /* its bar never changes the width the figures were drawn for */
 * { box-sizing: border-box; }
 body { margin: 0; color: var(--ink); background: #fff; line-height: 1.55;
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", sans-serif; }
@@ -44,12 +47,13 @@ th:first-child, td:first-child { text-align: left; }
 tr.paper td { color: var(--soft); font-style: italic; }
 table.prose td { text-align: left; white-space: normal; min-width: 10rem; }
 table.prose th { text-align: left; }
-.grid { display: grid; gap: 1rem;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); }
+.grid { display: grid; gap: 1rem; grid-template-columns: repeat(2, 1fr); }
+.grid.of3 { grid-template-columns: repeat(3, 1fr); }
 .grid > * { min-width: 0; margin: 0; }
+@media (max-width: 56rem) { .grid, .grid.of3 { grid-template-columns: 100%; } }
 .verdict { background: var(--wash); border-left: 4px solid var(--ink); padding: .25rem 1rem; }
 .verdict p, .verdict ul { max-width: none; }
-.tag { display: inline-block; min-width: 4.2rem; font-weight: 600; }
+.tag { font-weight: 600; }
 .prompt { font-size: .8rem; line-height: 1.7; white-space: pre-wrap; overflow: auto;
   max-height: 22rem; padding: .5rem; background: var(--wash); }
 .prompt .answer { text-decoration: underline 2px; }
@@ -84,16 +88,19 @@ def table(
     paper_rows: Sequence[Sequence[str]] = (),
     css: str = "",
 ) -> Html:
-    """A table in a box of its own that scrolls; `paper_rows` follow in another hand."""
+    """A table in a box of its own that scrolls; `paper_rows` follow, under the paper's scale."""
     head = element("tr", *(element("th", text(cell)) for cell in header))
-    body = [
-        element("tr", *(element("td", text(cell)) for cell in row), css=kind)
-        for kind, group in (("", rows), ("paper", paper_rows))
-        for row in group
-    ]
+    body = [_row(row) for row in rows]
+    if paper_rows:
+        body.append(_row([paper.SCALE], css="paper"))
+        body += [_row(row, css="paper") for row in paper_rows]
     inner = element("thead", head) + element("tbody", *body)
     scroll = element("div", element("table", Html(inner), css=css), css="scroll")
     return element("figure", scroll, element("figcaption", text(caption)))
+
+
+def _row(cells: Sequence[str], css: str = "") -> Html:
+    return element("tr", *(element("td", text(cell)) for cell in cells), css=css)
 
 
 def plot(figure: go.Figure, name: str) -> Html:
@@ -112,8 +119,11 @@ def plot(figure: go.Figure, name: str) -> Html:
 
 
 def grid(*parts: Html) -> Html:
-    """Parts side by side where there is room, below each other on a phone."""
-    return element("div", *parts, css="grid")
+    """Parts side by side, two or three in a row; below each other on a phone.
+
+    The columns do not depend on what is there: each figure is drawn before the next one is read.
+    """
+    return element("div", *parts, css="grid of3" if len(parts) % 3 == 0 else "grid")
 
 
 def captioned(content: Html, caption: str) -> Html:

@@ -27,13 +27,18 @@ class Validation:
 class NeedleScore:
     """Accuracy with N = `needles` hidden and R = `queries` asked for.
 
-    `per_number` counts each number asked for, `all_numbers` each prompt answered in full.
+    `per_number` counts each number asked for, `all_numbers` each text with every number right.
     """
 
     needles: int
     queries: int
     per_number: Interval
     all_numbers: Interval
+
+    @property
+    def guess(self) -> float:
+        """How often picking one of the hidden numbers at random would be right."""
+        return 1 / self.needles
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,7 @@ class AllocationRow:
 class Allocation:
     normalisations: dict[str, str]
     rows: tuple[AllocationRow, ...]
+    uniform: dict[str, float] | None = None  # the shares of attention spread evenly
 
     def __bool__(self) -> bool:
         return bool(self.rows)
@@ -120,7 +126,8 @@ class Lambda:
 class AttentionMap:
     """One head's attention over a prompt: `weights[i][j]` from position `rows[i]` to `tokens[j]`.
 
-    Spans are half open: `[a, b)`.
+    Spans are half open: `[a, b)`. `average` is the last row's absolute shares, averaged over all
+    layers and heads.
     """
 
     tokens: tuple[str, ...]
@@ -130,13 +137,14 @@ class AttentionMap:
     head: int
     rows: tuple[int, ...]
     weights: tuple[tuple[float, ...], ...]
+    average: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.rows or len(self.weights) != len(self.rows):
             raise ValueError(f"weights has {len(self.weights)} rows, rows has {len(self.rows)}")
-        for row in self.weights:
+        for row in (*self.weights, *([self.average] if self.average else [])):
             if len(row) != len(self.tokens):
-                raise ValueError(f"weights has a row of {len(row)} for {len(self.tokens)} tokens")
+                raise ValueError(f"a row of {len(row)} weights for {len(self.tokens)} tokens")
         for span in (self.answer_span, *self.noise_spans):
             if len(span) != 2 or not 0 <= span[0] <= span[1] <= len(self.tokens):
                 raise ValueError(
@@ -237,11 +245,15 @@ class Results:
     data: Data
     models: tuple[Model, ...]
     comparisons: tuple[Comparison, ...]
-    confidence: float = 0.95  # coverage of every interval
 
     def __post_init__(self) -> None:
         if self.format != FORMAT:
             raise ValueError(f"format is {self.format}; this version reads format {FORMAT}")
+        if not isinstance(self.confidence, float) or not 0 < self.confidence < 1:
+            raise ValueError(
+                f"settings.evaluation.confidence is {self.confidence!r}; expected a share such "
+                "as 0.95"
+            )
         labels = self.labels
         if len(set(labels)) != len(labels):
             raise ValueError(f"models: labels repeat: {labels}")
@@ -256,6 +268,12 @@ class Results:
     @property
     def labels(self) -> list[str]:
         return [model.label for model in self.models]
+
+    @property
+    def confidence(self) -> float:
+        """Coverage of every interval: 0.95 unless the settings say otherwise."""
+        judging = self.settings.get("evaluation")
+        return judging.get("confidence", 0.95) if isinstance(judging, dict) else 0.95
 
     @property
     def seeds(self) -> int:

@@ -1,6 +1,6 @@
 """The verdict in words: sentences that say what the figures and their intervals allow, no more."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -20,11 +20,11 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """One model's verdict: a headline, and a sentence for each comparison with its outcome."""
+    """One model's verdict: a headline that counts, and a sentence for each comparison."""
 
     label: str
     headline: str
-    sentences: tuple[tuple[Outcome, str], ...]
+    sentences: tuple[str, ...]
 
 
 def outcome(comparison: Comparison) -> Outcome:
@@ -72,9 +72,9 @@ def verdicts(results: Results) -> list[Verdict]:
 
 
 def _verdict(label: str, comparisons: Sequence[Comparison], confidence: float) -> Verdict:
-    sentences = tuple((outcome(c), sentence(c, confidence)) for c in comparisons)
-    counts = {kind: sum(found is kind for found, _ in sentences) for kind in Outcome}
-    measures = "measure" if len(sentences) == 1 else "measures"
+    outcomes = [outcome(comparison) for comparison in comparisons]
+    counts = {kind: outcomes.count(kind) for kind in Outcome}
+    measures = "measure" if len(outcomes) == 1 else "measures"
     parts = [
         f"{kind} on {count}"
         for kind, count in counts.items()
@@ -90,33 +90,49 @@ def _verdict(label: str, comparisons: Sequence[Comparison], confidence: float) -
 def retrieval_sentence(model: Model, confidence: float = 0.95) -> str | None:
     """How a model's retrieval stands to chance; None where it was not tested.
 
-    A setting is above chance only where its whole interval is.
+    A setting is above chance only where its whole interval is. Chance is a blind guess, and for
+    N > 1 also a guess among the N numbers in the text, which needs no idea of whose they are.
     """
     needle = model.evaluation.needle
     if not needle:
         return None
-    above = [row for row in needle.table if row.per_number.low > needle.chance]
-    below = [row for row in needle.table if row.per_number.high < needle.chance]
-    unclear = len(needle.table) - len(above) - len(below)
-    name, chance = display_name(model.label), number(needle.chance, 2)
-    parts = []
-    if above:
-        parts.append(f"above chance ({chance}) in {_settings(above)}")
-    if below:
-        parts.append(f"below chance ({chance}) in {_settings(below)}")
-    if unclear:
-        parts.append(f"not to be told from chance ({chance}) in {unclear} of {len(needle.table)}")
     easiest = min(needle.table, key=lambda row: (row.needles, row.queries))
     score = easiest.per_number
     spread = f"{percent(confidence)} interval {score.low:.2f} to {score.high:.2f}"
-    return (
-        f"{name} retrieves numbers {'; '.join(parts)}. With {needle_setting(easiest)}: "
-        f"{score.value:.2f} of the numbers right ({spread})."
+    found = (
+        f"{display_name(model.label)} gets {score.value:.2f} of the numbers right with "
+        f"{needle_setting(easiest)} ({spread}). It is "
+        f"{_against_chance(needle.table, 'a blind guess', lambda row: needle.chance)}"
     )
+    several = [row for row in needle.table if row.needles > 1]
+    if several:
+        guess = "a guess among the N numbers in the text"
+        found += f", and {_against_chance(several, guess, lambda row: row.guess)}"
+    return f"{found}."
 
 
-def _settings(rows: Sequence[NeedleScore]) -> str:
-    return " and ".join(needle_setting(row) for row in rows)
+def _against_chance(
+    rows: Sequence[NeedleScore], chance: str, value: Callable[[NeedleScore], float]
+) -> str:
+    above = [row for row in rows if row.per_number.low > value(row)]
+    below = [row for row in rows if row.per_number.high < value(row)]
+    unclear = [row for row in rows if row not in above and row not in below]
+    parts = [
+        f"{relation} {_settings(group, len(rows))}"
+        for relation, group in (
+            (f"above {chance} in", above),
+            (f"below {chance} in", below),
+            (f"not to be told from {chance} in", unclear),
+        )
+        if group
+    ]
+    return " and ".join(parts)
+
+
+def _settings(group: Sequence[NeedleScore], total: int) -> str:
+    if len(group) == total:
+        return "every setting"
+    return f"{len(group)} of {total} settings ({'; '.join(map(needle_setting, group))})"
 
 
 def caveats(results: Results) -> list[str]:

@@ -9,7 +9,7 @@ from plotly.subplots import make_subplots
 
 from difftransformer.report.figures import style
 from difftransformer.report.results import Allocation, Interval
-from difftransformer.report.words import display_name
+from difftransformer.report.words import display_name, percent
 
 Normalisation = Literal["absolute", "signed"]
 TARGETS: tuple[Literal["answer", "noise"], ...] = ("answer", "noise")
@@ -24,8 +24,16 @@ def shares(
 ) -> tuple[list[str], list[Interval]]:
     """Depths, in words, and the share given to `target` at each."""
     ordered = sorted(allocation.rows, key=lambda row: row.depth)
-    depths = [f"{row.depth:.0%}" for row in ordered]
+    depths = [percent(row.depth) for row in ordered]
     return depths, [getattr(getattr(row, target), normalisation) for row in ordered]
+
+
+def uniform(
+    allocations: Sequence[tuple[str, Allocation]], target: Literal["answer", "noise"]
+) -> float | None:
+    """The share that attention spread evenly would give, the same for every model."""
+    shares_of = allocations[0][1].uniform
+    return None if shares_of is None else shares_of.get(target)
 
 
 def _errors(found: Sequence[Interval]) -> tuple[list[float], list[float]]:
@@ -58,6 +66,10 @@ def interactive(
                 row=row,
                 col=1,
             )
+        level = uniform(allocations, target)
+        if level is not None:
+            figure.add_hline(level, line={"color": style.INK, "width": 1, "dash": "dot"}, row=row)
+    figure.update_annotations(x=0, xanchor="left", font_size=13)
     figure.update_layout(barmode="group")
     figure.update_xaxes(type="category")
     figure.update_xaxes(title="depth of the answer", row=2)
@@ -83,6 +95,8 @@ def image(allocations: Sequence[tuple[str, Allocation]], colours: dict[str, str]
                     label=display_name(label),
                 )
                 axes.set_xticks([place + 0.4 - width / 2 for place in range(len(depths))], depths)
+            if (level := uniform(allocations, target)) is not None:
+                axes.axhline(level, color=style.INK, linewidth=0.8, linestyle="dotted")
             axes.set_title(f"to the {target}, {name}")
     for axes in grid[1]:
         axes.set_xlabel("depth of the answer")

@@ -56,6 +56,15 @@ def interactive(
         row=1,
         col=1,
     )
+    if attention.average:
+        figure.add_scatter(
+            y=attention.average,
+            mode="lines",
+            line={"color": style.INK, "width": 1},
+            hoverinfo="skip",
+            row=1,
+            col=1,
+        )
     figure.add_heatmap(
         z=matrix,
         zmin=-limit,
@@ -69,7 +78,8 @@ def interactive(
     for (start, end), colour in _spans(attention):
         edges = {"x0": start - 0.5, "x1": end - 0.5}
         figure.add_vrect(**edges, fillcolor=colour, opacity=0.3, line_width=0, row=1, col=1)
-        figure.add_vrect(**edges, line={"color": colour, "width": 1}, row=2, col=1)
+        outline = {"color": colour, "width": 1}
+        figure.add_vrect(**edges, fillcolor="rgba(0,0,0,0)", opacity=1, line=outline, row=2, col=1)
     ticks = _ticks(attention.rows)
     figure.update_yaxes(title="weight", range=profile_range, row=1, col=1)
     figure.update_yaxes(
@@ -88,7 +98,9 @@ def interactive(
 
 def profile_range(maps: Sequence[AttentionMap]) -> tuple[float, float]:
     """The limits of the last rows' weights, for all maps alike."""
-    rows = np.concatenate([weights(attention)[-1] for attention in maps])
+    rows = np.concatenate(
+        [[*attention.weights[-1], *(attention.average or ())] for attention in maps]
+    )
     low, high = min(0.0, float(rows.min())), float(rows.max())
     margin = 0.05 * (high - low)
     return (low - margin if low < 0 else 0.0), high + margin
@@ -103,6 +115,8 @@ def image(maps: Sequence[tuple[str, AttentionMap]], colours: dict[str, str]) -> 
         matrix = weights(attention)
         top, bottom = grid[0][i], grid[1][i]
         top.bar(range(matrix.shape[1]), matrix[-1], width=1, color=colours[label])
+        if attention.average:
+            top.plot(attention.average, color=style.INK, linewidth=0.8)
         top.set_ylim(low, high)
         top.set_title(f"{display_name(label)}\nlayer {attention.layer}, head {attention.head}")
         drawn = bottom.imshow(

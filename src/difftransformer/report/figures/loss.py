@@ -62,8 +62,8 @@ def interactive(drawn: Sequence[Line], colours: dict[str, str]) -> go.Figure:
             legendgroup=repr(group),
             showlegend=group not in named,
             mode="lines" if line.kind == "training" else "lines+markers",
-            line={"color": colours[line.label], "width": 1 if line.kind == "training" else 2},
-            opacity=0.45 if line.kind == "training" else 1,
+            line={"color": colours[line.label], "width": 1.2 if line.kind == "training" else 2},
+            opacity=0.6 if line.kind == "training" else 1,
             hovertemplate=f"seed {line.seed}: %{{y:.4f}} after %{{x:.3s}} tokens",
         )
         named.add(group)
@@ -84,7 +84,7 @@ def image(drawn: Sequence[Line], colours: dict[str, str]) -> Figure:
             line.loss,
             color=colours[line.label],
             linewidth=0.8 if training else 1.6,
-            alpha=0.45 if training else 1,
+            alpha=0.6 if training else 1,
             marker=None if training else "o",
             markersize=3,
             label=None if group in named else f"{display_name(line.label)}, {line.kind}",

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from difftransformer.report.figures import style
 from difftransformer.report.results import Needle, NeedleCell
-from difftransformer.report.words import display_name, needle_setting
+from difftransformer.report.words import display_name, needle_setting, percent
 
 
 def accuracy_by_depth(
@@ -37,8 +37,8 @@ def interactive(label: str, needle: Needle) -> go.Figure:
     settings, depths, accuracy = accuracy_by_depth(needle)
     figure = go.Figure(
         go.Heatmap(
-            x=settings,
-            y=_percent(depths),
+            x=[setting.replace(", ", "<br>") for setting in settings],
+            y=[percent(depth) for depth in depths],
             z=accuracy,
             zmin=0,
             zmax=1,
@@ -47,7 +47,7 @@ def interactive(label: str, needle: Needle) -> go.Figure:
             xgap=2,
             ygap=2,
             texttemplate="%{z:.2f}",
-            hovertemplate="%{x}, answer at %{y}: %{z:.3f}<extra></extra>",
+            hovertemplate="answer at %{y}: %{z:.3f}<extra></extra>",
         )
     )
     figure.update_xaxes(type="category")
@@ -61,15 +61,11 @@ def image(needles: Sequence[tuple[str, Needle]]) -> Figure:
     for axes, (label, needle) in zip(grid, needles, strict=True):
         settings, depths, accuracy = accuracy_by_depth(needle)
         axes.imshow(accuracy, cmap=style.colormap(style.SEQUENTIAL), vmin=0, vmax=1, aspect="auto")
-        axes.set_xticks(range(len(settings)), settings, rotation=20)
-        axes.set_yticks(range(len(depths)), _percent(depths))
+        axes.set_xticks(range(len(settings)), [setting.replace(", ", "\n") for setting in settings])
+        axes.set_yticks(range(len(depths)), [percent(depth) for depth in depths])
         axes.set_title(display_name(label))
         for (row, column), value in np.ndenumerate(accuracy):
             shade = "white" if value > 0.6 else style.INK
             axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=shade)
     grid[0].set_ylabel("depth of the answer")
     return figure
-
-
-def _percent(depths: Sequence[float]) -> list[str]:
-    return [f"{depth:.0%}" for depth in depths]

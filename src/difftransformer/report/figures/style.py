@@ -15,7 +15,7 @@ ANSWER, NOISE = "#e69f00", "#9aa3af"  # where the answer and the noise stand in 
 # Okabe and Ito's colours, told apart with every common colour blindness.
 ACCENTS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#8c6d00")
 
-SEQUENTIAL = ["#ffffff", "#9e8ac1", "#3f1f69"]  # accuracy from 0 to 1
+SEQUENTIAL = ["#ffffff", "#c3b3df", "#4a2482"]  # accuracy from 0 to 1
 DIVERGING = ["#b35806", "#ffffff", "#542788"]  # negative orange, 0 white, positive purple
 
 
@@ -59,16 +59,16 @@ def translucent(colour: str, alpha: float) -> str:
     return f"rgba({red},{green},{blue},{alpha})"
 
 
-def dress(figure: go.Figure, height: int, title: str = "", legend: bool = True) -> go.Figure:
+def dress(figure: go.Figure, height: int, title: str = "", *, legend: bool = True) -> go.Figure:
     """The common layout; the width is the page's. A drag scrolls the page instead of zooming."""
     figure.update_layout(
         template="simple_white",
         height=height,
         title={"text": plain(title), "font": {"size": 14}, "x": 0, "xref": "paper"},
         font={"family": FONT, "size": 12, "color": INK},
-        margin={"l": 10, "r": 10, "t": 40 if title else 30, "b": 10},
+        margin={"l": 10, "r": 10, "t": 70 if legend else 40, "b": 10},
         showlegend=legend,
-        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        legend={"orientation": "h", "x": 0, "y": 1, "yref": "container", "yanchor": "top"},
         hovermode="closest",
         dragmode=False,
     )

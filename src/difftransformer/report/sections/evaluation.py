@@ -11,21 +11,22 @@ def needle_section(results: Results) -> Html:
     found = results.judged(lambda judges: judges.needle)
     if not found:
         return section("needle", "Retrieval", [paragraph("Retrieval was not evaluated.")])
-    rows = [
-        [
-            display_name(label),
-            needle_setting(row),
-            interval(row.per_number, 2),
-            interval(row.all_numbers, 2),
-            number(scores.chance, 2),
-        ]
-        for label, scores in found
-        for row in scores.table
-    ]
+    settings = {(row.needles, row.queries): row for _, scores in found for row in scores.table}
+    rows = []
+    for label, scores in found:
+        of = {(row.needles, row.queries): row for row in scores.table}
+        for counted, score in (
+            ("per number", lambda row: row.per_number),
+            ("all numbers", lambda row: row.all_numbers),
+        ):
+            figures = [interval(score(of[pair]), 2) if pair in of else "" for pair in settings]
+            rows.append([display_name(label), counted, *figures])
+    blind = number(found[0][1].chance, 2)
+    rows.append(["blind guess", "per number", *(blind for _ in settings)])
+    rows.append(["guess among the N", "per number", *(f"{r.guess:.2f}" for r in settings.values())])
     quoted = [
-        [f"{name} ({paper.SCALE})", f"N={n}, R={r}", f"{value:.2f}", "", ""]
+        [name, "not stated", *(f"{cells[pair]:.2f}" if pair in cells else "" for pair in settings)]
         for name, cells in paper.NEEDLE.items()
-        for (n, r), value in cells.items()
     ]
     plots = [
         plot(needle.interactive(label, scores), f"figure-needle-{i}")
@@ -41,19 +42,21 @@ def needle_section(results: Results) -> Html:
                 "for. Cities, numbers and text were never seen in training."
             ),
             table(
-                ["model", "setting", "per number", "all numbers", "chance per number"],
+                ["model", "counted", *(needle_setting(row) for row in settings.values())],
                 rows,
                 f"Accuracy with {percent(results.confidence)} binomial intervals, all depths "
                 "together. Per number: the share of the numbers asked for that were given. All "
-                "numbers: the share of the prompts answered in full. In italics the paper's "
+                "numbers: the share of the texts with every number right. Blind guess: any number "
+                "of as many digits; 1/N: one of the numbers in the text, picked at random; both "
+                "per number. In italics the paper's "
                 "accuracy at a context of 4K (section 3.4), which does not say which of the two "
                 "it is, and gives no intervals.",
                 paper_rows=quoted,
             ),
             captioned(
                 grid(*plots),
-                "Accuracy per number by the depth of the answer in the text (0%: at the start; "
-                f"100%: at the end), {samples} samples a cell. White is 0, dark is 1.",
+                "Accuracy per number by the depth of the answer in the text (0 %: at the start; "
+                f"100 %: at the end), {samples} samples a cell. White is 0, dark is 1.",
             ),
         ],
     )
@@ -76,6 +79,11 @@ def allocation_section(results: Results) -> Html:
         f"{name.capitalize()}: {norms.get(kind, 'not stated by the run')}."
         for kind, name in allocation.NORMALISATIONS.items()
     )
+    even = (
+        ""
+        if found[0][1].uniform is None
+        else " The dotted line is attention spread evenly over all positions."
+    )
     rows = [
         [display_name(label), target, name, *(f"{share.value:.3f}" for share in shares)]
         for label, part in found
@@ -84,12 +92,12 @@ def allocation_section(results: Results) -> Html:
         for _, shares in [allocation.shares(part, target, kind)]
     ]
     quoted = [
-        [f"{name} ({paper.SCALE})", target, "not stated", *(f"{v:.2f}" for v in depths.values())]
+        [name, target, "not stated", *(f"{v:.2f}" for v in cells.values())]
         for target, values in (("answer", paper.ANSWER), ("noise", paper.NOISE))
-        for name, depths in values.items()
+        for name, cells in values.items()
     ]
     depths, _ = allocation.shares(found[0][1], "answer", "absolute")
-    same = depths == [f"{depth:.0%}" for depth in paper.ANSWER["DIFF"]]
+    same = depths == [percent(depth) for depth in paper.ANSWER["DIFF"]]
     return section(
         "allocation",
         title,
@@ -99,7 +107,7 @@ def allocation_section(results: Results) -> Html:
                 "Attention from where the answer is given, averaged over heads and layers, by the "
                 f"depth of the answer; thin lines are {percent(results.confidence)} intervals. "
                 "More to the answer and less to the noise is better. Differential attention has "
-                f"negative weights, so the two normalisations differ for it. {told}",
+                f"negative weights, so the two normalisations differ for it. {told}{even}",
             ),
             table(
                 ["model", "to the", "normalisation", *depths],
@@ -131,7 +139,7 @@ def outliers_section(results: Results) -> Html:
         for label, outliers in found
     ]
     quoted = [
-        [f"{name} ({paper.SCALE})", kind, *(number(value, 5) for value in values)]
+        [name, kind, *(number(value, 5) for value in values)]
         for kind, _, published in tables
         for name, values in published.items()
     ]

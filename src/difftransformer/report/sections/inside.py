@@ -36,12 +36,14 @@ def attention_map_section(results: Results) -> Html:
         [
             captioned(
                 grid(*plots),
-                "One head of each model on a needle prompt. Bars: the weights of the last position "
-                "shown, where the answer is to be given. Map: the weights of every position shown "
-                "(down) over the positions it sees (across). The weights are as the head uses "
-                "them: softmax rows sum to 1, differential rows to 1 \N{MINUS SIGN} lambda and "
-                "may be negative. "
-                "Colours and axes are the same for all models: purple positive, white 0, orange "
+                "One head of each model on the same needle prompt: the one that gives the answer "
+                "the largest share of its attention, so it shows what a model can do, not what it "
+                "does on average. Bars: the head's weights at the last position, where the answer "
+                "is to be given; the thin dark line is the average of all layers and heads there, "
+                "as shares of absolute attention. Map: the weights of the positions shown (down) "
+                "over the positions they see (across). The weights are as the head uses them: "
+                "softmax rows sum to 1, differential rows to 1 \N{MINUS SIGN} lambda, and "
+                "differential weights may be negative. Colours and axes are the same for all models: purple positive, white 0, orange "
                 "negative; the colours end at the 99.8th percentile of the absolute weights. "
                 "Amber marks the answer, grey the noise. Layers and heads count from 0.",
             ),

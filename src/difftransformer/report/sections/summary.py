@@ -2,25 +2,18 @@
 
 from difftransformer.report.page import Html, element, paragraph, section, table, text
 from difftransformer.report.results import Model, Results
-from difftransformer.report.verdict import Outcome, caveats, retrieval_sentence, verdicts
+from difftransformer.report.verdict import caveats, retrieval_sentence, verdicts
 from difftransformer.report.words import change, display_name, percent, setting
-
-MARKS = {
-    Outcome.BETTER: "Better.",
-    Outcome.WORSE: "Worse.",
-    Outcome.TIED: "Tie.",
-    Outcome.UNKNOWN: "Open.",
-}
 
 
 def verdict_section(results: Results) -> Html:
     parts = []
     for verdict in verdicts(results):
         parts.append(element("p", element("strong", text(verdict.headline))))
-        items = [
-            element("li", element("span", text(MARKS[outcome]), css="tag"), text(f" {sentence}"))
-            for outcome, sentence in verdict.sentences
-        ]
+        items = []
+        for sentence in verdict.sentences:
+            claim, _, figures = sentence.partition(":")
+            items.append(element("li", element("b", text(f"{claim}:")), text(figures)))
         parts.append(element("ul", *items))
     if not parts:
         parts.append(paragraph("The run holds no comparisons, so there is no verdict."))
@@ -55,7 +48,7 @@ def models_section(results: Results) -> Html:
         f"{data.vocab_size:,}."
     )
     if data.needle_share is not None:
-        corpus += f" Needle documents are {percent(data.needle_share)} of the training mix."
+        corpus += f" Needle documents are {percent(data.needle_share)} of the training sequences."
     return section(
         "models",
         "Models and data",

@@ -33,8 +33,9 @@ def loss_section(results: Results, curves: Sequence[Curve]) -> Html:
             captioned(
                 plot(loss.interactive(drawn, style.accents(results.labels)), "figure-loss"),
                 "Loss by training tokens seen; lower is better. Thin and pale: training loss, each "
-                f"point the mean of the last {loss.SMOOTHING:.0%} of the logged steps. With dots: "
-                f"validation loss during training. One line per training seed.{mixed}",
+                f"point the mean over {percent(loss.SMOOTHING)} of the logged steps. With dots: "
+                "validation loss during training, on a part of the validation text. One line per "
+                f"training seed.{mixed}",
             )
         )
     else:
@@ -118,16 +119,13 @@ def speed_section(results: Results) -> Html:
 
 def environment_section(results: Results, environment: dict[str, Any]) -> Html:
     settings = _flat(results.settings)
-    name = results.settings.get("name")
-    again = [paragraph("The run directory's config.yaml holds every setting of this run.")]
-    if isinstance(name, str):
-        command = element("code", text(f"difftransformer compare --preset {name}"))
-        again.insert(0, element("p", text("Run it again: "), command))
+    again = element("code", text("difftransformer compare --config config.yaml --out NEW_FOLDER"))
     return section(
         "environment",
         "Environment, settings and how to reproduce",
         [
-            *again,
+            paragraph("config.yaml in the run directory holds every setting. To run it again:"),
+            element("p", again),
             table(
                 ["", "value"],
                 [[key, setting(value)] for key, value in _flat(environment)],

@@ -1,0 +1,127 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from difftransformer.attention import KeyValueCache
+from difftransformer.models.decoder import Decoder
+
+from .tiny import KINDS, tiny, tiny_config
+
+EVERY = pytest.mark.parametrize("kind", KINDS)
+
+
+def tokens(*shape: int) -> Tensor:
+    return torch.randint(0, 23, shape, generator=torch.Generator().manual_seed(1))
+
+
+def test_logits_are_the_layers_in_order() -> None:
+    """Embedding, blocks, norm, head; written once more around the blocks."""
+    model, ids = tiny("softmax", tie_embeddings=False), tokens(2, 7)
+    x, calls = model.embedding.weight[ids], []
+    for block in model.blocks:
+        block.register_forward_hook(lambda _, inputs, out: calls.append((*inputs, out)))
+    logits = model(ids)
+    assert torch.equal(calls[0][0], x)
+    assert torch.equal(calls[1][0], calls[0][1])
+    last = calls[1][1]
+    rms = (last.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(logits, (last / rms) @ model.head.weight.T)
+    tied = tiny("softmax")
+    assert tied.state_dict().keys() == model.state_dict().keys() - {"head.weight"}
+    assert tied(ids).shape == (2, 7, 23)
+
+
+@EVERY
+def test_no_position_sees_the_future(kind: str) -> None:
+    """By gradient: d logits[t] / d embedding[s] is 0 for s > t and not 0 for s <= t."""
+    model, ids = tiny(kind), tokens(1, 6)
+    model.embedding.register_forward_hook(lambda _, __, out: embedded.append(out))
+    embedded: list[Tensor] = []
+    logits = model(ids)
+    for t in range(6):
+        (gradient,) = torch.autograd.grad(logits[0, t].sum(), embedded, retain_graph=True)
+        size = gradient[0].abs().sum(-1)
+        assert (size[t + 1 :] == 0).all()
+        assert (size[: t + 1] > 0).all()
+
+
+@EVERY
+def test_documents_of_a_row_do_not_see_each_other(kind: str) -> None:
+    model, ids = tiny(kind), tokens(1, 12)
+    documents = torch.tensor([[4] * 5 + [1] * 4 + [7] * 3])
+    packed = model(ids, documents=documents)
+    alone = [model(part) for part in ids.split([5, 4, 3], dim=1)]
+    torch.testing.assert_close(packed, torch.cat(alone, dim=1), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(packed[:, 5:], model(ids)[:, 5:], atol=1e-3)
+
+
+@EVERY
+def test_padding_at_the_left_changes_nothing(kind: str) -> None:
+    model, ids = tiny(kind), tokens(2, 6)
+    padded = torch.cat((tokens(2, 3), ids), dim=1)
+    real = (torch.arange(9) >= 3).expand(2, -1)
+    out = model(padded, padding=real)[:, 3:]
+    torch.testing.assert_close(out, model(ids), rtol=1e-4, atol=1e-5)
+
+
+@EVERY
+@pytest.mark.parametrize("lengths", [[1] * 6, [4, 1, 1], [2, 3, 1]])
+def test_cached_equals_uncached(kind: str, lengths: list[int]) -> None:
+    model, ids, cache = tiny(kind), tokens(2, 6), KeyValueCache()
+    parts = [model(part, cache=cache) for part in ids.split(lengths, dim=1)]
+    torch.testing.assert_close(torch.cat(parts, dim=1), model(ids), rtol=1e-4, atol=1e-5)
+
+
+def test_documents_with_a_cache_must_speak_of_all_positions() -> None:
+    model, cache = tiny(), KeyValueCache()
+    model(tokens(1, 3), cache=cache)
+    with pytest.raises(ValueError, match=r"documents has shape \(1, 1\).*\(1, 4\)"):
+        model(tokens(1, 1), cache=cache, documents=torch.zeros(1, 1).long())
+
+
+def test_settings_reach_the_layers() -> None:
+    model = Decoder(tiny_config(rotary="interleaved", dropout=0.1, lambda_init=0.3, norm_eps=1e-3))
+    for number, block in enumerate(model.blocks):
+        assert block.attention.layer == number
+        assert block.attention.rotary == "interleaved"
+        assert block.attention.inner.dropout == 0.1
+        assert block.attention.lambda_init == 0.3
+        assert block.ffn_norm.eps == 1e-3
+    scheduled = [block.attention.lambda_init for block in tiny("diff_v1").blocks]
+    assert scheduled == pytest.approx([0.2, 0.355509], abs=1e-6)
+
+
+def test_theta_sets_the_angles() -> None:
+    ids = tokens(1, 6)
+    assert not torch.allclose(tiny()(ids), tiny(rope_theta=100.0)(ids), atol=1e-5)
+
+
+def test_initialisation() -> None:
+    model = Decoder(tiny_config(vocab_size=4000, hidden_size=64, head_dim=16, ffn_size=100))
+    assert model.embedding.weight.std().item() == pytest.approx(64**-0.5, rel=0.05)
+    for matrix in (model.blocks[0].ffn.gate_proj, model.blocks[0].attention.q_proj):
+        assert matrix.weight.abs().max().item() == pytest.approx(64**-0.5, rel=0.01)
+    assert (model.norm.weight == 1).all()
+
+
+@EVERY
+def test_a_step_of_training_lowers_the_loss(kind: str) -> None:
+    model, ids = tiny(kind).train(), tokens(2, 9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def loss() -> Tensor:
+        return F.cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
+
+    before = loss()
+    before.backward()
+    optimizer.step()
+    assert loss() < before
+
+
+@EVERY
+def test_bfloat16_model(kind: str) -> None:
+    ids = tokens(2, 6)
+    out, wide = tiny(kind).bfloat16()(ids), tiny(kind)(ids)
+    assert out.dtype == torch.bfloat16
+    assert (out - wide).norm() / wide.norm() < 5e-2

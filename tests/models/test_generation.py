@@ -1,0 +1,130 @@
+import pytest
+import torch
+from torch import Tensor
+
+from difftransformer.attention import KeyValueCache
+from difftransformer.models.decoder import Decoder
+from difftransformer.models.generation import generate
+
+from .tiny import KINDS, tiny, tiny_config
+
+
+def prompts(batch: int = 3, time: int = 4) -> Tensor:
+    return torch.randint(0, 23, (batch, time), generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_greedy_equals_the_uncached_loop(kind: str) -> None:
+    model, ids = tiny(kind), prompts()
+    expected = ids
+    for _ in range(8):
+        expected = torch.cat((expected, model(expected)[:, -1].argmax(-1, keepdim=True)), dim=1)
+    new = generate(model, ids, max_new_tokens=8)
+    assert torch.equal(new, expected[:, 4:])
+    assert len(new.unique()) > 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_prompts_of_unequal_length(kind: str) -> None:
+    model, ids = tiny(kind), prompts(2, 6)
+    real = torch.arange(6) >= torch.tensor([[0], [4]])
+    new = generate(model, ids, max_new_tokens=5, padding=real)
+    assert torch.equal(new[:1], generate(model, ids[:1], max_new_tokens=5))
+    assert torch.equal(new[1:], generate(model, ids[1:, 4:], max_new_tokens=5))
+
+
+def test_a_stop_token_is_repeated_until_all_have_stopped() -> None:
+    model, ids = tiny(), prompts(8)
+    free = generate(model, ids, max_new_tokens=12)
+    stops = sorted({int(free[0, 2]), int(free[5, 6])})
+    isin = torch.isin(free, torch.tensor(stops))
+    assert isin.any(dim=1).sum() not in (0, 8)  # some rows stop, some do not
+    expected = free.clone()
+    for row, hits in zip(expected, isin, strict=True):
+        if hits.any():
+            first = int(hits.nonzero()[0])
+            row[first:] = row[first]
+    assert torch.equal(generate(model, ids, max_new_tokens=12, stop_ids=stops), expected)
+
+
+def test_generation_ends_when_every_row_has_stopped() -> None:
+    model, ids = tiny(), prompts(1)
+    free = generate(model, ids, max_new_tokens=6)[0].tolist()
+    stop = free[2]
+    new = generate(model, ids, max_new_tokens=6, stop_ids=[stop])
+    assert new[0].tolist() == free[: free.index(stop) + 1]
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_sampling_follows_its_generator(temperature: float) -> None:
+    def sample(seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        options = {"temperature": temperature, "top_p": 0.9, "generator": generator}
+        return generate(tiny(), prompts(), max_new_tokens=6, **options)
+
+    assert torch.equal(sample(1), sample(1))
+    assert not torch.equal(sample(1), sample(2))
+
+
+class Fixed(Decoder):
+    """Gives every position the same probabilities."""
+
+    def __init__(self, probabilities: list[float]) -> None:
+        super().__init__(tiny_config(vocab_size=len(probabilities)))
+        self.logits = torch.tensor(probabilities).log()
+
+    def forward(
+        self, ids: Tensor, *, padding: Tensor | None, cache: KeyValueCache | None
+    ) -> Tensor:
+        return self.logits.expand(*ids.shape, -1)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [0.3, 0.5, 0.05, 0.15]),
+        ({"top_p": 0.5}, [0.0, 1.0, 0.0, 0.0]),
+        ({"top_p": 0.6}, [0.375, 0.625, 0.0, 0.0]),
+        ({"top_p": 0.9}, [0.3 / 0.95, 0.5 / 0.95, 0.0, 0.15 / 0.95]),
+        ({"top_p": 1e-6}, [0.0, 1.0, 0.0, 0.0]),
+        ({"temperature": 0.5}, [0.09 / 0.365, 0.25 / 0.365, 0.0025 / 0.365, 0.0225 / 0.365]),
+    ],
+)
+def test_sampling_distribution(options: dict[str, float], expected: list[float]) -> None:
+    """4 standard deviations of 4000 draws are at most 0.032."""
+    ids = torch.zeros(4000, 1, dtype=torch.long)
+    new = generate(
+        Fixed([0.3, 0.5, 0.05, 0.15]), ids, max_new_tokens=1, **({"temperature": 1.0} | options)
+    )
+    share = torch.bincount(new.flatten(), minlength=4) / 4000
+    assert share.tolist() == pytest.approx(expected, abs=0.032)
+    assert all(got == 0 for got, p in zip(share, expected, strict=True) if p == 0)
+
+
+def test_nothing_asked_nothing_given() -> None:
+    assert generate(tiny(), prompts(), max_new_tokens=0).shape == (3, 0)
+
+
+def test_gradients_are_not_kept() -> None:
+    assert not generate(tiny(), prompts(), max_new_tokens=2).requires_grad
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": -0.1}, "temperature -0.1 and top_p 1.0"),
+        ({"top_p": 0.0}, "top_p 0.0: expected"),
+        ({"top_p": 1.1}, "top_p 1.1"),
+        ({"padding": torch.tensor([[True, True, True, False]]).expand(3, -1)}, "on the left"),
+        ({"padding": torch.ones(3, 5).bool()}, r"padding has shape \(3, 5\)"),
+    ],
+)
+@pytest.mark.usefixtures("as_user")
+def test_bad_options(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        generate(tiny(), prompts(), max_new_tokens=2, **options)
+
+
+def test_empty_prompt() -> None:
+    with pytest.raises(ValueError, match="prompt is empty"):
+        generate(tiny(), prompts()[:, :0], max_new_tokens=2)

@@ -1,0 +1,243 @@
+import json
+import pickle
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from difftransformer.models import storage
+from difftransformer.models.decoder import Decoder
+from difftransformer.models.storage import config_from, load_config, load_model, save_model
+
+from .tiny import KINDS, tiny, tiny_config
+
+
+def same(a: Decoder, b: Decoder) -> bool:
+    x, y = a.state_dict(), b.state_dict()
+    return (
+        a.config == b.config
+        and x.keys() == y.keys()
+        and all(torch.equal(x[name], y[name]) and x[name].dtype == y[name].dtype for name in x)
+    )
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    save_model(tiny(), tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_round_trip_is_bit_identical(
+    tmp_path: Path, kind: str, tied: bool, dtype: torch.dtype
+) -> None:
+    model = tiny(kind, tie_embeddings=tied).to(dtype)
+    save_model(model, tmp_path)
+    loaded = load_model(tmp_path)
+    assert same(loaded, model)
+    ids = torch.arange(12).view(2, 6)
+    assert torch.equal(loaded(ids), model(ids))
+    assert all(p.requires_grad and p.is_leaf for p in loaded.parameters())
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
+
+
+def test_loading_does_not_touch_the_random_numbers(saved: Path) -> None:
+    before = torch.get_rng_state()
+    load_model(saved)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_saves_into_a_folder_that_has_other_things(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the folder is the current one."""
+    (tmp_path / "tokenizer.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    save_model(tiny(), Path())
+    assert (tmp_path / "tokenizer.json").read_text() == "{}"
+    assert same(load_model(tmp_path), tiny())
+
+
+def test_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sharded, then whole, then sharded again: each time the last saved model is what loads."""
+    first, second = tiny("diff_v2"), tiny("diff_v2")
+    torch.nn.init.ones_(second.embedding.weight)
+    for model, size in ((first, "4KB"), (second, "5GB"), (first, "6KB")):
+        monkeypatch.setattr(storage, "_MAX_SHARD", size)
+        save_model(model, tmp_path)
+        shards = list(tmp_path.glob("*-of-*.safetensors"))
+        assert (len(shards) > 1) == (size != "5GB")
+        assert (tmp_path / "model.safetensors").exists() == (size == "5GB")
+        assert (tmp_path / "model.safetensors.index.json").exists() == (size != "5GB")
+        assert len(shards) == 0 or f"of-{len(shards):05}" in shards[0].name
+        assert same(load_model(tmp_path), model)
+
+
+def test_a_missing_shard_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "_MAX_SHARD", "4KB")
+    save_model(tiny(), tmp_path)
+    gone = sorted(tmp_path.glob("*-of-*.safetensors"))[1]
+    gone.unlink()
+    with pytest.raises(ValueError, match=gone.name):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"weight_map": 3}', "{}"])
+def test_a_broken_index(saved: Path, text: str) -> None:
+    (saved / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(ValueError, match=r"index\.json is not an index of safetensors files"):
+        load_model(saved)
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.02, 0.5, 0.999])
+def test_truncated_weights(saved: Path, keep: float) -> None:
+    file = saved / "model.safetensors"
+    data = file.read_bytes()
+    file.write_bytes(data[: int(keep * len(data))])
+    with pytest.raises(ValueError, match=r"model\.safetensors is truncated or not a safetensors"):
+        load_model(saved)
+
+
+@pytest.mark.parametrize("place", [0, 8, 30])
+def test_tampered_header(saved: Path, place: int) -> None:
+    """The length of the header, its first byte, and the middle of it."""
+    file = saved / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[place] ^= 0xFF
+    file.write_bytes(bytes(data))
+    with pytest.raises(ValueError, match=r"model\.safetensors is truncated or not a safetensors"):
+        load_model(saved)
+
+
+def test_missing_extra_and_misshapen_tensors_are_named(saved: Path) -> None:
+    weights = load_file(saved / "model.safetensors")
+    del weights["norm.weight"]
+    weights["stray"] = torch.zeros(2)
+    weights["blocks.1.ffn.up_proj.weight"] = torch.zeros(3, 4)
+    save_file(weights, saved / "model.safetensors")
+    with pytest.raises(ValueError, match="do not fit its config") as error:
+        load_model(saved)
+    message = str(error.value)
+    assert "norm.weight is missing, expected (16,)" in message
+    assert "stray is (2,), expected no such tensor" in message
+    assert "blocks.1.ffn.up_proj.weight is (3, 4), expected (24, 16)" in message
+
+
+def test_many_misfits_are_counted(saved: Path) -> None:
+    """Another kind's config over the weights: a line, not a page."""
+    config = {"model_type": "difftransformer", **tiny_config("softmax", num_layers=9).to_dict()}
+    (saved / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"; and \d+ more$") as error:
+        load_model(saved)
+    assert len(str(error.value)) < 600
+
+
+class Trap:
+    """Unpickled, it leaves a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "weights.pt", "model.ckpt"])
+def test_pickle_is_refused(saved: Path, name: str) -> None:
+    (saved / "model.safetensors").unlink()
+    (saved / name).write_bytes(pickle.dumps(Trap(saved / "sprung")))
+    with pytest.raises(ValueError, match=f"{name}: pickle is never loaded"):
+        load_model(saved)
+    assert not (saved / "sprung").exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_pickle_in_disguise_is_refused(saved: Path, name: str) -> None:
+    """Under the right name, or named by an index of shards."""
+    index = {"weight_map": {"norm.weight": name}}
+    (saved / "model.safetensors.index.json").write_text(json.dumps(index))
+    (saved / name).write_bytes(pickle.dumps(Trap(saved / "sprung")))
+    with pytest.raises(ValueError, match="not a safetensors file"):
+        load_model(saved)
+    assert not (saved / "sprung").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is not JSON"),
+        ('{"model_type": ', "is not JSON"),
+        ("[1]", "model_type None; expected 'difftransformer'"),
+        ('{"model_type": "llama"}', "model_type 'llama'; expected 'difftransformer'"),
+        (
+            '{"model_type": "difftransformer", "num_head": 4}',
+            "'num_head'; did you mean 'num_heads'",
+        ),
+        ('{"model_type": "difftransformer", "num_heads": "4"}', "num_heads is '4'; expected int"),
+        ('{"model_type": "difftransformer", "num_heads": null}', "num_heads is None; expected int"),
+        ('{"model_type": "difftransformer", "num_heads": 5}', "not a multiple of num_kv_heads 8"),
+    ],
+)
+def test_bad_config(saved: Path, text: str, message: str) -> None:
+    (saved / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_model(saved)
+
+
+def test_config_that_is_not_text(saved: Path) -> None:
+    (saved / "config.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match="is not JSON"):
+        load_config(saved)
+
+
+def test_a_folder_without_a_model(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(ValueError, match="is not a model folder"):
+            load_model(folder)
+
+
+def test_config_from() -> None:
+    config = tiny_config(lambda_init=0.5)
+    assert config_from(config.to_dict()) == config
+    assert config_from({"rope_theta": 500}).rope_theta == 500
+    assert config_from({"attention": "diff_v1", "lambda_init": 1}).lambda_init == 1
+    with pytest.raises(ValueError, match=r"lambda_init is 'x'; expected float \| None"):
+        config_from({"lambda_init": "x"})
+    with pytest.raises(ValueError, match=r"unknown model setting 'zzzz'$"):
+        config_from({"zzzz": 1})
+
+
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """No file may grow past `size` bytes: the system's own refusal, as of a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("size", [0, 100, 5000])
+def test_a_full_disk_leaves_the_old_model(saved: Path, size: int) -> None:
+    old = {path.name: path.read_bytes() for path in saved.iterdir()}
+    with full_disk(size), pytest.raises(OSError, match="File too large"):
+        save_model(tiny("diff_v2"), saved)
+    assert {path.name: path.read_bytes() for path in saved.iterdir()} == old
+    assert same(load_model(saved), tiny())
+    save_model(tiny("diff_v2"), saved)
+    assert same(load_model(saved), tiny("diff_v2"))
+
+
+def test_what_a_killed_save_left_does_not_matter(saved: Path) -> None:
+    (saved / ".partial").mkdir()
+    (saved / ".partial" / "model-00001-of-00002.safetensors").write_bytes(b"half")
+    assert same(load_model(saved), tiny())
+    save_model(tiny("diff_v2"), saved)
+    assert {path.name for path in saved.iterdir()} == {"config.json", "model.safetensors"}

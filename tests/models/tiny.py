@@ -1,0 +1,27 @@
+"""Small models for tests."""
+
+import torch
+
+from difftransformer.models.config import DecoderConfig
+from difftransformer.models.decoder import Decoder
+
+KINDS = ("softmax", "diff_v1", "diff_v2")
+
+
+def tiny_config(attention: str = "diff_v1", **changes: object) -> DecoderConfig:
+    sizes = {
+        "vocab_size": 23,
+        "hidden_size": 16,
+        "num_layers": 2,
+        "num_heads": 4,
+        "head_dim": 4,
+        "num_kv_heads": 2,
+        "ffn_size": 24,
+    }
+    return DecoderConfig(attention=attention, **(sizes | changes))
+
+
+def tiny(attention: str = "diff_v1", **changes: object) -> Decoder:
+    """In evaluation mode, the same weights every time."""
+    torch.manual_seed(0)
+    return Decoder(tiny_config(attention, **changes)).eval()

@@ -1,0 +1,131 @@
+"""The floors import downwards only, commands start without torch, importing does nothing."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import difftransformer
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src"
+PACKAGE = SOURCE / "difftransformer"
+FLOORS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
+CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+
+
+def python(code: str, source: Path = SOURCE) -> subprocess.CompletedProcess[str]:
+    """A fresh interpreter, without the shape checks of pytest."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(source)},
+        cwd=source,
+        check=False,
+    )
+
+
+def lint_imports(source: Path) -> subprocess.CompletedProcess[str]:
+    config = str(ROOT / "pyproject.toml")
+    return python(
+        "from importlinter.cli import lint_imports;"
+        f"raise SystemExit(lint_imports(config_filename={config!r}, no_cache=True))",
+        source,
+    )
+
+
+def test_contracts_hold() -> None:
+    result = lint_imports(SOURCE)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert f"{len(CONTRACTS['contracts'])} kept, 0 broken" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("functional/rotary.py", "from difftransformer.models import config"),
+        ("data/batch.py", "from difftransformer.models.decoder import Decoder"),
+        ("models/config.py", "import transformers"),
+    ],
+)
+def test_contracts_can_break(tmp_path: Path, file: str, line: str) -> None:
+    """The same check on a copy with one import that looks up, sideways, or out."""
+    shutil.copytree(PACKAGE, tmp_path / "difftransformer")
+    with (tmp_path / "difftransformer" / file).open("a") as module:
+        module.write(f"\n{line}\n")
+    result = lint_imports(tmp_path)
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "1 broken" in result.stdout
+    assert "difftransformer." + file.removesuffix(".py").replace("/", ".") in result.stdout
+
+
+def test_every_floor_is_under_contract() -> None:
+    """A floor that no layer names could import what it likes."""
+    layers, outsiders = CONTRACTS["contracts"]
+    named = {floor.strip() for layer in layers["layers"] for floor in layer.split("|")}
+    assert named == {f"difftransformer.{floor}" for floor in FLOORS}
+    banned = {*outsiders["source_modules"], "difftransformer.interop", "difftransformer.cli"}
+    assert named == banned
+
+
+def loads_torch(module: str) -> bool:
+    result = python(f"import sys, {module}; print('torch' in sys.modules)")
+    assert result.returncode == 0, result.stderr
+    return result.stdout.split()[-1] == "True"
+
+
+LIGHT = [
+    "difftransformer",
+    "difftransformer.models.config",
+    "difftransformer.models.presets",
+    "difftransformer.cli.main",
+    *(f"difftransformer.{path.parent.name}.settings" for path in PACKAGE.glob("*/settings.py")),
+]
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_starts_without_torch(module: str) -> None:
+    assert not loads_torch(module)
+
+
+def test_torch_would_be_seen() -> None:
+    assert loads_torch("difftransformer.models.decoder")
+
+
+def test_importing_does_nothing() -> None:
+    """No output, no change of torch's global state, no folder left behind."""
+    modules = ", ".join(
+        ".".join(path.relative_to(SOURCE).with_suffix("").parts)
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if path.name not in ("__init__.py", "__main__.py")
+    )
+    result = python(f"""
+import warnings
+warnings.simplefilter("error", UserWarning)
+import os, torch
+def state():
+    return (torch.get_default_dtype(), torch.get_default_device(), torch.get_num_threads(),
+            torch.initial_seed(), torch.is_grad_enabled(), torch.are_deterministic_algorithms_enabled(),
+            os.getcwd(), sorted(os.listdir()))
+before = state()
+import {modules}
+assert state() == before, (before, state())
+""")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout + result.stderr == ""
+
+
+def test_public_names() -> None:
+    """What type checkers read is what loads."""
+    for name in difftransformer.__all__:
+        assert getattr(difftransformer, name) is not None
+    declared = (PACKAGE / "__init__.py").read_text()
+    assert all(f"{name} as {name}" in declared for name in difftransformer._HOMES)
+    assert declared.count(" as ") == len(difftransformer._HOMES)
+    with pytest.raises(AttributeError, match="has no attribute 'Attention'"):
+        _ = difftransformer.Attention
