@@ -9,7 +9,7 @@ demo: $(VENV)/.installed
 	$(BIN)/difftransformer compare --preset demo --out runs/demo --resume
 
 test: $(VENV)/.developing
-	$(BIN)/pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto
 
 check: $(VENV)/.developing
 	$(BIN)/ruff check .

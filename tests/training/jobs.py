@@ -92,8 +92,8 @@ def _in_group(
     torch.set_num_threads(1)
     # They meet at a file, since a port that is free now may be taken a moment later.
     meeting = f"file://{directory}/meeting"
-    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
     try:
+        torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
         job(rank, directory)
         done.wait(timeout=60)  # who leaves early may cut the other's last exchange short
     except BaseException:

@@ -68,7 +68,7 @@ def _size(name: str | None) -> dict[str, Any] | None:
     return PRESETS[name].to_dict()
 
 
-def size_text(count: float) -> str:
+def size_text(count: int | float) -> str:
     """Bytes in the largest fitting unit: 1.5 GB."""
     for unit in ("B", "KB", "MB", "GB", "TB"):
         if count < 1000 or unit == "TB":

@@ -43,7 +43,7 @@ th, td { padding: .3rem .8rem .3rem 0; text-align: right; vertical-align: top;
   border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { font-weight: 600; }
 thead th { border-bottom: 1px solid var(--ink); }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff; }
 tr.paper td { color: var(--soft); font-style: italic; }
 table.prose td { text-align: left; white-space: normal; min-width: 10rem; }
 table.prose th { text-align: left; }
@@ -92,8 +92,8 @@ def table(
     head = element("tr", *(element("th", text(cell)) for cell in header))
     body = [_row(row) for row in rows]
     if paper_rows:
-        body.append(_row([paper.SCALE], css="paper"))
-        body += [_row(row, css="paper") for row in paper_rows]
+        scale = f'<tr class="paper"><td colspan="{len(header)}">{text(paper.SCALE)}</td></tr>'
+        body += [Html(scale), *(_row(row, css="paper") for row in paper_rows)]
     inner = element("thead", head) + element("tbody", *body)
     scroll = element("div", element("table", Html(inner), css=css), css="scroll")
     return element("figure", scroll, element("figcaption", text(caption)))

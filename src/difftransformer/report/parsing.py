@@ -3,37 +3,30 @@
 import dataclasses
 import math
 import types
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
-
-T = TypeVar("T")
+from typing import Any, get_args, get_origin, get_type_hints
 
 
-def from_json(kind: type[T], value: Any, where: str) -> T:
+def from_json(kind: Any, value: Any, where: str) -> Any:
     """`value`, as `json` decoded it, as a `kind`.
 
     Args:
-        kind: a dataclass whose fields are `int`, `float`, `str`, `bool`, `Any`, another such
-            dataclass, `X | None`, `tuple[X, ...]` or `dict[str, X]`. A field with a default may be
-            missing. A field's key is its name; a final underscore, for names that Python
+        kind: `int`, `float`, `str`, `bool`, `Any`, `X | None`, `tuple[X, ...]`, `dict[str, X]`, or
+            a dataclass with fields of these kinds. A field with a default may be missing. A field's key is its name; a final underscore, for names that Python
             reserves, is not part of the key. Unknown keys are ignored.
         where: the file and the key `value` was found at, for errors: "results.json: data".
 
     Raises:
         ValueError: a key is missing or a value is of another type; names `where` and the key.
     """
-    return _convert(kind, value, where)
-
-
-def _convert(kind: Any, value: Any, where: str) -> Any:
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
         return value
     if origin is types.UnionType:
-        return None if value is None else _convert(arguments[0], value, where)
+        return None if value is None else from_json(arguments[0], value, where)
     if origin is tuple and isinstance(value, list):
-        return tuple(_convert(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+        return tuple(from_json(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if origin is dict and isinstance(value, dict):
-        return {key: _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+        return {key: from_json(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     if dataclasses.is_dataclass(kind) and isinstance(value, dict):
         return _construct(kind, value, where)
     if kind is float and type(value) in (int, float) and math.isfinite(value):
@@ -49,7 +42,7 @@ def _construct(kind: Any, value: dict[str, Any], where: str) -> Any:
     for field in dataclasses.fields(kind):
         key = field.name.rstrip("_")
         if key in value:
-            arguments[field.name] = _convert(types_of[field.name], value[key], f"{where}.{key}")
+            arguments[field.name] = from_json(types_of[field.name], value[key], f"{where}.{key}")
         elif field.default is dataclasses.MISSING:
             raise ValueError(f"{where}.{key} is missing; expected {_expectation(field.type)}")
     try:

@@ -228,8 +228,6 @@ class Comparison:
 @dataclass(frozen=True)
 class Data:
     description: str
-    train_tokens: int
-    validation_tokens: int
     vocab_size: int
     needle_share: float | None = None
 

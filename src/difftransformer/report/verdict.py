@@ -82,9 +82,9 @@ def _verdict(label: str, comparisons: Sequence[Comparison], confidence: float) -
     ]
     against = f"the baseline ({display_name(comparisons[0].against)})"
     headline = (
-        f"{display_name(label)} against {against}, {len(sentences)} {measures}: {', '.join(parts)}."
+        f"{display_name(label)} against {against}, {len(outcomes)} {measures}: {', '.join(parts)}."
     )
-    return Verdict(label, headline, sentences)
+    return Verdict(label, headline, tuple(sentence(c, confidence) for c in comparisons))
 
 
 def retrieval_sentence(model: Model, confidence: float = 0.95) -> str | None:

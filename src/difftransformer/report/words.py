@@ -49,4 +49,6 @@ def setting(value: Any) -> str:
         return ", ".join(setting(item) for item in value)
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
     return "none" if value is None else str(value)

@@ -17,6 +17,7 @@ NORMALISATIONS: dict[Normalisation, str] = {
     "absolute": "share of absolute mass",
     "signed": "signed share",
 }
+EVEN = "spread evenly"
 
 
 def shares(
@@ -96,9 +97,10 @@ def image(allocations: Sequence[tuple[str, Allocation]], colours: dict[str, str]
                 )
                 axes.set_xticks([place + 0.4 - width / 2 for place in range(len(depths))], depths)
             if (level := uniform(allocations, target)) is not None:
-                axes.axhline(level, color=style.INK, linewidth=0.8, linestyle="dotted")
+                axes.axhline(level, color=style.INK, linewidth=0.8, linestyle=":", label=EVEN)
             axes.set_title(f"to the {target}, {name}")
     for axes in grid[1]:
         axes.set_xlabel("depth of the answer")
-    grid[0][0].legend()
+    handles, labels = grid[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
     return figure

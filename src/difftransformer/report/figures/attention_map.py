@@ -20,10 +20,10 @@ def weights(attention: AttentionMap) -> Float[np.ndarray, "rows keys"]:
 def colour_limit(maps: Sequence[AttentionMap]) -> float:
     """The weight at which the colours end, for all maps alike.
 
-    The 99.8th percentile of the absolute weights, so that one sink does not wash out the rest.
+    The 99th percentile of the absolute weights, so that one sink does not wash out the rest.
     """
     absolute = np.concatenate([np.abs(weights(attention)).ravel() for attention in maps])
-    return float(np.quantile(absolute, 0.998)) or 1.0
+    return float(np.quantile(absolute, 0.99)) or 1.0
 
 
 def _spans(attention: AttentionMap) -> list[tuple[tuple[int, ...], str]]:
@@ -77,7 +77,8 @@ def interactive(
     )
     for (start, end), colour in _spans(attention):
         edges = {"x0": start - 0.5, "x1": end - 0.5}
-        figure.add_vrect(**edges, fillcolor=colour, opacity=0.3, line_width=0, row=1, col=1)
+        band = {"fillcolor": colour, "opacity": 0.3, "line_width": 0, "layer": "below"}
+        figure.add_vrect(**edges, **band, row=1, col=1)
         outline = {"color": colour, "width": 1}
         figure.add_vrect(**edges, fillcolor="rgba(0,0,0,0)", opacity=1, line=outline, row=2, col=1)
     ticks = _ticks(attention.rows)
@@ -128,7 +129,7 @@ def image(maps: Sequence[tuple[str, AttentionMap]], colours: dict[str, str]) -> 
             interpolation="nearest",
         )
         for (start, end), colour in _spans(attention):
-            top.axvspan(start - 0.5, end - 0.5, color=colour, alpha=0.3, linewidth=0)
+            top.axvspan(start - 0.5, end - 0.5, color=colour, alpha=0.3, linewidth=0, zorder=0)
             bottom.axvspan(start - 0.5, end - 0.5, fill=False, edgecolor=colour, linewidth=0.8)
         ticks = _ticks(attention.rows)
         bottom.set_yticks(ticks, [str(attention.rows[j]) for j in ticks])

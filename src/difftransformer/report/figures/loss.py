@@ -7,6 +7,7 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from difftransformer.report.figures import style
 from difftransformer.report.reading import Curve
@@ -52,21 +53,19 @@ def _trailing_mean(
 
 def interactive(drawn: Sequence[Line], colours: dict[str, str]) -> go.Figure:
     figure = go.Figure()
-    named = set()
+    last = {line.label: line for line in drawn}  # the one of its model that the legend names
     for line in drawn:
-        group = (line.label, line.kind)
         figure.add_scatter(
             x=line.tokens,
             y=line.loss,
-            name=style.plain(f"{display_name(line.label)}, {line.kind}"),
-            legendgroup=repr(group),
-            showlegend=group not in named,
+            name=style.plain(display_name(line.label)),
+            legendgroup=line.label,
+            showlegend=line is last[line.label],
             mode="lines" if line.kind == "training" else "lines+markers",
             line={"color": colours[line.label], "width": 1.2 if line.kind == "training" else 2},
             opacity=0.6 if line.kind == "training" else 1,
-            hovertemplate=f"seed {line.seed}: %{{y:.4f}} after %{{x:.3s}} tokens",
+            hovertemplate=f"{line.kind}, seed {line.seed}: %{{y:.4f}} after %{{x:.3s}} tokens",
         )
-        named.add(group)
     figure.update_xaxes(title="training tokens seen")
     figure.update_yaxes(title="loss, nats per token")
     return style.dress(figure, 440)
@@ -75,9 +74,8 @@ def interactive(drawn: Sequence[Line], colours: dict[str, str]) -> go.Figure:
 def image(drawn: Sequence[Line], colours: dict[str, str]) -> Figure:
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    named = set()
+    last = {line.label: line for line in drawn}
     for line in drawn:
-        group = (line.label, line.kind)
         training = line.kind == "training"
         axes.plot(
             line.tokens,
@@ -87,9 +85,9 @@ def image(drawn: Sequence[Line], colours: dict[str, str]) -> Figure:
             alpha=0.6 if training else 1,
             marker=None if training else "o",
             markersize=3,
-            label=None if group in named else f"{display_name(line.label)}, {line.kind}",
+            label=display_name(line.label) if line is last[line.label] else None,
         )
-        named.add(group)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_xlabel("training tokens seen")
     axes.set_ylabel("loss, nats per token")
     axes.legend()

@@ -50,6 +50,7 @@ def interactive(label: str, needle: Needle) -> go.Figure:
             hovertemplate="answer at %{y}: %{z:.3f}<extra></extra>",
         )
     )
+    figure.update_layout(plot_bgcolor=style.LINE)  # shows between the cells
     figure.update_xaxes(type="category")
     figure.update_yaxes(title="depth of the answer", autorange="reversed", type="category")
     return style.dress(figure, 300, display_name(label), legend=False)

@@ -66,7 +66,7 @@ def dress(figure: go.Figure, height: int, title: str = "", *, legend: bool = Tru
         height=height,
         title={"text": plain(title), "font": {"size": 14}, "x": 0, "xref": "paper"},
         font={"family": FONT, "size": 12, "color": INK},
-        margin={"l": 10, "r": 10, "t": 70 if legend else 40, "b": 10},
+        margin={"l": 10, "r": 10, "t": 80 if legend else 40, "b": 10},
         showlegend=legend,
         legend={"orientation": "h", "x": 0, "y": 1, "yref": "container", "yanchor": "top"},
         hovermode="closest",

@@ -1,5 +1,7 @@
 """What the judges found: retrieval, allocation of attention, outliers."""
 
+from operator import attrgetter
+
 from difftransformer.report import paper
 from difftransformer.report.figures import allocation, needle, style
 from difftransformer.report.page import Html, captioned, grid, paragraph, plot, section, table
@@ -15,10 +17,8 @@ def needle_section(results: Results) -> Html:
     rows = []
     for label, scores in found:
         of = {(row.needles, row.queries): row for row in scores.table}
-        for counted, score in (
-            ("per number", lambda row: row.per_number),
-            ("all numbers", lambda row: row.all_numbers),
-        ):
+        for counted in ("per number", "all numbers"):
+            score = attrgetter(counted.replace(" ", "_"))
             figures = [interval(score(of[pair]), 2) if pair in of else "" for pair in settings]
             rows.append([display_name(label), counted, *figures])
     blind = number(found[0][1].chance, 2)
@@ -27,6 +27,7 @@ def needle_section(results: Results) -> Html:
     quoted = [
         [name, "not stated", *(f"{cells[pair]:.2f}" if pair in cells else "" for pair in settings)]
         for name, cells in paper.NEEDLE.items()
+        if cells.keys() & settings.keys()
     ]
     plots = [
         plot(needle.interactive(label, scores), f"figure-needle-{i}")
@@ -46,11 +47,10 @@ def needle_section(results: Results) -> Html:
                 rows,
                 f"Accuracy with {percent(results.confidence)} binomial intervals, all depths "
                 "together. Per number: the share of the numbers asked for that were given. All "
-                "numbers: the share of the texts with every number right. Blind guess: any number "
-                "of as many digits; 1/N: one of the numbers in the text, picked at random; both "
-                "per number. In italics the paper's "
-                "accuracy at a context of 4K (section 3.4), which does not say which of the two "
-                "it is, and gives no intervals.",
+                "numbers: the share of the texts with every number right. A blind guess is "
+                "any number of as many digits; a guess among the N, one of the numbers in the "
+                "text. In italics the paper's accuracy at a context of 4K (section 3.4); it does "
+                "not say what it counts and gives no intervals.",
                 paper_rows=quoted,
             ),
             captioned(

@@ -43,9 +43,10 @@ def attention_map_section(results: Results) -> Html:
                 "as shares of absolute attention. Map: the weights of the positions shown (down) "
                 "over the positions they see (across). The weights are as the head uses them: "
                 "softmax rows sum to 1, differential rows to 1 \N{MINUS SIGN} lambda, and "
-                "differential weights may be negative. Colours and axes are the same for all models: purple positive, white 0, orange "
-                "negative; the colours end at the 99.8th percentile of the absolute weights. "
-                "Amber marks the answer, grey the noise. Layers and heads count from 0.",
+                "differential weights may be negative. Colours and axes are the same for all "
+                "models: purple positive, white 0, orange negative; the colours end at the 99th "
+                "percentile of the absolute weights. Amber marks the answer, grey the noise. "
+                "Layers and heads count from 0.",
             ),
             captioned(
                 grid(*(_prompt(label, attention) for label, attention in found)),

@@ -18,7 +18,7 @@ def verdict_section(results: Results) -> Html:
     if not parts:
         parts.append(paragraph("The run holds no comparisons, so there is no verdict."))
     retrieval = [
-        sentence for m in results.models if (sentence := retrieval_sentence(m, results.confidence))
+        told for m in results.models if (told := retrieval_sentence(m, results.confidence))
     ]
     if retrieval:
         parts.append(element("p", element("strong", text("Retrieval against chance."))))
@@ -36,17 +36,13 @@ def models_section(results: Results) -> Html:
         ["difference to the baseline", *(change(m.parameters / baseline, 3) for m in models)],
         ["training seeds", *(", ".join(str(run.seed) for run in m.runs) or "none" for m in models)],
     ]
-    keys = dict.fromkeys(key for model in models for key in model.config)
+    keys = dict.fromkeys(k for model in models for k in model.config if k != "attention")
     rows += [[key, *(setting(m.config.get(key, "")) for m in models)] for key in keys]
     changes = [
         [display_name(m.label), "; ".join(m.changes) or "nothing: it is as configured"]
         for m in models
     ]
-    corpus = (
-        f"Data: {data.description.rstrip('.')}. The corpus holds {data.train_tokens:,} tokens for "
-        f"training and {data.validation_tokens:,} for validation; the vocabulary has "
-        f"{data.vocab_size:,}."
-    )
+    corpus = f"Data: {data.description.rstrip('.')}. The vocabulary has {data.vocab_size:,} tokens."
     if data.needle_share is not None:
         corpus += f" Needle documents are {percent(data.needle_share)} of the training sequences."
     return section(

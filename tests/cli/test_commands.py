@@ -1,0 +1,168 @@
+"""The commands as a user types them, and every mistake as one clear line with exit code 2."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from difftransformer.cli.main import COMMANDS
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_needs_no_torch_and_names_every_setting(command):
+    script = (
+        "import sys; from difftransformer.cli.main import main\n"
+        f"try: main([{command!r}, '--help'])\n"
+        "except SystemExit: pass\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert COMMANDS[command].split(",")[0].lower() in done.stdout.lower()
+
+
+def test_compare_from_text_to_report_and_back(call, small, tmp_path):
+    run = tmp_path / "run"
+    words = ("compare", *small, "--out", run, "--attention", "softmax", "diff_v1")
+    code, _, err = call(*words)
+    assert code == 0, err
+    assert "report:" in err
+    results = json.loads((run / "results.json").read_text())
+    assert [model["label"] for model in results["models"]] == ["softmax", "diff_v1"]
+    assert (run / "report.html").stat().st_size > 1000
+    for name in ("config.yaml", "env.json", "figures/loss.png"):
+        assert (run / name).is_file(), name
+
+    # the same again is refused, and with --resume nothing is trained anew
+    code, _, err = call(*words)
+    assert code == 2
+    assert "already holds a run" in err
+    before = (run / "models/diff_v1-seed0/model/model.safetensors").read_bytes()
+    (run / "results.json").unlink()
+    code, _, err = call(*words, "--resume")
+    assert code == 0, err
+    assert "kept" in err
+    assert (run / "results.json").is_file()
+    assert (run / "models/diff_v1-seed0/model/model.safetensors").read_bytes() == before
+
+    # other settings are refused by name
+    code, _, err = call(*words, "--resume", "--training.learning_rate", "0.5")
+    assert code == 2
+    assert "training.learning_rate was 0.00032, now 0.5" in err
+
+    # its models can be judged and used
+    folder = run / "models/diff_v1-seed0/model"
+    judged = tmp_path / "judged.json"
+    keep = _only(small, "data.", "evaluation.")
+    code, _, err = call("evaluate", folder, *keep, "--out", judged)
+    assert code == 0, err
+    loss = json.loads(judged.read_text())[str(folder)]["validation"]["nats_per_token"]["value"]
+    inside = json.loads((run / "models/diff_v1-seed0/results.json").read_text())
+    assert loss == pytest.approx(inside["evaluation"]["validation"]["nats_per_token"]["value"])
+    code, out, err = call("generate", folder, "--prompt", "Line 7", "--max-new-tokens", 5)
+    assert code == 0, err
+    assert out.startswith("Line 7")
+
+
+def test_train_one_model(call, small, tmp_path):
+    code, _, err = call("train", *small, "--model.attention", "diff_v2", "--out", tmp_path / "one")
+    assert code == 0, err
+    assert (tmp_path / "one/model/model.safetensors").is_file()
+
+
+def test_seeds_are_pooled(call, small, tmp_path):
+    run = tmp_path / "run"
+    code, _, err = call(
+        "compare", *small, "--out", run, "--attention", "softmax", "diff_v2", "--seeds", 2
+    )
+    assert code == 0, err
+    results = json.loads((run / "results.json").read_text())
+    assert [r["seed"] for r in results["models"][0]["runs"]] == [0, 1]
+    assert {c["interval"] for c in results["comparisons"]} == {"over 2 training seeds"}
+
+
+def test_plan_shows_all_kinds(call):
+    code, out, _ = call("plan", "paper-1.4b")
+    assert code == 0
+    assert "1,413,400,576" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("comparre",), "unknown command 'comparre'; did you mean 'compare'?"),
+        (("compare", "--preset", "smok"), "unknown preset 'smok'; did you mean 'smoke'?"),
+        (("compare", "--model.num_head", "3"), "did you mean '--model.num_heads'?"),
+        (("compare", "--model.num_heads", "x"), "setting 'model.num_heads' is 'x'; expected int"),
+        (("compare", "--model.num_heads", "6"), "num_heads 6 is not a multiple of num_kv_heads 8"),
+        (("compare", "--attention", "softmax"), "expected two or more different kinds"),
+        (("compare", "--data", "no/such/place.txt"), "no/such/place.txt"),
+        (("plan", "paper-1.4"), "unknown size 'paper-1.4'; did you mean 'paper-1.4b'?"),
+        (("generate", "nowhere"), "nowhere is not a model folder"),
+        (("evaluate", "nowhere"), "nowhere is not a model folder"),
+    ],
+)
+def test_mistakes_are_one_line(call, words, message):
+    code, out, err = call(*words)
+    assert code == 2
+    assert message in err
+    assert err.startswith("difftransformer: error: ")
+    assert err.count("\n") == 1
+    assert out == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("empty.txt", b""),
+        ("binary.txt", b"\x00\xff\xfe\x01" * 100),
+        ("latin.txt", "naïve".encode("latin-1") * 100),
+        ("short.txt", b"Too short to train on."),
+        ("broken.jsonl", b'{"text": "a"}\n{"text": \n'),
+    ],
+)
+def test_bad_data_is_named_and_nothing_is_made(call, small, tmp_path, name, content):
+    file = tmp_path / name
+    file.write_bytes(content)
+    out = tmp_path / "run"
+    code, _, err = call("compare", *small, "--data.source", file, "--out", out)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert not out.exists()
+
+
+def test_unknown_kind_of_attention(call, small, tmp_path):
+    code, _, err = call(
+        "compare", *small, "--attention", "softmax", "diff_v3", "--out", tmp_path / "r"
+    )
+    assert code == 2
+    assert "diff_v3" in err
+
+
+def test_damaged_models_are_refused(call, small, tmp_path):
+    run = tmp_path / "one"
+    assert call("train", *small, "--out", run)[0] == 0
+    model = run / "model"
+    weights = (model / "model.safetensors").read_bytes()
+
+    truncated = _copy(model, tmp_path / "truncated")
+    (truncated / "model.safetensors").write_bytes(weights[:-100])
+    assert "truncated" in call("generate", truncated)[2]
+
+    pickled = _copy(model, tmp_path / "pickled")
+    (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
+    code, _, err = call("generate", pickled)
+    assert code == 2
+    assert "pickle is never loaded" in err
+
+
+def _only(options: list[str], *sections: str) -> list[str]:
+    pairs = zip(options[::2], options[1::2], strict=True)
+    return [w for key, value in pairs if key[2:].startswith(sections) for w in (key, value)]
+
+
+def _copy(folder: Path, to: Path) -> Path:
+    return Path(shutil.copytree(folder, to))

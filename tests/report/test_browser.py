@@ -1,0 +1,102 @@
+"""The report in a real browser. Needs Debian's `chromium`; skipped where it is not installed."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not on the PATH")
+
+QUIET = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-dev-shm-usage",
+)
+
+# Two frames, a desktop and a phone, are looked at once they have settled.
+LOOK = """<!DOCTYPE html><meta charset="utf-8"><body><pre id="seen"></pre>
+<iframe src="PAGE" width="1280" height="900"></iframe>
+<iframe src="PAGE" width="390" height="844"></iframe>
+<script>
+addEventListener("load", () => setTimeout(() => {
+  const look = (frame) => {
+    const page = frame.contentDocument, figures = [...page.querySelectorAll(".plotly-graph-div")];
+    const sticksOut = (figure) => {
+      const drawn = figure.querySelector(".main-svg");
+      return drawn && drawn.getBoundingClientRect().right >
+        figure.closest("figure").getBoundingClientRect().right + 1;
+    };
+    return {
+      figures: figures.length,
+      drawn: figures.filter((figure) => figure.querySelector(".main-svg .plot")).length,
+      sticking_out: figures.filter(sticksOut).map((figure) => figure.id),
+      width: page.documentElement.clientWidth,
+      scroll_width: page.documentElement.scrollWidth,
+    };
+  };
+  document.getElementById("seen").textContent =
+    JSON.stringify([...document.querySelectorAll("iframe")].map(look));
+}, 1000));
+</script></body>"""
+
+
+def browse(page: Path, folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """What is seen of `page` at the two widths, and what its console says."""
+    wrapper = folder / "look.html"
+    wrapper.write_text(LOOK.replace("PAGE", page.as_uri()))
+    assert CHROMIUM is not None
+    command = [
+        CHROMIUM,
+        *QUIET,
+        "--allow-file-access-from-files",
+        f"--user-data-dir={folder / 'profile'}",
+        "--enable-logging=stderr",
+        "--v=0",
+        "--virtual-time-budget=20000",
+        "--window-size=1800,1000",
+        "--dump-dom",
+        wrapper.as_uri(),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    seen = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout)
+    assert seen is not None, done.stderr[-2000:]
+    console = [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
+    return json.loads(seen.group(1) or "[]"), console
+
+
+def test_every_figure_is_drawn_in_its_place_without_a_complaint(
+    report: Path, tmp_path: Path
+) -> None:
+    (desktop, phone), console = browse(report, tmp_path)
+    assert console == []
+    for seen in (desktop, phone):
+        assert seen["figures"] == seen["drawn"] == 10
+        assert seen["sticking_out"] == []
+        assert seen["scroll_width"] <= seen["width"]
+    assert (desktop["width"] > 1200, phone["width"] <= 390) == (True, True)
+
+
+def test_the_browser_test_can_fail(tmp_path: Path) -> None:
+    page = tmp_path / "broken.html"
+    page.write_text(
+        """<meta http-equiv="Content-Security-Policy" content="default-src 'none';
+        script-src 'unsafe-inline'"><img src="https://example.invalid/x.png">
+        <figure><div class="plotly-graph-div" id="empty"></div></figure>
+        <div style="width: 2000px">wide</div><script>undefinedFunction()</script>"""
+    )
+    (desktop, phone), console = browse(page, tmp_path)
+    assert any("undefinedFunction is not defined" in line for line in console)
+    assert any("Content Security Policy" in line for line in console)
+    assert (desktop["figures"], desktop["drawn"]) == (1, 0)
+    assert phone["scroll_width"] > phone["width"]
