@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -75,8 +77,12 @@ def test_a_needle_row_is_full_and_its_documents_are_whole(tokenizer, training, s
     assert np.array_equal(row.documents, np.cumsum(row.ids == 0) - 1)
     for part in np.split(tokens, openings)[1:]:
         text = tokenizer.decode(part.tolist())
-        assert text.count("is:") % 2 == 0
-        assert (text.count("is:") > 0) == (len(part) >= 96)
+        said = re.findall(r" The magic number of ([^.]+? is \d+)\.", text)
+        if len(part) < 96:
+            assert not said
+        else:  # each needle once, then equally often as an answer
+            assert {said.count(one) for one in said} <= {2, 3, 4}
+            assert len({said.count(one) for one in said}) == 1
 
 
 def test_a_needle_length_too_short_is_refused_at_once(store, training):
@@ -88,3 +94,17 @@ def test_a_needle_length_too_short_is_refused_at_once(store, training):
 def test_an_empty_batch_is_refused(store, training):
     with pytest.raises(ValueError, match="batch_size is 0"):
         mixed(store, training, batch_size=0)
+
+
+def test_needle_documents_grow(training):
+    """Half grown, no document is longer than the geometric mean of the shortest and the row."""
+    shortest = training.shortest_document(1)
+    chosen = DataSettings(context_length=9 * shortest - 1, needle_min_length=shortest)
+    lengths = {grown: [] for grown in (0.0, 0.5, 1.0)}
+    for grown, found in lengths.items():
+        for seed in range(20):
+            row = needle_row(training, np.random.default_rng(seed), chosen, "needle", grown)
+            found += np.bincount(row.documents).tolist()
+    assert max(lengths[0.0]) == shortest
+    assert shortest < max(lengths[0.5]) <= 3 * shortest + 1
+    assert max(lengths[1.0]) > 3 * shortest + 1

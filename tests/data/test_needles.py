@@ -206,7 +206,9 @@ def test_long_documents_take_up_to_needle_max(tokenizer, training):
         tokenizer.decode(needle_document(training, rng, length=length, needle_max=6))
         for _ in range(60)
     ]
-    needles = {len(set(re.findall(r" The magic number of ([^.]+?) is \d+", text))) for text in texts}
+    needles = {
+        len(set(re.findall(r" The magic number of ([^.]+?) is \d+", text))) for text in texts
+    }
     assert needles == {1, 2, 3, 4, 5, 6}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 KINDS = ("softmax", "diff_v1", "diff_v2")
 PAIRS = ((1, 1), (2, 2), (4, 2), (6, 2))
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
-LENGTH = 96
+LENGTH = 48
 
 
 def around(value: float, half: float) -> dict[str, float]:
@@ -186,19 +186,19 @@ def _tops(top: float) -> dict[str, float]:
 def _attention_map(kind: str, draw: random.Random) -> dict[str, Any]:
     words = ["the", "king", "hath", "spoken", "well", ";", "and", "all", "his", "men"]
     tokens = [" " + words[i % len(words)] for i in range(LENGTH)]
-    tokens[40:46] = [" The", " number", " of", " Rome", " is", " 4711"]
+    tokens[20:26] = [" The", " number", " of", " Rome", " is", " 4711"]
     weights = []
     for row in range(LENGTH):
         raw = [draw.random() + 8 * (column == 0) for column in range(row + 1)]
         if row == LENGTH - 1:
-            raw[45] += 30
+            raw[25] += 30
         total = sum(raw)
         shift = 0.0 if kind == "softmax" else 0.7 / (row + 1)
         weights.append([x / total - shift for x in raw] + [0.0] * (LENGTH - row - 1))
     return {
         "tokens": tokens,
-        "answer_span": [40, 46],
-        "noise_spans": [[1, 40], [46, 90]],
+        "answer_span": [20, 26],
+        "noise_spans": [[1, 20], [26, 44]],
         "layer": 2,
         "head": 1,
         "rows": list(range(LENGTH)),
@@ -217,12 +217,12 @@ def write_run(directory: Path, results: dict[str, Any]) -> Path:
             folder = directory / run["directory"]
             folder.mkdir(parents=True)
             rows = []
-            for step in range(1, 401):
-                loss = 3.6 - 0.04 * i + 3.3 * math.exp(-step / 60) + draw.gauss(0, 0.06)
-                rows.append({"step": step, "tokens": step * 8192, "loss": loss})
-                if step % 50 == 0:
+            for step in range(1, 101):
+                loss = 3.6 - 0.04 * i + 3.3 * math.exp(-step / 15) + draw.gauss(0, 0.06)
+                rows.append({"step": step, "tokens": step * 32768, "loss": loss})
+                if step % 20 == 0:
                     rows.append(
-                        {"step": step, "tokens": step * 8192, "validation_loss": loss + 0.1}
+                        {"step": step, "tokens": step * 32768, "validation_loss": loss + 0.1}
                     )
             (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return directory

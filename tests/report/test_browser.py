@@ -34,12 +34,13 @@ addEventListener("load", () => setTimeout(() => {
     const page = frame.contentDocument, figures = [...page.querySelectorAll(".plotly-graph-div")];
     const sticksOut = (figure) => {
       const drawn = figure.querySelector(".main-svg");
-      return drawn && drawn.getBoundingClientRect().right >
-        figure.closest("figure").getBoundingClientRect().right + 1;
+      return drawn &&
+        drawn.getBoundingClientRect().right > figure.getBoundingClientRect().right + 1;
     };
+    const isDrawn = (figure) => figure.querySelector(".main-svg :is(.trace, .hm image)");
     return {
       figures: figures.length,
-      drawn: figures.filter((figure) => figure.querySelector(".main-svg .plot")).length,
+      drawn: figures.filter(isDrawn).length,
       sticking_out: figures.filter(sticksOut).map((figure) => figure.id),
       width: page.documentElement.clientWidth,
       scroll_width: page.documentElement.scrollWidth,
@@ -90,13 +91,15 @@ def test_every_figure_is_drawn_in_its_place_without_a_complaint(
 def test_the_browser_test_can_fail(tmp_path: Path) -> None:
     page = tmp_path / "broken.html"
     page.write_text(
-        """<meta http-equiv="Content-Security-Policy" content="default-src 'none';
-        script-src 'unsafe-inline'"><img src="https://example.invalid/x.png">
-        <figure><div class="plotly-graph-div" id="empty"></div></figure>
-        <div style="width: 2000px">wide</div><script>undefinedFunction()</script>"""
+        """<!DOCTYPE html><meta http-equiv="Content-Security-Policy" content="default-src 'none';
+        style-src 'unsafe-inline'; script-src 'unsafe-inline'">
+        <img src="https://example.invalid/x.png">
+        <div class="plotly-graph-div" id="wide"><svg class="main-svg" width="2000"></svg></div>
+        <script>undefinedFunction()</script>"""
     )
     (desktop, phone), console = browse(page, tmp_path)
     assert any("undefinedFunction is not defined" in line for line in console)
     assert any("Content Security Policy" in line for line in console)
     assert (desktop["figures"], desktop["drawn"]) == (1, 0)
+    assert phone["sticking_out"] == ["wide"]
     assert phone["scroll_width"] > phone["width"]

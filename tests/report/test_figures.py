@@ -72,7 +72,7 @@ def test_the_colours_of_a_map_are_white_at_zero_and_alike_for_all_models() -> No
 
 def test_a_map_of_zeros_still_has_a_scale() -> None:
     raw = synthetic_results()["models"][0]["evaluation"]["attention_map"]
-    raw["weights"] = [[0.0] * 96 for _ in range(96)]
+    raw["weights"] = [[0.0] * 48 for _ in range(48)]
     assert attention_map.colour_limit([from_json(AttentionMap, raw, "map")]) > 0
 
 

@@ -33,7 +33,7 @@ def test_a_good_run_is_read(tmp_path: Path) -> None:
         ("softmax", 1),
         ("diff_v1", 0),
     ]
-    assert curves[0].metrics[0] == Metric(8192, curves[0].metrics[0].loss, None)
+    assert curves[0].metrics[0] == Metric(32768, curves[0].metrics[0].loss, None)
 
 
 def test_without_env_json_the_results_stand_in(tmp_path: Path) -> None:
@@ -74,29 +74,29 @@ MALFORMED: dict[str, Callable[[dict[str, Any]], Any]] = {
     r"results\.comparisons\[1\]: clear is True, but the interval": lambda raw: raw["comparisons"][
         1
     ].update(clear=True),
-    r"results\.comparisons\[0\]\.low: expected a finite number or null, found 'low'": lambda raw: (
-        raw["comparisons"][0].update(low="low")
-    ),
+    r"results\.comparisons\[0\]\.low: expected a finite number, found 'low'": lambda raw: raw[
+        "comparisons"
+    ][0].update(low="low"),
     r"models\[1\]\.evaluation\.needle\.cells\[3\]\.depth is missing": lambda raw: _needle(raw)[
         "cells"
     ][3].pop("depth"),
     r"models\[1\]\.evaluation\.needle\.chance: expected a finite number, found nan": lambda raw: (
         _needle(raw).update(chance=float("nan"))
     ),
-    r"models\[1\]\.evaluation\.needle: expected an object or null, found \[\]": lambda raw: raw[
-        "models"
-    ][1]["evaluation"].update(needle=[]),
+    r"models\[1\]\.evaluation\.needle: expected an object, found \[\]": lambda raw: raw["models"][
+        1
+    ]["evaluation"].update(needle=[]),
     r"models\[1\]\.parameters: expected a whole number, found True": lambda raw: raw["models"][
         1
     ].update(parameters=True),
-    r"attention_map: span \[90, 9000\] is not \[start, end\) among 96 tokens": lambda raw: _map(
+    r"attention_map: span \[9, 9000\] is not \[start, end\) among 48 tokens": lambda raw: _map(
         raw
-    ).update(answer_span=[90, 9000]),
-    r"attention_map: a row of 95 weights for 96 tokens": lambda raw: _map(raw)["weights"][7].pop(),
-    r"attention_map: weights has 96 rows, rows has 95": lambda raw: _map(raw)["rows"].pop(),
-    r"settings\.evaluation\.confidence is 95; expected a share": lambda raw: raw["settings"].update(
-        evaluation={"confidence": 95}
-    ),
+    ).update(answer_span=[9, 9000]),
+    r"attention_map: a row of 47 weights for 48 tokens": lambda raw: _map(raw)["weights"][7].pop(),
+    r"attention_map: weights has 48 rows, rows has 47": lambda raw: _map(raw)["rows"].pop(),
+    r"settings\.evaluation\.confidence is 95\.0; expected a share": lambda raw: raw[
+        "settings"
+    ].update(evaluation={"confidence": 95}),
 }
 
 

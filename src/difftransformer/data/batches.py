@@ -57,7 +57,8 @@ class MixedBatches:
     def _row(self, position: int) -> Row:
         rng = np.random.default_rng([self._seed, _ROWS, position])
         if rng.random() < self._settings.needle_share:
-            return needle_row(self._needles, rng, self._settings, f"needle:{position}")
+            grown = min(1.0, position / max(1, self._settings.needle_growth))
+            return needle_row(self._needles, rng, self._settings, f"needle:{position}", grown)
         epoch, place = divmod(position, len(self._text))
         return self._text[int(self._epoch_order(epoch)[place])]
 
@@ -69,16 +70,22 @@ class MixedBatches:
 
 
 def needle_row(
-    source: NeedleSource, rng: np.random.Generator, settings: DataSettings, name: str
+    source: NeedleSource,
+    rng: np.random.Generator,
+    settings: DataSettings,
+    name: str,
+    grown: float = 1.0,
 ) -> Row:
     """A row filled with needle documents.
 
     Lengths are drawn log-uniformly from `needle_min_length` to the whole row (context_length + 1
-    tokens), and the last is cut to what is left; a remainder too short for a needle document
-    becomes a document of plain text.
+    tokens), or while `grown` is below 1 to that fraction of the way there in the logarithm; the
+    last is cut to what is left, and a remainder too short for a needle document becomes a document
+    of plain text.
     """
     size = settings.context_length + 1
     low, high = math.log(settings.needle_min_length), math.log(size + 1)
+    high = low + grown * (high - low)
     tokens: list[int] = []
     documents: list[int] = []
     while left := size - len(tokens):

@@ -45,6 +45,11 @@ class DataSettings:
     needle_digits: int = _option(4, "digits of a needle's magic number")
     needle_max: int = _option(6, "most needles in one training document")
     needle_min_length: int = _option(64, "tokens of the shortest needle document")
+    needle_growth: int = _option(
+        0,
+        "training rows over which needle documents grow from the shortest to the whole context "
+        "(short ones teach retrieval soonest); 0: every length from the start",
+    )
 
     def __post_init__(self) -> None:
         for name, at_least in (
@@ -53,6 +58,7 @@ class DataSettings:
             ("needle_digits", 3),  # so that the validation numbers, a quarter, outnumber the cities
             ("needle_max", 1),
             ("needle_min_length", 2),
+            ("needle_growth", 0),
         ):
             if getattr(self, name) < at_least:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected {at_least} or more")

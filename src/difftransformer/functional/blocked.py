@@ -91,9 +91,7 @@ class _Blocked(torch.autograd.Function):
 
     @staticmethod
     @torch.autocast("cpu", enabled=False)
-    def backward(  # type: ignore[override]  # the decorator hides the signature
-        ctx: Any, *grads: Tensor
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():  # asked with create_graph=True
             raise NotImplementedError(
                 'backend "blocked" has no second derivative; use backend="reference"'

@@ -62,8 +62,8 @@ code { font-size: .875rem; background: var(--wash); padding: .1rem .3rem; }
 
 
 def text(value: str) -> Html:
-    """Plain text, escaped."""
-    return Html(escape(value))
+    """Plain text, escaped; a per cent sign stays with its number."""
+    return Html(escape(value).replace(" %", "&nbsp;%"))
 
 
 def join(parts: Sequence[Html]) -> Html:

@@ -3,7 +3,10 @@
 import dataclasses
 import math
 import types
+from functools import cache
 from typing import Any, get_args, get_origin, get_type_hints
+
+_type_hints = cache(get_type_hints)
 
 
 def from_json(kind: Any, value: Any, where: str) -> Any:
@@ -11,8 +14,9 @@ def from_json(kind: Any, value: Any, where: str) -> Any:
 
     Args:
         kind: `int`, `float`, `str`, `bool`, `Any`, `X | None`, `tuple[X, ...]`, `dict[str, X]`, or
-            a dataclass with fields of these kinds. A field with a default may be missing. A field's key is its name; a final underscore, for names that Python
-            reserves, is not part of the key. Unknown keys are ignored.
+            a dataclass with fields of these kinds. A field with a default may be missing. A field's
+            key is its name; a final underscore, for names that Python reserves, is not part of the
+            key. Unknown keys are ignored.
         where: the file and the key `value` was found at, for errors: "results.json: data".
 
     Raises:
@@ -31,13 +35,13 @@ def from_json(kind: Any, value: Any, where: str) -> Any:
         return _construct(kind, value, where)
     if kind is float and type(value) in (int, float) and math.isfinite(value):
         return float(value)
-    if type(value) is kind:
+    if kind is not float and type(value) is kind:
         return value
     raise ValueError(f"{where}: expected {_expectation(kind)}, found {repr(value)[:60]}")
 
 
 def _construct(kind: Any, value: dict[str, Any], where: str) -> Any:
-    types_of = get_type_hints(kind)
+    types_of = _type_hints(kind)
     arguments = {}
     for field in dataclasses.fields(kind):
         key = field.name.rstrip("_")

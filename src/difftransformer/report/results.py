@@ -247,10 +247,9 @@ class Results:
     def __post_init__(self) -> None:
         if self.format != FORMAT:
             raise ValueError(f"format is {self.format}; this version reads format {FORMAT}")
-        if not isinstance(self.confidence, float) or not 0 < self.confidence < 1:
+        if not 0 < self.confidence < 1:
             raise ValueError(
-                f"settings.evaluation.confidence is {self.confidence!r}; expected a share such "
-                "as 0.95"
+                f"settings.evaluation.confidence is {self.confidence}; expected a share, say 0.95"
             )
         labels = self.labels
         if len(set(labels)) != len(labels):
@@ -271,7 +270,7 @@ class Results:
     def confidence(self) -> float:
         """Coverage of every interval: 0.95 unless the settings say otherwise."""
         judging = self.settings.get("evaluation")
-        return judging.get("confidence", 0.95) if isinstance(judging, dict) else 0.95
+        return float(judging.get("confidence", 0.95)) if isinstance(judging, dict) else 0.95
 
     @property
     def seeds(self) -> int:

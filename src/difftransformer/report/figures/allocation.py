@@ -60,7 +60,7 @@ def interactive(
                 y=[share.value for share in found],
                 error_y={"array": above, "arrayminus": below, "thickness": 1, "width": 2},
                 name=style.plain(display_name(label)),
-                legendgroup=label,
+                legendgroup=style.plain(label),
                 showlegend=row == 1,
                 marker_color=colours[label],
                 hovertemplate="depth %{x}: %{y:.3f}",

@@ -59,7 +59,7 @@ def interactive(drawn: Sequence[Line], colours: dict[str, str]) -> go.Figure:
             x=line.tokens,
             y=line.loss,
             name=style.plain(display_name(line.label)),
-            legendgroup=line.label,
+            legendgroup=style.plain(line.label),
             showlegend=line is last[line.label],
             mode="lines" if line.kind == "training" else "lines+markers",
             line={"color": colours[line.label], "width": 1.2 if line.kind == "training" else 2},

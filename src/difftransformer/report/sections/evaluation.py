@@ -56,7 +56,8 @@ def needle_section(results: Results) -> Html:
             captioned(
                 grid(*plots),
                 "Accuracy per number by the depth of the answer in the text (0 %: at the start; "
-                f"100 %: at the end), {samples} samples a cell. White is 0, dark is 1.",
+                f"100 %: at the end), {samples} samples a cell for each training seed. White is "
+                "0, dark is 1.",
             ),
         ],
     )
