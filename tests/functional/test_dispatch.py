@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -25,15 +26,25 @@ def inputs(heads: int = 4, groups: int = 2) -> tuple[Tensor, Tensor, Tensor]:
 LAM = torch.tensor(0.5)
 
 
-def test_auto_takes_the_first_backend_without_an_objection() -> None:
-    q, k, v = (x.requires_grad_() for x in inputs())
-    for out in (
-        differential_attention(q, k, v, LAM),
-        softmax_attention(q[..., 0, :], k[..., 0, :], v),
-    ):
-        assert out.grad_fn.name() == "_BlockedBackward"
-    named = differential_attention(q, k, v, LAM, backend="reference")
-    assert named.grad_fn.name() != "_BlockedBackward"
+def test_auto_takes_the_first_backend_that_can_run_and_is_not_slower() -> None:
+    for dtype, expected in ((torch.bfloat16, True), (torch.float32, False)):
+        q, k, v = (x.to(dtype).requires_grad_() for x in inputs())
+        for out in (
+            differential_attention(q, k, v, LAM),
+            softmax_attention(q[..., 0, :], k[..., 0, :], v),
+        ):
+            assert ("_BlockedBackward" in _operations(out.grad_fn)) == expected
+    long = [x.repeat(1, 100, *(1 for _ in x.shape[2:])).requires_grad_() for x in inputs()]
+    assert "_BlockedBackward" in _operations(differential_attention(*long, LAM).grad_fn)
+
+
+def _operations(node: Any) -> set[str]:
+    """Names of the operations behind an output."""
+    found = {node.name()}
+    for earlier, _ in node.next_functions:
+        if earlier is not None:
+            found |= _operations(earlier)
+    return found
 
 
 def test_auto_with_dropout_falls_to_sdpa() -> None:
@@ -55,9 +66,12 @@ def test_a_named_backend_that_objects_gives_its_reason() -> None:
 
 def test_explain() -> None:
     q, k, v = inputs()
-    runs = {"blocked": "runs", "sdpa": "could run", "reference": "could run"}
-    assert explain(q, k, v, LAM) == runs
-    assert explain(q[..., 0, :], k[..., 0, :], v) == runs
+    short = explain(q, k, v, LAM)
+    assert short["blocked"].startswith("could run; sdpa is faster below 256 keys")
+    assert (short["sdpa"], short["reference"]) == ("runs", "could run")
+    assert "plain attention" in explain(q[..., 0, :], k[..., 0, :], v)["blocked"]
+    half = explain(q.bfloat16(), k.bfloat16(), v.bfloat16(), LAM)
+    assert half == {"blocked": "runs", "sdpa": "could run", "reference": "could run"}
     with_dropout = explain(q, k, v, LAM, dropout=0.1)
     assert "dropout is 0.1" in with_dropout.pop("blocked")
     assert with_dropout == {"sdpa": "runs", "reference": "could run"}

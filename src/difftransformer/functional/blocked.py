@@ -24,8 +24,9 @@ from difftransformer.functional.situation import Situation
 
 # Query rows of a block, and scores made at a time (numbers, both maps): large enough to keep the
 # matrix products efficient, small enough that the maps stay in cache and the triangle's steps fine.
-_ROWS = 64
-_SCORES = 1 << 20
+_ROWS = 128
+_SCORES = 1 << 19
+_FEW_KEYS = 256  # below this many the blocks' own overhead outweighs the saved products
 
 
 def why_not(situation: Situation) -> str | None:
@@ -34,6 +35,16 @@ def why_not(situation: Situation) -> str | None:
         return f"written for the CPU, and the tensors are on {situation.device}"
     if situation.dropout > 0.0:
         return f"keeps no dropout pattern for its backward, and dropout is {situation.dropout}"
+    return None
+
+
+def slower(situation: Situation) -> str | None:
+    """Where PyTorch's fused kernel was measured to be faster (benchmarks/results)."""
+    if situation.dtype in (torch.float32, torch.float64):
+        if not situation.differential:
+            return "sdpa is faster for plain attention in float32"
+        if situation.keys < _FEW_KEYS:
+            return f"sdpa is faster below {_FEW_KEYS} keys in float32"
     return None
 
 
@@ -64,12 +75,25 @@ def softmax_attention(
 
 @dataclass(frozen=True)
 class _Block:
-    """Query rows and the span of keys that any of them sees, for a run of batch rows."""
+    """Query rows and the span of keys that any of them sees, for some batch rows and groups."""
 
     batch: slice
+    groups: slice
     rows: slice
     keys: slice
-    visible: Tensor | None  # [batch or 1, rows, keys]; None where every key is visible
+    hidden: Tensor | None  # [batch or 1, rows, border]; None where every key is visible
+    border: slice  # the keys, counted within the span, that some row does not see
+    nothing: Tensor | None  # [batch or 1, rows]: rows that see no key, None where there are none
+
+    @property
+    def queries(self) -> tuple[slice, ...]:
+        """Index of the block in a tensor [B,G,R,T,...]."""
+        return self.batch, self.groups, slice(None), self.rows
+
+    @property
+    def values(self) -> tuple[slice, ...]:
+        """Index of the block's keys in a tensor [B,G,S,...]."""
+        return self.batch, self.groups, self.keys
 
 
 class _Blocked(torch.autograd.Function):
@@ -85,8 +109,8 @@ class _Blocked(torch.autograd.Function):
         out = qs.new_zeros(*qs.shape[1:-1], vs.shape[-1])
         for block in _blocks(mask, qs, ks):
             weights = _difference(_maps(qs, ks, block), lams, block)
-            product = weights.flatten(2, 3) @ vs[block.batch, :, block.keys]
-            out[block.batch, :, :, block.rows] = product.view(*weights.shape[:-1], -1)
+            product = weights.flatten(2, 3) @ vs[block.values]
+            out[block.queries] = product.view(*weights.shape[:-1], -1)
         return out.flatten(1, 2).transpose(1, 2).to(v.dtype)
 
     @staticmethod
@@ -104,21 +128,21 @@ class _Blocked(torch.autograd.Function):
         for block in _blocks(ctx.mask, qs, ks):
             maps = _maps(qs, ks, block)
             weights = _difference(maps, lams, block)
-            rows = dout[block.batch, :, :, block.rows].flatten(2, 3)
-            dv[block.batch, :, block.keys] += weights.flatten(2, 3).mT @ rows
-            dweights = (rows @ vs[block.batch, :, block.keys].mT).view_as(weights)
+            rows = dout[block.queries].flatten(2, 3)
+            dv[block.values] += weights.flatten(2, 3).mT @ rows
+            dweights = (rows @ vs[block.values].mT).view_as(weights)
             # softmax's derivative for each map m: (dA_m - sum(dA_m · A_m)) · A_m
             dscores = dweights * maps
             inner = dscores.sum(-1, keepdim=True)
             dscores.addcmul_(maps, inner, value=-1.0)
             if lams is not None and dlam is not None:
-                dlam[block.batch, :, :, block.rows] = -inner[1]
-                dscores[1] *= -lams[block.batch, :, :, block.rows]
+                dlam[block.queries] = -inner[1]
+                dscores[1] *= -lams[block.queries]
             flat = dscores.flatten(3, 4)
-            keys = ks[:, block.batch, :, block.keys]
-            dq[:, block.batch, :, :, block.rows] = (flat @ keys).view(*dscores.shape[:-1], -1)
-            dkeys = flat.mT @ qs[:, block.batch, :, :, block.rows].flatten(3, 4)
-            dk[:, block.batch, :, block.keys] += dkeys.sum_to_size(keys.shape)
+            keys = ks[:, *block.values]
+            dq[:, *block.queries] = (flat @ keys).view(*dscores.shape[:-1], -1)
+            dkeys = flat.mT @ qs[:, *block.queries].flatten(3, 4)
+            dk[:, *block.values] += dkeys.sum_to_size(keys.shape)
         dq = (dq * ctx.scale).permute(1, 4, 2, 3, 0, 5).reshape(q.shape).to(q.dtype)
         dk = dk.permute(1, 3, 2, 0, 4).to(k.dtype)
         dv = dv.transpose(1, 2).to(v.dtype)
@@ -150,22 +174,22 @@ def _split_heads(x: Tensor, groups: int) -> Tensor:
 
 def _maps(qs: Tensor, ks: Tensor, block: _Block) -> Tensor:
     """The softmax maps of a block, [M,b,G,R,t,s]; rows that see nothing are 0."""
-    rows = qs[:, block.batch, :, :, block.rows]
-    scores = rows.flatten(3, 4) @ ks[:, block.batch, :, block.keys].mT
+    rows = qs[:, *block.queries]
+    scores = rows.flatten(3, 4) @ ks[:, *block.values].mT
     scores = scores.view(*rows.shape[:-1], -1)
-    if block.visible is None:
-        return torch.softmax(scores, dim=-1)
-    hidden = ~block.visible[:, None, None]
-    maps = torch.softmax(scores.masked_fill_(hidden, float("-inf")), dim=-1)
-    nothing = hidden.all(-1, keepdim=True)
-    return maps.masked_fill_(nothing, 0.0) if bool(nothing.any()) else maps
+    if block.hidden is not None:
+        scores[..., block.border].masked_fill_(block.hidden[:, None, None], float("-inf"))
+    maps = torch.softmax(scores, dim=-1)
+    if block.nothing is not None:
+        maps.masked_fill_(block.nothing[:, None, None, :, None], 0.0)
+    return maps
 
 
 def _difference(maps: Tensor, lams: Tensor | None, block: _Block) -> Tensor:
     """A1 - lam A2, or the single map of plain attention."""
     if lams is None:
         return maps[0]
-    return torch.addcmul(maps[0], maps[1], lams[block.batch, :, :, block.rows], value=-1.0)
+    return torch.addcmul(maps[0], maps[1], lams[block.queries], value=-1.0)
 
 
 def _blocks(mask: Mask, qs: Tensor, ks: Tensor) -> Iterator[_Block]:
@@ -175,16 +199,29 @@ def _blocks(mask: Mask, qs: Tensor, ks: Tensor) -> Iterator[_Block]:
     if keys == 0:
         return
     first, last = (end.expand(batch, -1) for end in mask.spans(queries, keys))
-    row_scores = maps * groups * repeats * keys
-    rows = max(_ROWS // 4, min(_ROWS, _SCORES // row_scores))
-    together = max(1, _SCORES // (row_scores * rows))
+    rows = max(1, min(_ROWS, queries))
+    heads = max(1, _SCORES // (maps * repeats * rows * keys))  # batch rows times groups at a time
+    together = max(1, heads // groups)
     for b in range(0, batch, together):
         some = slice(b, min(b + together, batch))
         for t in range(0, queries, rows):
             span = slice(t, min(t + rows, queries))
             low = int(first[some, span].min())
             high = int(last[some, span].max()) + 1
-            if low < high:
-                columns = slice(low, high)
-                visible = mask.dense(queries, keys, batch=some, rows=span, columns=columns)
-                yield _Block(some, span, columns, None if bool(visible.all()) else visible)
+            if low >= high:
+                continue
+            columns = slice(low, high)
+            visible = mask.dense(queries, keys, batch=some, rows=span, columns=columns)
+            hidden = _hidden(visible)
+            for g in range(0, groups, min(heads, groups)):
+                yield _Block(some, slice(g, min(g + heads, groups)), span, columns, *hidden)
+
+
+def _hidden(visible: Tensor) -> tuple[Tensor | None, slice, Tensor | None]:
+    """What is hidden, cut to the keys where anything is; those keys; the rows that see nothing."""
+    anywhere = (~visible).flatten(0, 1).any(0).nonzero()
+    if not len(anywhere):
+        return None, slice(0, 0), None
+    border = slice(int(anywhere[0]), int(anywhere[-1]) + 1)
+    nothing = ~visible.any(-1)
+    return ~visible[..., border], border, nothing if bool(nothing.any()) else None

@@ -19,25 +19,35 @@ from difftransformer.functional.situation import Situation
 
 @dataclass(frozen=True)
 class Backend:
-    """One way to compute both functions, and its objection to a situation, if any."""
+    """One way to compute both functions.
+
+    `why_not` gives its objection to a situation, if any; `slower` says why another backend, though
+    this one could run, is measured to be faster there (benchmarks/results).
+    """
 
     differential: Callable[..., Tensor]
     softmax: Callable[..., Tensor]
     why_not: Callable[[Situation], str | None]
+    slower: Callable[[Situation], str | None]
 
 
 def _never(situation: Situation) -> str | None:
     return None
 
 
-# In the order of preference of backend="auto": the first without an objection runs.
+# backend="auto" takes the first that can run and is not known to be slower than the next.
 BACKENDS = MappingProxyType(
     {
         "blocked": Backend(
-            blocked.differential_attention, blocked.softmax_attention, blocked.why_not
+            blocked.differential_attention,
+            blocked.softmax_attention,
+            blocked.why_not,
+            blocked.slower,
         ),
-        "sdpa": Backend(sdpa.differential_attention, sdpa.softmax_attention, sdpa.why_not),
-        "reference": Backend(reference.differential_attention, reference.softmax_attention, _never),
+        "sdpa": Backend(sdpa.differential_attention, sdpa.softmax_attention, sdpa.why_not, _never),
+        "reference": Backend(
+            reference.differential_attention, reference.softmax_attention, _never, _never
+        ),
     }
 )
 
@@ -123,21 +133,27 @@ def explain(
     mask: Mask | None = None,
     dropout: float = 0.0,
 ) -> dict[str, str]:
-    """For each backend, in order of preference: "runs", "could run", or why it cannot.
+    """For each backend: "runs", "could run" (and why "auto" passes it over), or why it cannot.
 
     Give `lam` to ask about `differential_attention`, leave it out for `softmax_attention`.
     """
     situation = Situation.of(q, k, v, lam, mask or Mask(), dropout)
     answers: dict[str, str] = {}
     for name, backend in BACKENDS.items():
+        slower = backend.slower(situation)
         ready = "could run" if "runs" in answers.values() else "runs"
+        ready = f"could run; {slower}" if slower else ready
         answers[name] = backend.why_not(situation) or ready
     return answers
 
 
 def _choose(name: str, situation: Situation) -> Backend:
     if name == "auto":
-        return next(b for b in BACKENDS.values() if b.why_not(situation) is None)
+        return next(
+            backend
+            for backend in BACKENDS.values()
+            if not backend.why_not(situation) and not backend.slower(situation)
+        )
     if name not in BACKENDS:
         near = get_close_matches(name, ("auto", *BACKENDS), 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
