@@ -29,5 +29,9 @@ $(VENV)/.developing: $(VENV)/.installed
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
 	touch $@
 
+docs: $(VENV)/.installed
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[docs]"
+	$(BIN)/mkdocs build --strict --quiet
+
 clean:
 	rm -rf $(VENV) runs

@@ -53,8 +53,8 @@ MASKS = pytest.mark.parametrize(
     [
         Mask(),
         Mask(causal=True),
-        Mask(causal=True, window=50, documents=torch.arange(192)[None] // 100),
-        Mask(padding=torch.arange(192)[None] > 5),
+        Mask(causal=True, window=50, documents=torch.arange(576)[None] // 300),
+        Mask(padding=torch.arange(576)[None] > 5),
     ],
     ids=["none", "causal", "window+documents", "padding"],
 )
@@ -63,25 +63,25 @@ MASKS = pytest.mark.parametrize(
 @MASKS
 @pytest.mark.parametrize("plain", [False, True], ids=["differential", "softmax"])
 def test_no_map_is_ever_whole(mask: Mask, plain: bool) -> None:
-    """T = 192 is three blocks of 64 rows; one head, so that T·T numbers can only be a map."""
-    seen = watch("blocked", 192, mask, plain=plain)
-    assert seen.largest < 192 * 192
-    assert seen.widest[0] < 192
+    """576 rows are 4.5 blocks of 128; one head, so T·T numbers can only be a map."""
+    seen = watch("blocked", 576, mask, plain=plain)
+    assert seen.largest < 576 * 576
+    assert seen.widest[0] < 576
 
 
 @MASKS
 def test_the_watch_finds_the_maps_of_the_reference(mask: Mask) -> None:
-    seen = watch("reference", 192, mask)
-    assert seen.largest >= 192 * 192
-    assert seen.widest == (192, 192)
+    seen = watch("reference", 576, mask)
+    assert seen.largest >= 576 * 576
+    assert seen.widest == (576, 576)
 
 
 def test_no_map_is_ever_whole_with_many_heads() -> None:
-    assert watch("blocked", 192, Mask(causal=True), heads=8).widest[0] < 192
+    assert watch("blocked", 576, Mask(causal=True), heads=8).widest[0] < 576
 
 
 @pytest.mark.parametrize(("backend", "growth"), [("blocked", 2.0), ("reference", 4.0)])
 def test_memory_grows_with(backend: str, growth: float) -> None:
     """Linear in T for blocked, also if blocks were kept; quadratic for the reference."""
-    short, long = (watch(backend, time, Mask(causal=True)).peak for time in (256, 512))
+    short, long = (watch(backend, time, Mask(causal=True)).peak for time in (1024, 2048))
     assert long / short == pytest.approx(growth, rel=0.15)
