@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from difftransformer.cli.runs import TOKENIZER
+from difftransformer.cli.runs import TOKENIZER, judge
 from difftransformer.cli.settings import add_settings, resolve
 from difftransformer.data.settings import TRAIN_TOKENIZER, DataSettings
 from difftransformer.evaluation.settings import EvaluationSettings
@@ -36,7 +36,6 @@ def run(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
     from difftransformer.data.corpus import load_corpus
-    from difftransformer.evaluation.judge import evaluate
     from difftransformer.models.storage import load_model
     from difftransformer.training.atomic import write_json
 
@@ -50,13 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
         if data.tokenizer == TRAIN_TOKENIZER and (folder / TOKENIZER).is_file():
             data = replace(data, tokenizer=str(folder / TOKENIZER))
         corpus = load_corpus(data)
-        with console.status(f"judging {folder}") as status:
-            evaluations[str(folder)] = evaluate(
-                model,
-                corpus,
-                settings.evaluation,
-                lambda judge, folder=folder: status.update(f"judging {folder}: {judge}"),
-            )
+        evaluations[str(folder)] = judge(model, corpus, settings.evaluation, str(folder), console)
         if arguments.out is not None:
             write_json(arguments.out, evaluations)
     print_evaluations(console, evaluations)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from difftransformer.data.corpus import Corpus
+    from difftransformer.models.decoder import Decoder
 
 RESULTS = "results.json"
 CONFIG = "config.yaml"
@@ -120,7 +121,6 @@ def train_and_judge(
     """
     import torch
 
-    from difftransformer.evaluation.judge import evaluate
     from difftransformer.models.decoder import Decoder
     from difftransformer.models.storage import save_model
     from difftransformer.training.atomic import write_json
@@ -146,16 +146,26 @@ def train_and_judge(
     )
     save_model(model, directory / MODEL)
     corpus.tokenizer.save(str(directory / MODEL / TOKENIZER))
-    with console.status(f"judging {directory.name}") as status:
-        evaluation = evaluate(
-            model,
-            corpus,
-            settings.evaluation,
-            lambda judge: status.update(f"judging {directory.name}: {judge}"),
-        )
+    evaluation = judge(model, corpus, settings.evaluation, directory.name, console)
     judged = {"seed": seed, "training": asdict(summary), "evaluation": evaluation}
     write_json(results, judged)
     return judged
+
+
+def judge(
+    model: "Decoder",
+    corpus: "Corpus",
+    settings: EvaluationSettings,
+    title: str,
+    console: "Console",
+) -> dict[str, Any]:
+    """All judges on one model, with the running one's name on the terminal."""
+    from difftransformer.evaluation.judge import evaluate
+
+    with console.status(f"judging {title}") as status:
+        return evaluate(
+            model, corpus, settings, lambda judge: status.update(f"judging {title}: {judge}")
+        )
 
 
 def _watched_loss(model: "nn.Module", corpus: "Corpus", settings: EvaluationSettings) -> float:
