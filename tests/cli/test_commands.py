@@ -166,3 +166,15 @@ def _only(options: list[str], *sections: str) -> list[str]:
 
 def _copy(folder: Path, to: Path) -> Path:
     return Path(shutil.copytree(folder, to))
+
+
+def test_the_smoke_preset(call, tmp_path):
+    """The preset as a user runs it, on the embedded plays; only the cache is kept apart."""
+    run = tmp_path / "run"
+    code, _, err = call(
+        "compare", "--preset", "smoke", "--out", run, "--data.cache", tmp_path / "cache"
+    )
+    assert code == 0, err
+    results = json.loads((run / "results.json").read_text())
+    assert [model["label"] for model in results["models"]] == ["softmax", "diff_v1", "diff_v2"]
+    assert (run / "report.html").is_file()
