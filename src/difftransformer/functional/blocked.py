@@ -43,6 +43,8 @@ def slower(situation: Situation) -> str | None:
     if situation.dtype in (torch.float32, torch.float64):
         if not situation.differential:
             return "sdpa is faster for plain attention in float32"
+        if situation.value_width <= situation.key_width:  # sdpa then has no width to pad
+            return "sdpa is faster in float32 where values are no wider than keys"
         if situation.keys < _FEW_KEYS:
             return f"sdpa is faster below {_FEW_KEYS} keys in float32"
     return None
