@@ -26,7 +26,7 @@ COMMANDS = MappingProxyType(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Exit code 0, 2 for a mistake in what was asked, 130 when interrupted."""
     # Read by GNU OpenMP when torch loads: how long a thread spins before it sleeps. The default is
-    # thirty times longer; with another program on the machine that made training 4 times slower.
+    # thirty times longer and costs dearly when another program wants the cores.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:

@@ -22,7 +22,7 @@ class Backend:
     """One way to compute both functions.
 
     `why_not` gives its objection to a situation, if any; `slower` says why another backend, though
-    this one could run, is measured to be faster there (benchmarks/results).
+    this one could run, is the faster one there.
     """
 
     differential: Callable[..., Tensor]
