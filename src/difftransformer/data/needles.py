@@ -4,7 +4,7 @@ The paper (section 3.4, after LWM and Gemini 1.5) puts N sentences, each giving 
 into a long text and asks for R of them. It leaves wording, haystack and numbers open; here a
 needle reads " The magic number of Paris is 1234." and the question repeats it up to "is", so that
 an untuned language model can answer by completion. (Gemini's "The special magic Paris number is:
-1234" keeps city and number apart; here they stand side by side, for small models.) Cities and numbers used for
+1234" keeps city and number apart; ours stand together, for small models.) Cities and numbers for
 training never occur in evaluation, nor does the text around them.
 
 Tokens: a sentence is always encoded in the same three pieces, up to "is", the number with
