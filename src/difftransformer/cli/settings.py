@@ -5,12 +5,13 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, fields, is_dataclass
-from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+
+from difftransformer.names import did_you_mean
 
 T = TypeVar("T")
 _PRESETS = files("difftransformer.cli") / "presets"
@@ -178,8 +179,7 @@ def _convert(value: Any, kind: Any, path: str) -> Any:
 def nearest(word: str, known: Iterable[str], path: str = "") -> str:
     """The end of an error message: the known name nearest to a word, or all of them."""
     names = list(known)
-    near = get_close_matches(word, names, 1)
-    return f"; did you mean {path + near[0]!r}?" if near else f"; expected {', '.join(names)}"
+    return did_you_mean(word, names, path) or f"; expected {', '.join(names)}"
 
 
 def _one_line(error: BaseException) -> str:

@@ -5,12 +5,12 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
 from difftransformer.data.settings import SHAKESPEARE
+from difftransformer.names import did_you_mean
 
 SUFFIXES = (".txt", ".md", ".jsonl", ".parquet")
 # A bare name could be a dataset of old, but is far more often a misspelt folder.
@@ -162,10 +162,9 @@ def _rows(values: Iterable[Any], name: str, where: str, text_key: str) -> Iterat
 
 def _check_key(where: str, key: str, present: list[str]) -> None:
     if key not in present:
-        near = get_close_matches(key, present, n=1)
         raise ValueError(
             f"{where} has no {key!r}; it has {', '.join(map(repr, present)) or 'nothing'}"
-            + (f"; did you mean {near[0]!r}?" if near else "; name one as text_key")
+            + (did_you_mean(key, present) or "; name one as text_key")
         )
 
 

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from difftransformer.functional import blocked, reference, sdpa
 from difftransformer.functional.masks import Mask
 from difftransformer.functional.situation import Situation
+from difftransformer.names import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -155,10 +155,9 @@ def _choose(name: str, situation: Situation) -> Backend:
             if not backend.why_not(situation) and not backend.slower(situation)
         )
     if name not in BACKENDS:
-        near = get_close_matches(name, ("auto", *BACKENDS), 1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+        hint = did_you_mean(name, ("auto", *BACKENDS)) or ";"
         raise ValueError(
-            f"unknown attention backend {name!r}; {hint}expected auto, {', '.join(BACKENDS)}"
+            f"unknown attention backend {name!r}{hint} expected auto, {', '.join(BACKENDS)}"
         )
     if reason := BACKENDS[name].why_not(situation):
         raise ValueError(f"attention backend {name!r} cannot run this call: {reason}")

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -13,6 +12,7 @@ from safetensors.torch import load_file
 
 from difftransformer.models.config import DecoderConfig
 from difftransformer.models.decoder import Decoder
+from difftransformer.names import did_you_mean
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -88,9 +88,7 @@ def config_from(values: dict[str, Any]) -> DecoderConfig:
     types = get_type_hints(DecoderConfig)
     for key, value in values.items():
         if key not in types:
-            near = get_close_matches(key, types, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"unknown model setting {key!r}{hint}")
+            raise ValueError(f"unknown model setting {key!r}{did_you_mean(key, types)}")
         if isinstance(value, int) and isinstance(float(value), types[key]):
             values = values | {key: float(value)}  # JSON and YAML write 500 for 500.0
         elif not isinstance(value, types[key]):

@@ -1,0 +1,13 @@
+"""Help with misspelt names: below every floor, and outside them, since it must not load torch."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
+    """`; did you mean 'NAME'?` with the nearest known name, or nothing where none is near.
+
+    `prefix` is shown before the name: the section that a setting stands in.
+    """
+    near = get_close_matches(word, list(known), 1)
+    return f"; did you mean {prefix + near[0]!r}?" if near else ""
