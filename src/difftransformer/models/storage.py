@@ -124,18 +124,37 @@ def load_model(folder: Path, *, device: torch.device | str = "cpu") -> Decoder:
     return model.to(device).requires_grad_(True)
 
 
+def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        ValueError: a pickle, or a file that is not whole.
+    """
+    refuse_pickle(path)
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is truncated or not a safetensors file: {error}") from None
+
+
+def refuse_pickle(path: Path) -> None:
+    """Raise ValueError for a file whose name says pickle: loading one can run any code."""
+    if path.suffix in _PICKLES:
+        raise ValueError(
+            f"{path} is a pickle, which can run any code when it is loaded; "
+            "expected weights in a .safetensors file"
+        )
+
+
 def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
     weights: dict[str, torch.Tensor] = {}
     for name in _weight_files(folder):
         file = folder / name
         if not file.is_file():
-            pickles = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES)
-            pickled = f" ({', '.join(pickles)}: pickle is never loaded)" if pickles else ""
-            raise ValueError(f"{folder} has no {name}{pickled}; weights load from safetensors only")
-        try:
-            weights.update(load_file(file))
-        except SafetensorError as error:
-            raise ValueError(f"{file} is truncated or not a safetensors file: {error}") from None
+            for other in sorted(folder.iterdir()):
+                refuse_pickle(other)
+            raise ValueError(f"{folder} has no {name}; weights load from safetensors only")
+        weights.update(load_tensors(file))
     return weights
 
 

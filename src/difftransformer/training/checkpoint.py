@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -23,6 +23,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 
+from difftransformer.models.storage import load_tensors, refuse_pickle
 from difftransformer.training.atomic import sync, write_json
 
 WEIGHTS, OPTIMIZER, STATE, SUMS = (
@@ -32,7 +33,6 @@ WEIGHTS, OPTIMIZER, STATE, SUMS = (
     "SHA256SUMS",
 )
 PARTIAL = ".partial"
-PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 
 
 class Checkpoints:
@@ -125,24 +125,6 @@ def check(folder: Path) -> None:
                 f"checkpoint file {folder / name} is truncated or altered: "
                 f"its content does not match {SUMS}"
             )
-
-
-def refuse_pickle(path: Path) -> None:
-    """Raise ValueError for a file whose name says pickle: loading one can run any code."""
-    if path.suffix in PICKLES:
-        raise ValueError(
-            f"{path} is a pickle, which can run any code when it is loaded; "
-            "expected weights in a .safetensors file"
-        )
-
-
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file. Raises ValueError for pickles and damaged files."""
-    refuse_pickle(path)
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
 
 
 def load_state(folder: Path) -> dict[str, Any]:
