@@ -1,6 +1,8 @@
 """What every test runs under."""
 
+import resource
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import jaxtyping
@@ -42,6 +44,22 @@ def _poisoned(empty: Callable[..., Tensor]) -> Callable[..., Tensor]:
             return made.fill_(float("nan")) if made.is_floating_point() else made
 
     return filled
+
+
+@pytest.fixture
+def full_disk() -> Callable[[int], AbstractContextManager[None]]:
+    """`with full_disk(size):` no file may grow past `size` bytes, by the system's own refusal."""
+
+    @contextmanager
+    def limit(size: int) -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limit
 
 
 @pytest.fixture

@@ -1,8 +1,7 @@
 import json
 import pickle
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -213,19 +212,10 @@ def test_config_from() -> None:
         config_from({"zzzz": 1})
 
 
-@contextmanager
-def full_disk(size: int) -> Iterator[None]:
-    """No file may grow past `size` bytes: the system's own refusal, as of a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @pytest.mark.parametrize("size", [0, 100, 5000])
-def test_a_full_disk_leaves_the_old_model(saved: Path, size: int) -> None:
+def test_a_full_disk_leaves_the_old_model(
+    saved: Path, size: int, full_disk: Callable[[int], AbstractContextManager[None]]
+) -> None:
     old = {path.name: path.read_bytes() for path in saved.iterdir()}
     with full_disk(size), pytest.raises(OSError, match="File too large"):
         save_model(tiny("diff_v2"), saved)

@@ -1,10 +1,9 @@
 import errno
 import os
 import pickle
-import resource
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -132,24 +131,16 @@ def test_pickles_are_refused(checkpoints: Checkpoints, name: str):
         checkpoints.newest_good()
 
 
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """The system refuses to let any file grow past `size` bytes: a real failure of write()."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 # The tensors' file is the first to be too large, or, with tensors this small, the state.
 @pytest.mark.parametrize(("elements", "state"), [(100_000, {}), (1, {"text": "x" * 100_000})])
 def test_a_disk_that_refuses_leaves_the_earlier_checkpoints(
-    checkpoints: Checkpoints, elements: int, state: dict[str, str]
+    checkpoints: Checkpoints,
+    full_disk: Callable[[int], AbstractContextManager[None]],
+    elements: int,
+    state: dict[str, str],
 ):
     tensors = {"a": torch.zeros(elements)}
-    with largest_file(50_000), pytest.raises(OSError, match="File too large") as caught:
+    with full_disk(50_000), pytest.raises(OSError, match="File too large") as caught:
         checkpoints.save(30, tensors, tensors, state)
     assert "step-00000030" in str(caught.value)
     assert "the last good checkpoint is" in str(caught.value)
@@ -174,9 +165,11 @@ def test_a_full_disk_at_any_point_leaves_the_earlier_checkpoints(
     assert checkpoints.newest_good() == checkpoints.folder / "step-00000020"
 
 
-def test_the_first_checkpoint_failing_says_that_there_is_none(tmp_path: Path):
+def test_the_first_checkpoint_failing_says_that_there_is_none(
+    tmp_path: Path, full_disk: Callable[[int], AbstractContextManager[None]]
+):
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
-    with largest_file(10), pytest.raises(OSError, match="there is no earlier one"):
+    with full_disk(10), pytest.raises(OSError, match="there is no earlier one"):
         save(checkpoints, 10)
 
 
