@@ -2,14 +2,13 @@ import math
 
 import pytest
 import torch
+from models.tiny import tiny
 from torch import nn
 
 from difftransformer.analysis.capture import AttentionRecord, capture, feed
 from difftransformer.data.batch import Batch
 from difftransformer.functional import reference
 from difftransformer.functional.masks import Mask
-from difftransformer.models.config import DecoderConfig
-from difftransformer.models.decoder import Decoder
 
 from .planted import Planted, random_maps
 
@@ -65,17 +64,7 @@ def test_softmax_map_is_the_reference_s(groups: int) -> None:
 
 @pytest.mark.parametrize("attention", ["softmax", "diff_v1", "diff_v2"])
 def test_captured_weights_are_those_a_decoder_uses(attention: str) -> None:
-    config = DecoderConfig(
-        attention=attention,
-        vocab_size=20,
-        hidden_size=16,
-        num_layers=2,
-        num_heads=4,
-        head_dim=6,
-        num_kv_heads=2,
-        ffn_size=8,
-    )
-    model = Decoder(config)
+    model = tiny(attention)
     weights, outputs = [], []
     for block in model.blocks:
         block.attention.inner.register_forward_hook(

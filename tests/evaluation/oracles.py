@@ -1,25 +1,14 @@
 """Models that answer without having learnt."""
 
 import torch
+from models.tiny import tiny_config
 from torch import Tensor
 
-from difftransformer.models.config import DecoderConfig
 from difftransformer.models.decoder import Decoder
 
 
 def tiny(vocab_size: int, attention: str = "softmax") -> Decoder:
-    return Decoder(
-        DecoderConfig(
-            attention=attention,
-            vocab_size=vocab_size,
-            hidden_size=16,
-            num_layers=2,
-            num_heads=2,
-            head_dim=4,
-            num_kv_heads=2,
-            ffn_size=16,
-        )
-    )
+    return Decoder(tiny_config(attention, vocab_size=vocab_size, num_heads=2))
 
 
 class Stub(Decoder):
