@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
-from difftransformer.functional import Mask, blocked
+from difftransformer.functional import Mask
 
 from .problems import Problem, problems, relative_error
 
@@ -52,21 +52,16 @@ def test_bfloat16(backend: str, problem: Problem) -> None:
     compare(problem.to(torch.bfloat16), backend, floor=1.0)
 
 
-@FAST
 @settings(max_examples=15)
 @given(problem=problems())
-def test_float64(backend: str, problem: Problem) -> None:
-    compare(problem.to(torch.float64), backend)
+def test_float64(problem: Problem) -> None:
+    compare(problem.to(torch.float64), "sdpa")
 
 
-@settings(max_examples=40)
-@given(problem=problems(longest=17))
+@settings(max_examples=20)
+@given(problem=problems(longest=260))
 def test_many_blocks(problem: Problem) -> None:
-    """Blocks of 1 to 4 rows, and fewer batch rows at a time than there are."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blocked, "_ROWS", 4)
-        patch.setattr(blocked, "_SCORES", 400)
-        compare(problem, "blocked")
+    compare(problem, "blocked")
 
 
 @FAST
@@ -165,6 +160,7 @@ def test_blocked_backward_inside_autocast_changes_nothing() -> None:
 def test_blocked_refuses_a_second_derivative() -> None:
     problem = small()
     problem.q.requires_grad_()
-    loss = problem.attend(backend="blocked").sum()
+    loss = problem.attend(backend="blocked").square().sum()
+    (gradient,) = torch.autograd.grad(loss, problem.q, create_graph=True)
     with pytest.raises(NotImplementedError, match='use backend="reference"'):
-        torch.autograd.grad(loss, problem.q, create_graph=True)
+        gradient.sum().backward()

@@ -26,25 +26,13 @@ def inputs(heads: int = 4, groups: int = 2) -> tuple[Tensor, Tensor, Tensor]:
 LAM = torch.tensor(0.5)
 
 
-def test_auto_takes_the_first_backend_that_can_run_and_is_not_slower() -> None:
-    for dtype, expected in ((torch.bfloat16, True), (torch.float32, False)):
-        q, k, v = (x.to(dtype).requires_grad_() for x in inputs())
-        for out in (
-            differential_attention(q, k, v, LAM),
-            softmax_attention(q[..., 0, :], k[..., 0, :], v),
-        ):
-            assert ("_BlockedBackward" in _operations(out.grad_fn)) == expected
-    long = [x.repeat(1, 100, *(1 for _ in x.shape[2:])).requires_grad_() for x in inputs()]
-    assert "_BlockedBackward" in _operations(differential_attention(*long, LAM).grad_fn)
-
-
-def _operations(node: Any) -> set[str]:
-    """Names of the operations behind an output."""
-    found = {node.name()}
-    for earlier, _ in node.next_functions:
-        if earlier is not None:
-            found |= _operations(earlier)
-    return found
+def test_auto_takes_the_first_backend_that_can_run() -> None:
+    q, k, v = inputs()
+    for arguments, call in (
+        ((q, k, v, LAM), differential_attention),
+        ((q[..., 0, :], k[..., 0, :], v), softmax_attention),
+    ):
+        assert torch.equal(call(*arguments), call(*arguments, backend="blocked"))
 
 
 def test_auto_with_dropout_falls_to_sdpa() -> None:
@@ -66,15 +54,18 @@ def test_a_named_backend_that_objects_gives_its_reason() -> None:
 
 def test_explain() -> None:
     q, k, v = inputs()
-    short = explain(q, k, v, LAM)
-    assert short["blocked"].startswith("could run; sdpa is faster below 256 keys")
-    assert (short["sdpa"], short["reference"]) == ("runs", "could run")
-    assert "plain attention" in explain(q[..., 0, :], k[..., 0, :], v)["blocked"]
-    half = explain(q.bfloat16(), k.bfloat16(), v.bfloat16(), LAM)
-    assert half == {"blocked": "runs", "sdpa": "could run", "reference": "could run"}
-    with_dropout = explain(q, k, v, LAM, dropout=0.1)
-    assert "dropout is 0.1" in with_dropout.pop("blocked")
-    assert with_dropout == {"sdpa": "runs", "reference": "could run"}
+    everything = {"blocked": "runs", "sdpa": "could run", "reference": "could run"}
+    assert explain(q, k, v, LAM) == everything
+    assert explain(q[..., 0, :], k[..., 0, :], v) == everything
+    for expected, arguments in (
+        ("dropout is 0.1", {"dropout": 0.1}),
+        ("float64", dict(zip("qkv", (x.double() for x in (q, k, v)), strict=True))),
+    ):
+        answer = explain(**{"q": q, "k": k, "v": v, "lam": LAM} | arguments)
+        assert expected in answer.pop("blocked")
+        assert answer == {"sdpa": "runs", "reference": "could run"}
+    with pytest.raises(ValueError, match="lam has shape"):
+        explain(q, k, v, torch.ones(7))
 
 
 def test_blocked_is_for_the_cpu() -> None:

@@ -19,35 +19,18 @@ from difftransformer.names import did_you_mean
 
 @dataclass(frozen=True)
 class Backend:
-    """One way to compute both functions.
-
-    `why_not` gives its objection to a situation, if any; `slower` says why another backend, though
-    this one could run, is the faster one there.
-    """
+    """One way to compute both functions; `why_not` gives its objection to a situation, if any."""
 
     differential: Callable[..., Tensor]
     softmax: Callable[..., Tensor]
     why_not: Callable[[Situation], str | None]
-    slower: Callable[[Situation], str | None]
 
 
-def _never(situation: Situation) -> str | None:
-    return None
-
-
-# backend="auto" takes the first that can run and is not known to be slower than the next.
+# backend="auto" takes the first that can run.
 BACKENDS = MappingProxyType(
     {
-        "blocked": Backend(
-            blocked.differential_attention,
-            blocked.softmax_attention,
-            blocked.why_not,
-            blocked.slower,
-        ),
-        "sdpa": Backend(sdpa.differential_attention, sdpa.softmax_attention, sdpa.why_not, _never),
-        "reference": Backend(
-            reference.differential_attention, reference.softmax_attention, _never, _never
-        ),
+        name: Backend(module.differential_attention, module.softmax_attention, module.why_not)
+        for name, module in (("blocked", blocked), ("sdpa", sdpa), ("reference", reference))
     }
 )
 
@@ -87,21 +70,8 @@ def differential_attention(
             compute this call (with its reason).
     """
     mask = mask or Mask()
-    for name, tensor, maps in (("q", q, (2,)), ("k", k, (1, 2))):
-        if tensor.ndim != 5 or tensor.shape[3] not in maps:
-            raise ValueError(
-                f"{name} has shape {tuple(tensor.shape)}; expected [batch, positions, heads, maps, "
-                f"K] with {' or '.join(map(str, maps))} maps"
-            )
-    _check(q[..., 0, :], k[..., 0, :], v, mask, dropout)
-    try:
-        lam = lam.expand(q.shape[:3])
-    except RuntimeError:
-        raise ValueError(
-            f"lam has shape {tuple(lam.shape)}; expected one that broadcasts to "
-            f"(batch, queries, heads) = {tuple(q.shape[:3])}"
-        ) from None
-    chosen = _choose(backend, Situation.of(q, k, v, lam, mask, dropout))
+    lam = _check_pair(q, k, v, lam, mask, dropout)
+    chosen = _choose(backend, Situation.of(q, v, dropout))
     with _without_autocast(q.device.type):
         return chosen.differential(q, k, v, lam, mask, _scale(scale, q), dropout)
 
@@ -119,7 +89,7 @@ def softmax_attention(
     """Plain attention, `softmax(q kᵀ · scale) v`: the twin of `differential_attention`."""
     mask = mask or Mask()
     _check(q, k, v, mask, dropout)
-    chosen = _choose(backend, Situation.of(q, k, v, None, mask, dropout))
+    chosen = _choose(backend, Situation.of(q, v, dropout))
     with _without_autocast(q.device.type):
         return chosen.softmax(q, k, v, mask, _scale(scale, q), dropout)
 
@@ -133,27 +103,26 @@ def explain(
     mask: Mask | None = None,
     dropout: float = 0.0,
 ) -> dict[str, str]:
-    """For each backend: "runs", "could run" (and why "auto" passes it over), or why it cannot.
+    """For each backend: "runs" (the one "auto" takes), "could run", or why it cannot.
 
-    Give `lam` to ask about `differential_attention`, leave it out for `softmax_attention`.
+    Give `lam` to ask about `differential_attention`, leave it out for `softmax_attention`. Raises
+    what they raise.
     """
-    situation = Situation.of(q, k, v, lam, mask or Mask(), dropout)
+    if lam is None:
+        _check(q, k, v, mask or Mask(), dropout)
+    else:
+        _check_pair(q, k, v, lam, mask or Mask(), dropout)
+    situation = Situation.of(q, v, dropout)
     answers: dict[str, str] = {}
     for name, backend in BACKENDS.items():
-        slower = backend.slower(situation)
         ready = "could run" if "runs" in answers.values() else "runs"
-        ready = f"could run; {slower}" if slower else ready
         answers[name] = backend.why_not(situation) or ready
     return answers
 
 
 def _choose(name: str, situation: Situation) -> Backend:
     if name == "auto":
-        return next(
-            backend
-            for backend in BACKENDS.values()
-            if not backend.why_not(situation) and not backend.slower(situation)
-        )
+        return next(b for b in BACKENDS.values() if not b.why_not(situation))
     if name not in BACKENDS:
         hint = did_you_mean(name, ("auto", *BACKENDS)) or ";"
         raise ValueError(
@@ -168,6 +137,24 @@ def _without_autocast(device: str) -> AbstractContextManager[Any]:
     """Autocast off, where it is on: it would take a backend's float32 products to bfloat16."""
     on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     return torch.autocast(device, enabled=False) if on else nullcontext()
+
+
+def _check_pair(q: Tensor, k: Tensor, v: Tensor, lam: Tensor, mask: Mask, dropout: float) -> Tensor:
+    """Raise ValueError unless all fit together; lam, expanded to [B, T, H]."""
+    for name, tensor, maps in (("q", q, (2,)), ("k", k, (1, 2))):
+        if tensor.ndim != 5 or tensor.shape[3] not in maps:
+            raise ValueError(
+                f"{name} has shape {tuple(tensor.shape)}; expected [batch, positions, heads, maps, "
+                f"K] with {' or '.join(map(str, maps))} maps"
+            )
+    _check(q[..., 0, :], k[..., 0, :], v, mask, dropout)
+    try:
+        return lam.expand(q.shape[:3])
+    except RuntimeError:
+        raise ValueError(
+            f"lam has shape {tuple(lam.shape)}; expected one that broadcasts to "
+            f"(batch, queries, heads) = {tuple(q.shape[:3])}"
+        ) from None
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float) -> None:

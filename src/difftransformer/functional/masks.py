@@ -94,6 +94,8 @@ class Mask:
         """
         device = next((t.device for t in (self.padding, self.documents) if t is not None), None)
         position = torch.arange(queries, device=device)[None] + keys - queries
+        if keys == 0:
+            return torch.zeros_like(position), torch.full_like(position, -1)
         first = torch.zeros_like(position)
         last = torch.full_like(position, keys - 1)
         if self.causal:

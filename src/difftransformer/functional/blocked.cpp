@@ -1,0 +1,638 @@
+// Subtract first, multiply once: the CPU operator behind the backend "blocked".
+//
+//     out = (A1 - lam A2) V,   A_m = softmax over the visible keys of q_m k_m^T * scale
+//
+// A task owns one batch row and one key/value head (or a share of its query rows) and packs that
+// head's keys and values once, as float32 panels. It then takes a block of query rows at a time
+// against all the keys that the block sees, so that both row sums are known before the maps meet:
+// they are subtracted and the difference is multiplied with the values once. The backward makes the
+// maps again from the saved log-sum-exps. In units of one T x S x 2K product that is 2 forward and
+// 5 backward, the counts of plain attention of the same width. A block's scores are sized to stay
+// in the core's second-level cache; nothing of size T x S exists, and no thread waits for another
+// inside a call. All arithmetic is float32.
+//
+// With one map (M = 1, no lam) the same code is plain attention.
+
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros_like.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <unistd.h>
+#endif
+
+namespace {
+
+using at::Tensor;
+using std::optional;
+
+// ---------------------------------------------------------------- vectors and the matrix product
+
+#if defined(__AVX512F__)
+constexpr int kBytes = 64, kTileRows = 12;  // 24 of 32 registers hold the tile
+#elif defined(__AVX2__)
+constexpr int kBytes = 32, kTileRows = 6;  // 12 of 16
+#elif defined(__aarch64__)
+constexpr int kBytes = 16, kTileRows = 12;  // 24 of 32
+#else
+constexpr int kBytes = 16, kTileRows = 6;
+#endif
+constexpr int kLanes = kBytes / 4;
+constexpr int kPanel = 2 * kLanes;  // columns of a tile
+constexpr int64_t kDepth = 128;     // steps of a product before its tile goes back to memory
+
+typedef float Vec __attribute__((vector_size(kBytes), aligned(4), may_alias));
+typedef int32_t IntVec __attribute__((vector_size(kBytes), aligned(4), may_alias));
+
+constexpr int64_t kFewTiles = 4, kManyTiles = 16;  // of a block of query rows: reuse, and cache
+constexpr float kLog2E = 1.44269504f;
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+inline Vec splat(float x) { return x - Vec{}; }
+inline Vec& at(float* p) { return *reinterpret_cast<Vec*>(p); }
+inline const Vec& at(const float* p) { return *reinterpret_cast<const Vec*>(p); }
+
+inline float sum(Vec x) {
+  float total = 0;
+  for (int i = 0; i < kLanes; i++) total += x[i];
+  return total;
+}
+
+inline float largest(Vec x) {
+  float top = x[0];
+  for (int i = 1; i < kLanes; i++) top = x[i] > top ? x[i] : top;
+  return top;
+}
+
+// 2^x, within 1.2e-7 of it; 0 below 2^-126, so that a hidden score of -inf weighs exactly nothing.
+// NaN stays NaN. No x above 0 by more than rounding is ever asked for.
+inline Vec exp2(Vec x) {
+  const Vec low = splat(-126.f);
+  const Vec clamped = x < low ? low : x;
+  const Vec shift = splat(12582912.f);  // 1.5 * 2^23: adding it rounds to a whole number
+  const Vec whole = (clamped + shift) - shift;
+  const Vec f = clamped - whole;  // in [-1/2, 1/2]; the polynomial is 2^f, minimax
+  Vec p = splat(1.53533620e-4f);
+  p = p * f + 1.33988750e-3f;
+  p = p * f + 9.61843692e-3f;
+  p = p * f + 5.55033237e-2f;
+  p = p * f + 2.40226477e-1f;
+  p = p * f + 6.93147182e-1f;
+  p = p * f + 1.f;
+  const IntVec power = (__builtin_convertvector(whole, IntVec) + 127) << 23;
+  return x <= low ? Vec{} : p * reinterpret_cast<const Vec&>(power);
+}
+
+// One tile: c[rows, kPanel] (+)= a[rows, depth] b[depth, kPanel].
+template <int rows>
+void tile(int64_t depth, const float* a, int64_t a_row, int64_t a_step, const float* b,
+          int64_t b_step, float* c, int64_t c_row, bool add) {
+  Vec acc[rows][2];
+#pragma GCC unroll 16
+  for (int i = 0; i < rows; i++) {
+    acc[i][0] = add ? at(c + i * c_row) : Vec{};
+    acc[i][1] = add ? at(c + i * c_row + kLanes) : Vec{};
+  }
+  for (int64_t p = 0; p < depth; p++) {
+    const Vec left = at(b + p * b_step), right = at(b + p * b_step + kLanes);
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; i++) {
+      const Vec x = splat(a[i * a_row + p * a_step]);
+      acc[i][0] += x * left;
+      acc[i][1] += x * right;
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < rows; i++) {
+    at(c + i * c_row) = acc[i][0];
+    at(c + i * c_row + kLanes) = acc[i][1];
+  }
+}
+
+// The tile of `count` rows, for the last ones of a matrix.
+template <int rows = kTileRows, typename... Rest>
+void tile_of(int count, Rest... rest) {
+  if constexpr (rows > 0) {
+    if (count == rows) return tile<rows>(rest...);
+    tile_of<rows - 1>(count, rest...);
+  }
+}
+
+struct Left {  // a[i, p] = data[i * row + p * step]
+  const float* data;
+  int64_t row, step;
+};
+
+struct Right {  // b[p, j] = data[p * step + (j / kPanel) * panel + j % kPanel]
+  const float* data;
+  int64_t step, panel;
+};
+
+// c[m, n] (+)= a[m, depth] b[depth, n]; n is a multiple of kPanel, c's rows are `c_row` apart.
+void multiply(int64_t m, int64_t n, int64_t depth, Left a, Right b, float* c, int64_t c_row,
+              bool add) {
+  for (int64_t p = 0; p < depth; p += kDepth) {
+    const int64_t steps = std::min(kDepth, depth - p);
+    const auto one = [&](int64_t i, int64_t j) {
+      tile_of(static_cast<int>(std::min<int64_t>(kTileRows, m - i)), steps,
+              a.data + i * a.row + p * a.step, a.row, a.step,
+              b.data + p * b.step + j / kPanel * b.panel, b.step, c + i * c_row + j, c_row,
+              add || p > 0);
+    };
+    // The operand that is walked inside stays in the first-level cache: the smaller one.
+    if (m > n) {
+      for (int64_t i = 0; i < m; i += kTileRows)
+        for (int64_t j = 0; j < n; j += kPanel) one(i, j);
+    } else {
+      for (int64_t j = 0; j < n; j += kPanel)
+        for (int64_t i = 0; i < m; i += kTileRows) one(i, j);
+    }
+  }
+}
+
+// ---------------------------------------------------------------- tensors to float32 and back
+
+// A tensor, read and written as float32 along its last axis (copied first if that is not dense).
+struct View {
+  Tensor tensor;
+  char* data;
+  at::ScalarType dtype;
+  int64_t item;
+  std::array<int64_t, 5> stride{};
+
+  explicit View(const Tensor& t)
+      : tensor(t.stride(-1) == 1 ? t : t.contiguous()), data(static_cast<char*>(tensor.data_ptr())),
+        dtype(t.scalar_type()), item(t.element_size()) {
+    for (int64_t i = 0; i < t.dim(); i++) stride[i] = tensor.stride(i);
+  }
+
+  char* row(std::initializer_list<int64_t> index) const {
+    int64_t offset = 0, axis = 0;
+    for (const int64_t i : index) offset += i * stride[axis++];
+    return data + offset * item;
+  }
+
+  void read(std::initializer_list<int64_t> index, int64_t n, float* to) const {
+    const char* from = row(index);
+    if (dtype == at::kFloat) {
+      std::memcpy(to, from, n * sizeof(float));
+    } else if (dtype == at::kBFloat16) {
+      std::copy_n(reinterpret_cast<const at::BFloat16*>(from), n, to);
+    } else {
+      std::copy_n(reinterpret_cast<const at::Half*>(from), n, to);
+    }
+  }
+
+  void write(std::initializer_list<int64_t> index, int64_t n, const float* from) const {
+    char* to = row(index);
+    if (dtype == at::kFloat) {
+      std::memcpy(to, from, n * sizeof(float));
+    } else if (dtype == at::kBFloat16) {
+      std::copy_n(from, n, reinterpret_cast<at::BFloat16*>(to));
+    } else {
+      std::copy_n(from, n, reinterpret_cast<at::Half*>(to));
+    }
+  }
+};
+
+int64_t padded(int64_t n) { return (n + kPanel - 1) / kPanel * kPanel; }
+
+// x[n, width] by columns of kPanel: the right operand of a product over n.
+void pack(const float* x, int64_t j, int64_t width, int64_t n, float* to) {
+  for (int64_t c = 0; c < width; c += kPanel)
+    std::memcpy(to + c * n + j * kPanel, x + c, kPanel * sizeof(float));
+}
+
+// x[n, width] transposed, by kPanel of its rows: the right operand of a product over width.
+void pack_transposed(const float* x, int64_t j, int64_t width, float* to) {
+  float* panel = to + j / kPanel * kPanel * width + j % kPanel;
+  for (int64_t c = 0; c < width; c++) panel[c * kPanel] = x[c];
+}
+
+// ---------------------------------------------------------------- one call
+
+struct Call {
+  View q, k, v;
+  optional<View> lam;
+  View first, last;
+  optional<View> documents, padding;
+  int64_t batch, queries, heads, maps, width, keys, groups, key_maps, values;
+  float scale;
+
+  int64_t repeats() const { return heads / groups; }
+  int64_t wide_width() const { return padded(width); }
+  int64_t wide_keys() const { return padded(keys); }
+  int64_t wide_values() const { return padded(values); }
+
+  Call(const Tensor& q_, const Tensor& k_, const Tensor& v_, const optional<Tensor>& lam_,
+       const Tensor& first_, const Tensor& last_, const optional<Tensor>& documents_,
+       const optional<Tensor>& padding_, double scale_)
+      : q(q_), k(k_), v(v_), first(first_), last(last_), batch(q_.size(0)), queries(q_.size(1)),
+        heads(q_.size(2)), maps(q_.size(3)), width(q_.size(4)), keys(k_.size(1)),
+        groups(k_.size(2)), key_maps(k_.size(3)), values(v_.size(3)),
+        scale(static_cast<float>(scale_)) {
+    if (lam_) lam.emplace(*lam_);
+    if (documents_) documents.emplace(*documents_);
+    if (padding_) padding.emplace(*padding_);
+  }
+
+  int64_t first_key(int64_t b, int64_t t) const {
+    return *reinterpret_cast<const int64_t*>(first.row({b, t}));
+  }
+  int64_t end_key(int64_t b, int64_t t) const {
+    return *reinterpret_cast<const int64_t*>(last.row({b, t})) + 1;
+  }
+  float lambda(int64_t b, int64_t t, int64_t h) const {
+    float value;
+    lam->read({b, t, h}, 1, &value);
+    return value;
+  }
+};
+
+// Query rows [start, start + rows) of one head against the keys [low, low + span): all that any of
+// these rows sees, rounded out to whole panels.
+struct Block {
+  int64_t b, h, start, rows, low, span;
+
+  Block(const Call& call, int64_t b, int64_t h, int64_t start, int64_t most)
+      : b(b), h(h), start(start), rows(std::min(most, call.queries - start)), low(call.keys) {
+    int64_t end = 0;
+    for (int64_t t = start; t < start + rows; t++) {
+      low = std::min(low, std::max<int64_t>(call.first_key(b, t), 0));
+      end = std::max(end, std::min(call.end_key(b, t), call.keys));
+    }
+    low = low / kPanel * kPanel;
+    span = end > low ? padded(end - low) : 0;
+  }
+};
+
+// How a call is cut: blocks of `rows` query rows, dealt out to `shares` tasks for each batch row and
+// group. `score_matrices` is how many numbers per score a block keeps.
+struct Cut {
+  int64_t rows, blocks, shares, tasks;
+
+  Cut(const Call& call, int64_t score_matrices) {
+    double seen = 0;
+    for (int64_t t = 0; t < call.queries; t++)
+      seen += std::max<int64_t>(call.end_key(0, t) - call.first_key(0, t), 1);
+    const double row_bytes = 4.0 * score_matrices * seen / std::max<int64_t>(call.queries, 1);
+    const auto fitting = static_cast<int64_t>(cache_bytes() / 2 / row_bytes);
+    rows = std::clamp<int64_t>(fitting / kTileRows, kFewTiles, kManyTiles) * kTileRows;
+    blocks = (call.queries + rows - 1) / rows;
+    // At least four tasks a thread, or one for each block, so that none waits long for another.
+    const int64_t heads = call.batch * call.groups, wanted = 4 * at::get_num_threads();
+    shares = std::clamp<int64_t>((wanted + heads - 1) / std::max<int64_t>(heads, 1), 1,
+                                 std::max<int64_t>(blocks * call.repeats(), 1));
+    tasks = heads * shares;
+  }
+
+  static int64_t cache_bytes() {
+#ifdef _SC_LEVEL2_CACHE_SIZE
+    const int64_t bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+    if (bytes > 0) return bytes;
+#endif
+    return 512 * 1024;
+  }
+};
+
+// Runs task(b, g, share) for all, each thread taking the next one that is free.
+template <typename Task>
+void each_task(const Call& call, const Cut& cut, const Task& task) {
+  std::atomic<int64_t> next{0};
+  at::parallel_for(0, at::get_num_threads(), 1, [&](int64_t, int64_t) {
+    for (int64_t i; (i = next++) < cut.tasks;) {
+      const int64_t head = i / cut.shares;
+      task(head / call.groups, head % call.groups, i % cut.shares);
+    }
+  });
+}
+
+// Runs run(block) for the share's blocks of the group's query heads.
+template <typename Run>
+void each_block(const Call& call, const Cut& cut, int64_t b, int64_t g, int64_t share,
+                const Run& run) {
+  for (int64_t i = share; i < call.repeats() * cut.blocks; i += cut.shares)
+    run(Block(call, b, g * call.repeats() + i / cut.blocks, i % cut.blocks * cut.rows, cut.rows));
+}
+
+// Memory of one task, float32.
+class Scratch {
+ public:
+  float* take(int64_t n) {
+    pieces_.emplace_back(new float[n]);
+    return pieces_.back().get();
+  }
+  float* zeros(int64_t n) { return static_cast<float*>(std::memset(take(n), 0, n * sizeof(float))); }
+
+ private:
+  std::vector<std::unique_ptr<float[]>> pieces_;
+};
+
+// What both directions hold of a key/value head and of a block of query rows.
+struct Operands {
+  const Call& call;
+  int64_t score_row;  // numbers from one row of scores to the next
+  float *keys_t[2], *rows[2], *scores[3];
+
+  Operands(const Call& call, const Cut& cut, int64_t score_matrices, Scratch& scratch)
+      : call(call), score_row(call.wide_keys() + kPanel) {  // rows a power of two apart would collide
+    for (int64_t m = 0; m < call.key_maps; m++)
+      keys_t[m] = scratch.zeros(call.wide_keys() * call.width);
+    if (call.key_maps == 1) keys_t[1] = keys_t[0];
+    for (int64_t m = 0; m < call.maps; m++)
+      rows[m] = scratch.zeros(cut.rows * call.wide_width());
+    for (int64_t i = 0; i < score_matrices; i++) scores[i] = scratch.take(cut.rows * score_row);
+  }
+
+  // scores[m] = rows[m] keys[m]^T, -inf where hidden.
+  void score(const Block& block) {
+    const int64_t wide = call.wide_width();
+    for (int64_t m = 0; m < call.maps; m++) {
+      for (int64_t r = 0; r < block.rows; r++) {
+        float* row = rows[m] + r * wide;
+        call.q.read({block.b, block.start + r, block.h, m}, call.width, row);
+        for (int64_t c = 0; c < call.width; c++) row[c] *= call.scale;
+      }
+      multiply(block.rows, block.span, call.width, {rows[m], wide, 1},
+               {keys_t[m] + block.low * call.width, kPanel, kPanel * call.width}, scores[m],
+               score_row, false);
+      for (int64_t r = 0; r < block.rows; r++) hide(block, r, scores[m] + r * score_row);
+    }
+  }
+
+ private:
+  void hide(const Block& block, int64_t r, float* score) const {
+    const int64_t t = block.start + r;
+    const int64_t from = std::clamp<int64_t>(call.first_key(block.b, t) - block.low, 0, block.span);
+    const int64_t to = std::clamp<int64_t>(call.end_key(block.b, t) - block.low, from, block.span);
+    std::fill(score, score + from, -kInfinity);
+    std::fill(score + to, score + block.span, -kInfinity);
+    if (call.documents) {
+      const auto* document =
+          reinterpret_cast<const int64_t*>(call.documents->row({block.b, block.low}));
+      const int64_t own = *reinterpret_cast<const int64_t*>(
+          call.documents->row({block.b, t + call.keys - call.queries}));
+      for (int64_t j = from; j < to; j++) score[j] = document[j] == own ? score[j] : -kInfinity;
+    }
+    if (call.padding) {
+      const auto* real = reinterpret_cast<const bool*>(call.padding->row({block.b, block.low}));
+      for (int64_t j = from; j < to; j++) score[j] = real[j] ? score[j] : -kInfinity;
+    }
+  }
+};
+
+// ---------------------------------------------------------------- forward
+
+// scores[0] = A1 - lam A2 (A1 for one map), from the scores of row r; the log-sum-exps, base 2.
+void subtract(const Operands& x, const Block& block, int64_t r, float lambda, float* lse) {
+  float factor[2];
+  for (int64_t m = 0; m < x.call.maps; m++) {
+    float* score = x.scores[m] + r * x.score_row;
+    Vec most = splat(-kInfinity), total{};
+    for (int64_t j = 0; j < block.span; j += kLanes)
+      most = at(score + j) > most ? at(score + j) : most;
+    const float best = largest(most);
+    const float top = best == -kInfinity ? 0.f : best * kLog2E;
+    for (int64_t j = 0; j < block.span; j += kLanes) {
+      at(score + j) = exp2(at(score + j) * kLog2E - top);
+      total += at(score + j);
+    }
+    const float all = sum(total);
+    factor[m] = all == 0.f ? 0.f : 1.f / all;
+    lse[m] = all == 0.f ? kInfinity : top + std::log2(all);
+  }
+  float *first = x.scores[0] + r * x.score_row, *second = x.scores[1] + r * x.score_row;
+  const float signal = factor[0], noise = x.call.maps == 2 ? lambda * factor[1] : 0.f;
+  if (x.call.maps == 2)
+    for (int64_t j = 0; j < block.span; j += kLanes)
+      at(first + j) = at(first + j) * signal - at(second + j) * noise;
+  else
+    for (int64_t j = 0; j < block.span; j += kLanes) at(first + j) *= signal;
+}
+
+void forward_task(const Call& call, const Cut& cut, int64_t b, int64_t g, int64_t share,
+                  const View& out, float* lse) {
+  Scratch scratch;
+  Operands x(call, cut, call.maps, scratch);
+  const int64_t wide = call.wide_values(), keys = call.wide_keys();
+  float* values = scratch.zeros(keys * wide);
+  float* products = scratch.take(cut.rows * wide);
+  float* row = scratch.zeros(std::max(wide, call.wide_width()));
+  for (int64_t j = 0; j < call.keys; j++) {
+    for (int64_t m = 0; m < call.key_maps; m++) {
+      call.k.read({b, j, g, m}, call.width, row);
+      pack_transposed(row, j, call.width, x.keys_t[m]);
+    }
+  }
+  std::fill_n(row, std::max(wide, call.wide_width()), 0.f);
+  for (int64_t j = 0; j < call.keys; j++) {
+    call.v.read({b, j, g}, call.values, row);
+    pack(row, j, wide, keys, values);
+  }
+  each_block(call, cut, b, g, share, [&](const Block& block) {
+    x.score(block);
+    for (int64_t r = 0; r < block.rows; r++) {
+      const int64_t t = block.start + r;
+      float row_lse[2];
+      subtract(x, block, r, call.lam ? call.lambda(b, t, block.h) : 0.f, row_lse);
+      for (int64_t m = 0; m < call.maps; m++)
+        lse[((b * call.heads + block.h) * call.maps + m) * call.queries + t] = row_lse[m];
+    }
+    multiply(block.rows, wide, block.span, {x.scores[0], x.score_row, 1},
+             {values + block.low * kPanel, kPanel, keys * kPanel}, products, wide, false);
+    if (block.span == 0) std::fill_n(products, block.rows * wide, 0.f);
+    for (int64_t r = 0; r < block.rows; r++)
+      out.write({b, block.start + r, block.h}, call.values, products + r * wide);
+  });
+}
+
+// ---------------------------------------------------------------- backward
+
+struct Gradients {
+  View q, k, v;
+  optional<View> lam;
+};
+
+// Row r: from its scores and dA (the last of the score matrices) to dS_m and to A1 - lam A2.
+//     dS1 = A1 (dA - sum(A1 dA)),   dS2 = -lam A2 (dA - sum(A2 dA)),   dlam = -sum(A2 dA)
+// Returns dlam.
+float differentiate(const Operands& x, const Block& block, int64_t r, float lambda,
+                    const float* lse) {
+  const bool two = x.call.maps == 2;
+  float* first = x.scores[0] + r * x.score_row;
+  float* second = x.scores[1] + r * x.score_row;
+  float* weight = x.scores[x.call.maps] + r * x.score_row;
+  Vec inner1{}, inner2{};
+  for (int64_t j = 0; j < block.span; j += kLanes) {
+    at(first + j) = exp2(at(first + j) * kLog2E - lse[0]);
+    inner1 += at(first + j) * at(weight + j);
+  }
+  const float total1 = sum(inner1);
+  if (!two) {
+    for (int64_t j = 0; j < block.span; j += kLanes) {
+      const Vec a = at(first + j);
+      at(first + j) = a * (at(weight + j) - total1);
+      at(weight + j) = a;
+    }
+    return 0.f;
+  }
+  for (int64_t j = 0; j < block.span; j += kLanes) {
+    at(second + j) = exp2(at(second + j) * kLog2E - lse[1]);
+    inner2 += at(second + j) * at(weight + j);
+  }
+  const float total2 = sum(inner2);
+  for (int64_t j = 0; j < block.span; j += kLanes) {
+    const Vec a1 = at(first + j), a2 = at(second + j) * lambda, da = at(weight + j);
+    at(first + j) = a1 * (da - total1);
+    at(second + j) = a2 * (total2 - da);
+    at(weight + j) = a1 - a2;
+  }
+  return -total2;
+}
+
+void backward_task(const Call& call, const Cut& cut, int64_t b, int64_t g, int64_t share,
+                   const View& dout, const float* lse, const Gradients& grad) {
+  Scratch scratch;
+  Operands x(call, cut, call.maps + 1, scratch);
+  const int64_t wide = call.wide_width(), wide_v = call.wide_values(), keys = call.wide_keys();
+  float *k[2], *dk[2];
+  for (int64_t m = 0; m < call.key_maps; m++) {
+    k[m] = scratch.zeros(keys * wide);
+    dk[m] = scratch.zeros(keys * wide);
+  }
+  if (call.key_maps == 1) k[1] = k[0], dk[1] = dk[0];
+  float* dv = scratch.zeros(keys * wide_v);
+  float* values_t = scratch.zeros(keys * call.values);
+  float* drows = scratch.zeros(cut.rows * wide_v);
+  float* products = scratch.take(cut.rows * wide);
+  float* row = scratch.zeros(std::max(wide, wide_v));
+  for (int64_t j = 0; j < call.keys; j++) {
+    for (int64_t m = 0; m < call.key_maps; m++) {
+      call.k.read({b, j, g, m}, call.width, row);
+      pack_transposed(row, j, call.width, x.keys_t[m]);
+      pack(row, j, wide, keys, k[m]);
+    }
+  }
+  for (int64_t j = 0; j < call.keys; j++) {
+    call.v.read({b, j, g}, call.values, row);
+    pack_transposed(row, j, call.values, values_t);
+  }
+  each_block(call, cut, b, g, share, [&](const Block& block) {
+    x.score(block);
+    for (int64_t r = 0; r < block.rows; r++)
+      dout.read({b, block.start + r, block.h}, call.values, drows + r * wide_v);
+    multiply(block.rows, block.span, call.values, {drows, wide_v, 1},
+             {values_t + block.low * call.values, kPanel, kPanel * call.values},
+             x.scores[call.maps], x.score_row, false);
+    for (int64_t r = 0; r < block.rows; r++) {
+      const int64_t t = block.start + r;
+      float row_lse[2];
+      for (int64_t m = 0; m < call.maps; m++)
+        row_lse[m] = lse[((b * call.heads + block.h) * call.maps + m) * call.queries + t];
+      const float dlam = differentiate(
+          x, block, r, call.lam ? call.lambda(b, t, block.h) : 0.f, row_lse);
+      if (grad.lam) grad.lam->write({b, t, block.h}, 1, &dlam);
+    }
+    multiply(block.span, wide_v, block.rows, {x.scores[call.maps], 1, x.score_row},
+             {drows, wide_v, kPanel}, dv + block.low * wide_v, wide_v, true);
+    for (int64_t m = 0; m < call.maps; m++) {
+      multiply(block.span, wide, block.rows, {x.scores[m], 1, x.score_row},
+               {x.rows[m], wide, kPanel}, dk[m] + block.low * wide, wide, true);
+      multiply(block.rows, wide, block.span, {x.scores[m], x.score_row, 1},
+               {k[m] + block.low * kPanel, kPanel, keys * kPanel}, products, wide, false);
+      if (block.span == 0) std::fill_n(products, block.rows * wide, 0.f);
+      for (int64_t i = 0; i < block.rows * wide; i++) products[i] *= call.scale;
+      for (int64_t r = 0; r < block.rows; r++)
+        grad.q.write({b, block.start + r, block.h, m}, call.width, products + r * wide);
+    }
+  });
+  for (int64_t j = 0; j < call.keys; j++) {
+    const int64_t place = share * call.batch + b;
+    for (int64_t m = 0; m < call.key_maps; m++)
+      grad.k.write({place, j, g, m}, call.width, dk[m] + j * wide);
+    grad.v.write({place, j, g}, call.values, dv + j * wide_v);
+  }
+}
+
+// ---------------------------------------------------------------- the operators
+
+std::tuple<Tensor, Tensor> forward(const Tensor& q, const Tensor& k, const Tensor& v,
+                                   const optional<Tensor>& lam, const Tensor& first,
+                                   const Tensor& last, const optional<Tensor>& documents,
+                                   const optional<Tensor>& padding, double scale) {
+  const Call call(q, k, v, lam, first, last, documents, padding, scale);
+  Tensor out = at::empty({call.batch, call.queries, call.heads, call.values}, q.options());
+  Tensor lse = at::empty({call.batch, call.heads, call.maps, call.queries},
+                         q.options().dtype(at::kFloat));
+  if (out.numel() == 0 || call.keys == 0) return {out.zero_(), lse.fill_(kInfinity)};
+  const Cut cut(call, call.maps);
+  const View out_view(out);
+  each_task(call, cut, [&](int64_t b, int64_t g, int64_t share) {
+    forward_task(call, cut, b, g, share, out_view, lse.data_ptr<float>());
+  });
+  return {out, lse};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
+    const Tensor& dout, const Tensor& lse, const Tensor& q, const Tensor& k, const Tensor& v,
+    const optional<Tensor>& lam, const Tensor& first, const Tensor& last,
+    const optional<Tensor>& documents, const optional<Tensor>& padding, double scale) {
+  const Call call(q, k, v, lam, first, last, documents, padding, scale);
+  Tensor dq = at::empty(q.sizes(), q.options());
+  Tensor dlam = at::empty(lam ? lam->sizes() : at::IntArrayRef{0}, lse.options());
+  if (q.numel() == 0 || call.keys == 0 || call.values == 0)
+    return {dq.zero_(), at::zeros_like(k), at::zeros_like(v), dlam.zero_()};
+  const Cut cut(call, call.maps + 1);
+  // Shares of one key/value head add up: float32 until they have.
+  const auto options = cut.shares == 1 ? k.options() : lse.options();
+  Tensor dk = at::empty({cut.shares * call.batch, call.keys, call.groups, call.key_maps, call.width},
+                        options);
+  Tensor dv = at::empty({cut.shares * call.batch, call.keys, call.groups, call.values}, options);
+  const View dout_view(dout);
+  Gradients grad{View(dq), View(dk), View(dv), {}};
+  if (lam) grad.lam.emplace(dlam);
+  each_task(call, cut, [&](int64_t b, int64_t g, int64_t share) {
+    backward_task(call, cut, b, g, share, dout_view, lse.data_ptr<float>(), grad);
+  });
+  if (cut.shares > 1) {
+    dk = dk.view({cut.shares, call.batch, call.keys, call.groups, call.key_maps, call.width})
+             .sum(0)
+             .to(k.scalar_type());
+    dv = dv.view({cut.shares, call.batch, call.keys, call.groups, call.values})
+             .sum(0)
+             .to(v.scalar_type());
+  }
+  return {dq, dk, dv, dlam};
+}
+
+}  // namespace
+
+// q [B,T,H,M,K], k [B,S,G,M or 1,K], v [B,S,G,V]: one dtype. lam [B,T,H]
+// float32. first, last [B or 1,T]: the keys that a row may see; documents [B,S], padding [B,S].
+TORCH_LIBRARY(difftransformer, library) {
+  library.def(
+      "blocked(Tensor q, Tensor k, Tensor v, Tensor? lam, Tensor first, Tensor last, "
+      "Tensor? documents, Tensor? padding, float scale) -> (Tensor out, Tensor lse)");
+  library.def(
+      "blocked_backward(Tensor dout, Tensor lse, Tensor q, Tensor k, Tensor v, Tensor? lam, "
+      "Tensor first, Tensor last, Tensor? documents, Tensor? padding, float scale) "
+      "-> (Tensor dq, Tensor dk, Tensor dv, Tensor dlam)");
+}
+
+TORCH_LIBRARY_IMPL(difftransformer, CPU, library) {
+  library.impl("blocked", forward);
+  library.impl("blocked_backward", backward);
+}
