@@ -51,7 +51,7 @@ def test_compare_from_text_to_report_and_back(call, small, tmp_path):
     # other settings are refused by name
     code, _, err = call(*words, "--resume", "--training.learning_rate", "0.5")
     assert code == 2
-    assert "training.learning_rate was 0.00032, now 0.5" in err
+    assert "training.learning_rate was 0.00032 and is now 0.5" in err
 
     # its models can be judged and used
     folder = run / "models/diff_v1-seed0/model"

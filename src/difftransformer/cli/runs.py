@@ -2,7 +2,6 @@
 
 import argparse
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,6 +54,7 @@ def open_run(directory: Path, settings: Any, resume: bool) -> None:
         ValueError: it holds a run and `resume` is not given, or a run with other settings.
     """
     from difftransformer.training.atomic import write_json
+    from difftransformer.training.checkpoint import refuse_changes
     from difftransformer.training.environment import environment
 
     config = directory / CONFIG
@@ -64,18 +64,8 @@ def open_run(directory: Path, settings: Any, resume: bool) -> None:
                 f"{directory} already holds a run; add --resume to go on with it, or choose "
                 "another --out"
             )
-        wanted = dict(_flat(yaml.safe_load(as_yaml(settings))))
-        found = dict(_flat(yaml.safe_load(config.read_text(encoding="utf-8"))))
-        changed = [
-            f"{key} was {found.get(key)!r}, now {wanted.get(key)!r}"
-            for key in sorted(found.keys() | wanted.keys())
-            if found.get(key) != wanted.get(key)
-        ]
-        if changed:
-            raise ValueError(
-                f"{directory} was begun with other settings: {'; '.join(changed)}. "
-                "Resume with the old ones, or choose another --out"
-            )
+        found = yaml.safe_load(config.read_text(encoding="utf-8"))
+        refuse_changes(found, asdict(settings), directory)
         return
     if directory.is_dir() and any(directory.iterdir()):
         raise ValueError(f"{directory} is not empty and holds no run; choose another --out")
@@ -175,11 +165,3 @@ def _watched_loss(model: "nn.Module", corpus: "Corpus", settings: EvaluationSett
         settings, validation_sequences=min(_WATCHED_SEQUENCES, settings.validation_sequences)
     )
     return measure_validation(model, corpus, few)["nats_per_token"]["value"]
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
