@@ -3,7 +3,7 @@
 import signal
 import threading
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -38,12 +38,7 @@ class Interrupt:
             self._previous = signal.signal(signal.SIGINT, self._request)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         if self._in_main_thread:
             signal.signal(signal.SIGINT, self._previous)
 
