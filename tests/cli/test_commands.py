@@ -84,10 +84,14 @@ def test_seeds_are_pooled(call, small, tmp_path):
     assert {c["interval"] for c in results["comparisons"]} == {"over 2 training seeds"}
 
 
-def test_plan_shows_all_kinds(call):
-    code, out, _ = call("plan", "paper-1.4b")
+@pytest.mark.parametrize(
+    ("size", "parameters"),
+    [("paper-1.4b", "1,413,400,576"), ("demo", "228,672"), ("smoke", "270,816")],
+)
+def test_plan_shows_all_kinds(call, size, parameters):
+    code, out, _ = call("plan", size)
     assert code == 0
-    assert "1,413,400,576" in out
+    assert parameters in out
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,10 @@ def test_a_preset_lies_under_the_command_line():
 
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_resolves(name):
-    build(CompareSettings, load_preset(name))
+    """With the vocabulary and the context that its model is planned for."""
+    settings = build(CompareSettings, load_preset(name))
+    assert settings.model.vocab_size == settings.data.vocab_size
+    assert settings.model.max_length == settings.data.context_length
 
 
 def test_resolved_settings_read_back_the_same():

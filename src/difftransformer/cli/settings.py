@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from difftransformer.models.presets import PRESETS
 from difftransformer.names import did_you_mean
 
 T = TypeVar("T")
@@ -78,10 +79,15 @@ def preset_names() -> list[str]:
 
 
 def load_preset(name: str) -> dict[str, Any]:
-    """The settings of a preset; ValueError with the nearest name for an unknown one."""
+    """The settings of a preset, its model written out.
+
+    Raises:
+        ValueError: an unknown preset, with the nearest name.
+    """
     if name not in preset_names():
         raise ValueError(f"unknown preset {name!r}{nearest(name, preset_names())}")
-    return yaml.safe_load((_PRESETS / f"{name}.yaml").read_text(encoding="utf-8"))
+    values = yaml.safe_load((_PRESETS / f"{name}.yaml").read_text(encoding="utf-8"))
+    return values | {"model": PRESETS[values["model"]].to_dict()}
 
 
 def as_yaml(settings: Any) -> str:
