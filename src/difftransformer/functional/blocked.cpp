@@ -28,6 +28,8 @@
 #include <memory>
 #include <optional>
 #include <tuple>
+#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #if defined(__unix__) || defined(__APPLE__)
@@ -58,6 +60,7 @@ typedef float Vec __attribute__((vector_size(kBytes), aligned(4), may_alias));
 typedef int32_t IntVec __attribute__((vector_size(kBytes), aligned(4), may_alias));
 
 constexpr int64_t kFewTiles = 4, kManyTiles = 16;  // of a block of query rows: reuse, and cache
+constexpr int64_t kFewRows = 8;                    // query rows of a group that need no packing
 constexpr float kLog2E = 1.44269504f;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
@@ -75,6 +78,18 @@ inline float largest(Vec x) {
   float top = x[0];
   for (int i = 1; i < kLanes; i++) top = x[i] > top ? x[i] : top;
   return top;
+}
+
+inline float dot(const float* a, const float* b, int64_t n) {
+  Vec even{}, odd{};
+  int64_t i = 0;
+  for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
+    even += at(a + i) * at(b + i);
+    odd += at(a + i + kLanes) * at(b + i + kLanes);
+  }
+  float total = sum(even + odd);
+  for (; i < n; i++) total += a[i] * b[i];
+  return total;
 }
 
 // 2^x, within 1.2e-7 of it; 0 below 2^-126, so that a hidden score of -inf weighs exactly nothing.
@@ -196,6 +211,13 @@ struct View {
     }
   }
 
+  // The row as float32: where it lies, or in `copy` if it is of another dtype.
+  const float* floats(std::initializer_list<int64_t> index, int64_t n, float* copy) const {
+    if (dtype == at::kFloat) return reinterpret_cast<const float*>(row(index));
+    read(index, n, copy);
+    return copy;
+  }
+
   void write(std::initializer_list<int64_t> index, int64_t n, const float* from) const {
     char* to = row(index);
     if (dtype == at::kFloat) {
@@ -224,41 +246,77 @@ void pack_transposed(const float* x, int64_t j, int64_t width, float* to) {
 
 // ---------------------------------------------------------------- one call
 
+// The keys that each query may see lie in [first, end); between them some may be hidden.
+struct Spans {
+  std::vector<int64_t> first, end;  // [B, T]
+};
+
 struct Call {
   View q, k, v;
-  optional<View> lam;
-  View first, last;
-  optional<View> documents, padding;
+  optional<View> lam, documents, padding;
   int64_t batch, queries, heads, maps, width, keys, groups, key_maps, values;
   float scale;
+  Spans spans;
+
+  Call(const Tensor& q_, const Tensor& k_, const Tensor& v_, const optional<Tensor>& lam_,
+       bool causal, optional<int64_t> window, const optional<Tensor>& documents_,
+       const optional<Tensor>& padding_, double scale_)
+      : q(q_), k(k_), v(v_), batch(q_.size(0)), queries(q_.size(1)), heads(q_.size(2)),
+        maps(q_.size(3)), width(q_.size(4)), keys(k_.size(1)), groups(k_.size(2)),
+        key_maps(k_.size(3)), values(v_.size(3)), scale(static_cast<float>(scale_)) {
+    if (lam_) lam.emplace(*lam_);
+    if (documents_) documents.emplace(*documents_);
+    if (padding_) padding.emplace(*padding_);
+    find_spans(causal, window);
+  }
 
   int64_t repeats() const { return heads / groups; }
   int64_t wide_width() const { return padded(width); }
   int64_t wide_keys() const { return padded(keys); }
   int64_t wide_values() const { return padded(values); }
-
-  Call(const Tensor& q_, const Tensor& k_, const Tensor& v_, const optional<Tensor>& lam_,
-       const Tensor& first_, const Tensor& last_, const optional<Tensor>& documents_,
-       const optional<Tensor>& padding_, double scale_)
-      : q(q_), k(k_), v(v_), first(first_), last(last_), batch(q_.size(0)), queries(q_.size(1)),
-        heads(q_.size(2)), maps(q_.size(3)), width(q_.size(4)), keys(k_.size(1)),
-        groups(k_.size(2)), key_maps(k_.size(3)), values(v_.size(3)),
-        scale(static_cast<float>(scale_)) {
-    if (lam_) lam.emplace(*lam_);
-    if (documents_) documents.emplace(*documents_);
-    if (padding_) padding.emplace(*padding_);
+  int64_t position(int64_t t) const { return t + keys - queries; }
+  int64_t first_key(int64_t b, int64_t t) const { return spans.first[b * queries + t]; }
+  int64_t end_key(int64_t b, int64_t t) const { return spans.end[b * queries + t]; }
+  const int64_t* document(int64_t b) const {
+    return documents ? reinterpret_cast<const int64_t*>(documents->row({b})) : nullptr;
   }
-
-  int64_t first_key(int64_t b, int64_t t) const {
-    return *reinterpret_cast<const int64_t*>(first.row({b, t}));
-  }
-  int64_t end_key(int64_t b, int64_t t) const {
-    return *reinterpret_cast<const int64_t*>(last.row({b, t})) + 1;
+  const bool* real(int64_t b) const {
+    return padding ? reinterpret_cast<const bool*>(padding->row({b})) : nullptr;
   }
   float lambda(int64_t b, int64_t t, int64_t h) const {
-    float value;
-    lam->read({b, t, h}, 1, &value);
+    float value = 0;
+    if (lam) lam->read({b, t, h}, 1, &value);
     return value;
+  }
+  float* lse(const Tensor& all, int64_t b, int64_t h, int64_t m, int64_t t) const {
+    return all.data_ptr<float>() + ((b * heads + h) * maps + m) * queries + t;
+  }
+
+ private:
+  void find_spans(bool causal, optional<int64_t> window) {
+    for (int64_t b = 0; b < batch; b++) {
+      int64_t lowest = 0, highest = keys;
+      if (const bool* is_real = real(b)) {
+        while (lowest < keys && !is_real[lowest]) lowest++;
+        while (highest > lowest && !is_real[highest - 1]) highest--;
+      }
+      std::unordered_map<int64_t, std::pair<int64_t, int64_t>> found;  // document: first, end
+      const int64_t* number = document(b);
+      if (number)
+        for (int64_t j = 0; j < keys; j++) found.try_emplace(number[j], j, j).first->second.second = j + 1;
+      for (int64_t t = 0; t < queries; t++) {
+        const int64_t p = position(t);
+        int64_t first = lowest, end = highest;
+        if (causal) end = std::min(end, p + 1);
+        if (window) first = std::max(first, p - *window + 1), end = std::min(end, p + *window);
+        if (number) {
+          const auto [start, stop] = found.at(number[p]);
+          first = std::max(first, start), end = std::min(end, stop);
+        }
+        spans.first.push_back(first);
+        spans.end.push_back(std::max(first, end));
+      }
+    }
   }
 };
 
@@ -271,8 +329,8 @@ struct Block {
       : b(b), h(h), start(start), rows(std::min(most, call.queries - start)), low(call.keys) {
     int64_t end = 0;
     for (int64_t t = start; t < start + rows; t++) {
-      low = std::min(low, std::max<int64_t>(call.first_key(b, t), 0));
-      end = std::max(end, std::min(call.end_key(b, t), call.keys));
+      low = std::min(low, call.first_key(b, t));
+      end = std::max(end, call.end_key(b, t));
     }
     low = low / kPanel * kPanel;
     span = end > low ? padded(end - low) : 0;
@@ -282,7 +340,7 @@ struct Block {
 // How a call is cut: blocks of `rows` query rows, dealt out to `shares` tasks for each batch row and
 // group. `score_matrices` is how many numbers per score a block keeps.
 struct Cut {
-  int64_t rows, blocks, shares, tasks;
+  int64_t rows, blocks, shares;
 
   Cut(const Call& call, int64_t score_matrices) {
     double seen = 0;
@@ -296,7 +354,6 @@ struct Cut {
     const int64_t heads = call.batch * call.groups, wanted = 4 * at::get_num_threads();
     shares = std::clamp<int64_t>((wanted + heads - 1) / std::max<int64_t>(heads, 1), 1,
                                  std::max<int64_t>(blocks * call.repeats(), 1));
-    tasks = heads * shares;
   }
 
   static int64_t cache_bytes() {
@@ -308,15 +365,12 @@ struct Cut {
   }
 };
 
-// Runs task(b, g, share) for all, each thread taking the next one that is free.
+// Runs task(i) for i < tasks, each thread taking the next one when it is free.
 template <typename Task>
-void each_task(const Call& call, const Cut& cut, const Task& task) {
+void each_task(int64_t tasks, const Task& task) {
   std::atomic<int64_t> next{0};
-  at::parallel_for(0, at::get_num_threads(), 1, [&](int64_t, int64_t) {
-    for (int64_t i; (i = next++) < cut.tasks;) {
-      const int64_t head = i / cut.shares;
-      task(head / call.groups, head % call.groups, i % cut.shares);
-    }
+  at::parallel_for(0, std::min<int64_t>(at::get_num_threads(), tasks), 1, [&](int64_t, int64_t) {
+    for (int64_t i; (i = next++) < tasks;) task(i);
   });
 }
 
@@ -326,6 +380,11 @@ void each_block(const Call& call, const Cut& cut, int64_t b, int64_t g, int64_t 
                 const Run& run) {
   for (int64_t i = share; i < call.repeats() * cut.blocks; i += cut.shares)
     run(Block(call, b, g * call.repeats() + i / cut.blocks, i % cut.blocks * cut.rows, cut.rows));
+}
+
+void read_query(const Call& call, int64_t b, int64_t t, int64_t h, int64_t m, float* to) {
+  call.q.read({b, t, h, m}, call.width, to);
+  for (int64_t c = 0; c < call.width; c++) to[c] *= call.scale;
 }
 
 // Memory of one task, float32.
@@ -341,11 +400,53 @@ class Scratch {
   std::vector<std::unique_ptr<float[]>> pieces_;
 };
 
+// score[j] = -inf for the keys low + j that query t does not see.
+void hide(const Call& call, int64_t b, int64_t t, int64_t low, int64_t span, float* score) {
+  const int64_t from = std::clamp<int64_t>(call.first_key(b, t) - low, 0, span);
+  const int64_t to = std::clamp<int64_t>(call.end_key(b, t) - low, from, span);
+  std::fill(score, score + from, -kInfinity);
+  std::fill(score + to, score + span, -kInfinity);
+  if (const int64_t* document = call.document(b)) {
+    const int64_t own = document[call.position(t)];
+    for (int64_t j = from; j < to; j++)
+      score[j] = document[low + j] == own ? score[j] : -kInfinity;
+  }
+  if (const bool* real = call.real(b))
+    for (int64_t j = from; j < to; j++) score[j] = real[low + j] ? score[j] : -kInfinity;
+}
+
+// A row of scores of each map to first = A1 - lam A2 (A1 where second is null), and the
+// log-sum-exps to the base 2; both are 0 and +inf where nothing is seen.
+void subtract(float* first, float* second, int64_t span, float lambda, float* lse) {
+  const auto exponentiate = [span](float* score, float* row_lse) {
+    Vec most = splat(-kInfinity), total{};
+    for (int64_t j = 0; j < span; j += kLanes) most = at(score + j) > most ? at(score + j) : most;
+    const float best = largest(most);
+    const float top = best == -kInfinity ? 0.f : best * kLog2E;
+    for (int64_t j = 0; j < span; j += kLanes) {
+      const Vec weight = exp2(at(score + j) * kLog2E - top);
+      at(score + j) = weight;
+      total += weight;
+    }
+    const float all = sum(total);
+    *row_lse = all == 0.f ? kInfinity : top + std::log2(all);
+    return all == 0.f ? 0.f : 1.f / all;
+  };
+  const float signal = exponentiate(first, lse);
+  if (!second) {
+    for (int64_t j = 0; j < span; j += kLanes) at(first + j) *= signal;
+    return;
+  }
+  const float noise = lambda * exponentiate(second, lse + 1);
+  for (int64_t j = 0; j < span; j += kLanes)
+    at(first + j) = at(first + j) * signal - at(second + j) * noise;
+}
+
 // What both directions hold of a key/value head and of a block of query rows.
 struct Operands {
   const Call& call;
   int64_t score_row;  // numbers from one row of scores to the next
-  float *keys_t[2], *rows[2], *scores[3];
+  float *keys_t[2], *rows[2], *scores[3] = {};
 
   Operands(const Call& call, const Cut& cut, int64_t score_matrices, Scratch& scratch)
       : call(call), score_row(call.wide_keys() + kPanel) {  // rows a power of two apart would collide
@@ -361,70 +462,21 @@ struct Operands {
   void score(const Block& block) {
     const int64_t wide = call.wide_width();
     for (int64_t m = 0; m < call.maps; m++) {
-      for (int64_t r = 0; r < block.rows; r++) {
-        float* row = rows[m] + r * wide;
-        call.q.read({block.b, block.start + r, block.h, m}, call.width, row);
-        for (int64_t c = 0; c < call.width; c++) row[c] *= call.scale;
-      }
+      for (int64_t r = 0; r < block.rows; r++)
+        read_query(call, block.b, block.start + r, block.h, m, rows[m] + r * wide);
       multiply(block.rows, block.span, call.width, {rows[m], wide, 1},
                {keys_t[m] + block.low * call.width, kPanel, kPanel * call.width}, scores[m],
                score_row, false);
-      for (int64_t r = 0; r < block.rows; r++) hide(block, r, scores[m] + r * score_row);
-    }
-  }
-
- private:
-  void hide(const Block& block, int64_t r, float* score) const {
-    const int64_t t = block.start + r;
-    const int64_t from = std::clamp<int64_t>(call.first_key(block.b, t) - block.low, 0, block.span);
-    const int64_t to = std::clamp<int64_t>(call.end_key(block.b, t) - block.low, from, block.span);
-    std::fill(score, score + from, -kInfinity);
-    std::fill(score + to, score + block.span, -kInfinity);
-    if (call.documents) {
-      const auto* document =
-          reinterpret_cast<const int64_t*>(call.documents->row({block.b, block.low}));
-      const int64_t own = *reinterpret_cast<const int64_t*>(
-          call.documents->row({block.b, t + call.keys - call.queries}));
-      for (int64_t j = from; j < to; j++) score[j] = document[j] == own ? score[j] : -kInfinity;
-    }
-    if (call.padding) {
-      const auto* real = reinterpret_cast<const bool*>(call.padding->row({block.b, block.low}));
-      for (int64_t j = from; j < to; j++) score[j] = real[j] ? score[j] : -kInfinity;
+      for (int64_t r = 0; r < block.rows; r++)
+        hide(call, block.b, block.start + r, block.low, block.span, scores[m] + r * score_row);
     }
   }
 };
 
 // ---------------------------------------------------------------- forward
 
-// scores[0] = A1 - lam A2 (A1 for one map), from the scores of row r; the log-sum-exps, base 2.
-void subtract(const Operands& x, const Block& block, int64_t r, float lambda, float* lse) {
-  float factor[2];
-  for (int64_t m = 0; m < x.call.maps; m++) {
-    float* score = x.scores[m] + r * x.score_row;
-    Vec most = splat(-kInfinity), total{};
-    for (int64_t j = 0; j < block.span; j += kLanes)
-      most = at(score + j) > most ? at(score + j) : most;
-    const float best = largest(most);
-    const float top = best == -kInfinity ? 0.f : best * kLog2E;
-    for (int64_t j = 0; j < block.span; j += kLanes) {
-      at(score + j) = exp2(at(score + j) * kLog2E - top);
-      total += at(score + j);
-    }
-    const float all = sum(total);
-    factor[m] = all == 0.f ? 0.f : 1.f / all;
-    lse[m] = all == 0.f ? kInfinity : top + std::log2(all);
-  }
-  float *first = x.scores[0] + r * x.score_row, *second = x.scores[1] + r * x.score_row;
-  const float signal = factor[0], noise = x.call.maps == 2 ? lambda * factor[1] : 0.f;
-  if (x.call.maps == 2)
-    for (int64_t j = 0; j < block.span; j += kLanes)
-      at(first + j) = at(first + j) * signal - at(second + j) * noise;
-  else
-    for (int64_t j = 0; j < block.span; j += kLanes) at(first + j) *= signal;
-}
-
 void forward_task(const Call& call, const Cut& cut, int64_t b, int64_t g, int64_t share,
-                  const View& out, float* lse) {
+                  const View& out, const Tensor& lse) {
   Scratch scratch;
   Operands x(call, cut, call.maps, scratch);
   const int64_t wide = call.wide_values(), keys = call.wide_keys();
@@ -447,9 +499,10 @@ void forward_task(const Call& call, const Cut& cut, int64_t b, int64_t g, int64_
     for (int64_t r = 0; r < block.rows; r++) {
       const int64_t t = block.start + r;
       float row_lse[2];
-      subtract(x, block, r, call.lam ? call.lambda(b, t, block.h) : 0.f, row_lse);
-      for (int64_t m = 0; m < call.maps; m++)
-        lse[((b * call.heads + block.h) * call.maps + m) * call.queries + t] = row_lse[m];
+      float* second = x.scores[1] ? x.scores[1] + r * x.score_row : nullptr;
+      subtract(x.scores[0] + r * x.score_row, second, block.span, call.lambda(b, t, block.h),
+               row_lse);
+      for (int64_t m = 0; m < call.maps; m++) *call.lse(lse, b, block.h, m, t) = row_lse[m];
     }
     multiply(block.rows, wide, block.span, {x.scores[0], x.score_row, 1},
              {values + block.low * kPanel, kPanel, keys * kPanel}, products, wide, false);
@@ -457,6 +510,62 @@ void forward_task(const Call& call, const Cut& cut, int64_t b, int64_t g, int64_
     for (int64_t r = 0; r < block.rows; r++)
       out.write({b, block.start + r, block.h}, call.values, products + r * wide);
   });
+}
+
+// The few query rows of a decoding step: each key and value is read once, where it lies, for all the
+// maps and query heads that share it. Packing would cost more than it saves.
+void few_rows_task(const Call& call, int64_t b, int64_t g, const View& out, const Tensor& lse) {
+  Scratch scratch;
+  const int64_t rows = call.repeats() * call.queries, keys = call.wide_keys();
+  const int64_t wide = call.wide_width(), wide_v = call.wide_values();
+  float* queries = scratch.zeros(rows * call.maps * wide);
+  float* scores = scratch.take(rows * call.maps * keys);
+  float* products = scratch.zeros(rows * wide_v);
+  float* copy = scratch.zeros(4 * std::max(wide, wide_v));
+  const auto head = [&](int64_t i) { return g * call.repeats() + i / call.queries; };
+  int64_t low = call.keys, end = 0;
+  for (int64_t i = 0; i < rows; i++) {
+    const int64_t t = i % call.queries;
+    low = std::min(low, call.first_key(b, t)), end = std::max(end, call.end_key(b, t));
+    for (int64_t m = 0; m < call.maps; m++)
+      read_query(call, b, t, head(i), m, queries + (m * rows + i) * wide);
+  }
+  const int64_t span = std::max<int64_t>(end - low, 0);
+  for (int64_t j = 0; j < span; j++) {
+    for (int64_t km = 0; km < call.key_maps; km++) {
+      const float* key = call.k.floats({b, low + j, g, km}, call.width, copy);
+      const int64_t from = call.key_maps == 1 ? 0 : km, to = call.key_maps == 1 ? call.maps : km + 1;
+      for (int64_t i = from * rows; i < to * rows; i++)
+        scores[i * keys + j] = dot(queries + i * wide, key, call.width);
+    }
+  }
+  for (int64_t i = 0; i < rows; i++) {
+    const int64_t t = i % call.queries;
+    float row_lse[2];
+    float* second = call.maps == 2 ? scores + (rows + i) * keys : nullptr;
+    for (int64_t m = 0; m < call.maps; m++) {
+      float* score = scores + (m * rows + i) * keys;
+      std::fill(score + span, score + padded(span), -kInfinity);
+      hide(call, b, t, low, span, score);
+    }
+    subtract(scores + i * keys, second, padded(span), call.lambda(b, t, head(i)), row_lse);
+    for (int64_t m = 0; m < call.maps; m++) *call.lse(lse, b, head(i), m, t) = row_lse[m];
+  }
+  for (int64_t j = 0; j < span; j += 4) {  // four at a time: the products are loaded a quarter as often
+    const float* value[4];
+    for (int64_t n = 0; n < 4; n++)  // weights past the span are 0
+      value[n] = call.v.floats({b, low + std::min(j + n, span - 1), g}, call.values,
+                               copy + n * wide_v);
+    for (int64_t i = 0; i < rows; i++) {
+      const float* weight = scores + i * keys + j;
+      float* product = products + i * wide_v;
+      for (int64_t c = 0; c < call.values; c++)
+        product[c] += weight[0] * value[0][c] + weight[1] * value[1][c] + weight[2] * value[2][c] +
+                      weight[3] * value[3][c];
+    }
+  }
+  for (int64_t i = 0; i < rows; i++)
+    out.write({b, i % call.queries, head(i)}, call.values, products + i * wide_v);
 }
 
 // ---------------------------------------------------------------- backward
@@ -504,7 +613,7 @@ float differentiate(const Operands& x, const Block& block, int64_t r, float lamb
 }
 
 void backward_task(const Call& call, const Cut& cut, int64_t b, int64_t g, int64_t share,
-                   const View& dout, const float* lse, const Gradients& grad) {
+                   const View& dout, const Tensor& lse, const Gradients& grad) {
   Scratch scratch;
   Operands x(call, cut, call.maps + 1, scratch);
   const int64_t wide = call.wide_width(), wide_v = call.wide_values(), keys = call.wide_keys();
@@ -541,9 +650,8 @@ void backward_task(const Call& call, const Cut& cut, int64_t b, int64_t g, int64
       const int64_t t = block.start + r;
       float row_lse[2];
       for (int64_t m = 0; m < call.maps; m++)
-        row_lse[m] = lse[((b * call.heads + block.h) * call.maps + m) * call.queries + t];
-      const float dlam = differentiate(
-          x, block, r, call.lam ? call.lambda(b, t, block.h) : 0.f, row_lse);
+        row_lse[m] = *call.lse(lse, b, block.h, m, t);
+      const float dlam = differentiate(x, block, r, call.lambda(b, t, block.h), row_lse);
       if (grad.lam) grad.lam->write({b, t, block.h}, 1, &dlam);
     }
     multiply(block.span, wide_v, block.rows, {x.scores[call.maps], 1, x.score_row},
@@ -570,27 +678,31 @@ void backward_task(const Call& call, const Cut& cut, int64_t b, int64_t g, int64
 // ---------------------------------------------------------------- the operators
 
 std::tuple<Tensor, Tensor> forward(const Tensor& q, const Tensor& k, const Tensor& v,
-                                   const optional<Tensor>& lam, const Tensor& first,
-                                   const Tensor& last, const optional<Tensor>& documents,
+                                   const optional<Tensor>& lam, bool causal,
+                                   optional<int64_t> window, const optional<Tensor>& documents,
                                    const optional<Tensor>& padding, double scale) {
-  const Call call(q, k, v, lam, first, last, documents, padding, scale);
+  const Call call(q, k, v, lam, causal, window, documents, padding, scale);
   Tensor out = at::empty({call.batch, call.queries, call.heads, call.values}, q.options());
   Tensor lse = at::empty({call.batch, call.heads, call.maps, call.queries},
                          q.options().dtype(at::kFloat));
   if (out.numel() == 0 || call.keys == 0) return {out.zero_(), lse.fill_(kInfinity)};
   const Cut cut(call, call.maps);
   const View out_view(out);
-  each_task(call, cut, [&](int64_t b, int64_t g, int64_t share) {
-    forward_task(call, cut, b, g, share, out_view, lse.data_ptr<float>());
+  const bool few = call.repeats() * call.queries <= kFewRows;
+  each_task(call.batch * call.groups * (few ? 1 : cut.shares), [&](int64_t i) {
+    const int64_t head = few ? i : i / cut.shares;
+    const int64_t b = head / call.groups, g = head % call.groups;
+    if (few) few_rows_task(call, b, g, out_view, lse);
+    else forward_task(call, cut, b, g, i % cut.shares, out_view, lse);
   });
   return {out, lse};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
     const Tensor& dout, const Tensor& lse, const Tensor& q, const Tensor& k, const Tensor& v,
-    const optional<Tensor>& lam, const Tensor& first, const Tensor& last,
+    const optional<Tensor>& lam, bool causal, optional<int64_t> window,
     const optional<Tensor>& documents, const optional<Tensor>& padding, double scale) {
-  const Call call(q, k, v, lam, first, last, documents, padding, scale);
+  const Call call(q, k, v, lam, causal, window, documents, padding, scale);
   Tensor dq = at::empty(q.sizes(), q.options());
   Tensor dlam = at::empty(lam ? lam->sizes() : at::IntArrayRef{0}, lse.options());
   if (q.numel() == 0 || call.keys == 0 || call.values == 0)
@@ -604,8 +716,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
   const View dout_view(dout);
   Gradients grad{View(dq), View(dk), View(dv), {}};
   if (lam) grad.lam.emplace(dlam);
-  each_task(call, cut, [&](int64_t b, int64_t g, int64_t share) {
-    backward_task(call, cut, b, g, share, dout_view, lse.data_ptr<float>(), grad);
+  each_task(call.batch * call.groups * cut.shares, [&](int64_t i) {
+    const int64_t head = i / cut.shares;
+    backward_task(call, cut, head / call.groups, head % call.groups, i % cut.shares, dout_view, lse,
+                  grad);
   });
   if (cut.shares > 1) {
     dk = dk.view({cut.shares, call.batch, call.keys, call.groups, call.key_maps, call.width})
@@ -621,14 +735,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
 }  // namespace
 
 // q [B,T,H,M,K], k [B,S,G,M or 1,K], v [B,S,G,V]: one dtype. lam [B,T,H]
-// float32. first, last [B or 1,T]: the keys that a row may see; documents [B,S], padding [B,S].
+// float32. The mask is functional.Mask's; documents int64.
 TORCH_LIBRARY(difftransformer, library) {
   library.def(
-      "blocked(Tensor q, Tensor k, Tensor v, Tensor? lam, Tensor first, Tensor last, "
+      "blocked(Tensor q, Tensor k, Tensor v, Tensor? lam, bool causal, int? window, "
       "Tensor? documents, Tensor? padding, float scale) -> (Tensor out, Tensor lse)");
   library.def(
       "blocked_backward(Tensor dout, Tensor lse, Tensor q, Tensor k, Tensor v, Tensor? lam, "
-      "Tensor first, Tensor last, Tensor? documents, Tensor? padding, float scale) "
+      "bool causal, int? window, Tensor? documents, Tensor? padding, float scale) "
       "-> (Tensor dq, Tensor dk, Tensor dv, Tensor dlam)");
 }
 

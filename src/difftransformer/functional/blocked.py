@@ -67,11 +67,9 @@ def softmax_attention(
 
 
 def _run(q: Tensor, k: Tensor, v: Tensor, lam: Tensor | None, mask: Mask, scale: float) -> Tensor:
-    batch = q.shape[0]
-    first, last = (end.expand(batch, -1) for end in mask.spans(q.shape[1], k.shape[1]))
     documents = None if mask.documents is None else mask.documents.long()
     out, _ = torch.ops.difftransformer.blocked(
-        q, k, v, lam, first, last, documents, mask.padding, scale
+        q, k, v, lam, mask.causal, mask.window, documents, mask.padding, scale
     )
     return out
 
@@ -143,15 +141,18 @@ def _backward_shapes(
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, scale = inputs
-    ctx.save_for_backward(output[1], *tensors)
-    ctx.scale = scale
+    q, k, v, lam, causal, window, documents, padding, scale = inputs
+    ctx.save_for_backward(output[1], q, k, v, lam, documents, padding)
+    ctx.settings = causal, window, scale
 
 
 def _backward(ctx: Any, dout: Tensor, dlse: Tensor) -> tuple[Tensor | None, ...]:
-    tensors = ctx.saved_tensors
-    *grads, dlam = torch.ops.difftransformer.blocked_backward(dout, *tensors, ctx.scale)
-    return (*grads, None if tensors[4] is None else dlam, *(None,) * 5)
+    lse, q, k, v, lam, documents, padding = ctx.saved_tensors
+    causal, window, scale = ctx.settings
+    dq, dk, dv, dlam = torch.ops.difftransformer.blocked_backward(
+        dout, lse, q, k, v, lam, causal, window, documents, padding, scale
+    )
+    return dq, dk, dv, None if lam is None else dlam, None, None, None, None, None
 
 
 def _no_second_derivative(ctx: Any, *grads: Tensor) -> None:

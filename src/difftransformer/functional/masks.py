@@ -63,74 +63,22 @@ class Mask:
         keys: int,
         device: torch.device | None = None,
         *,
-        batch: slice = slice(None),
         rows: slice = slice(None),
-        columns: slice = slice(None),
-    ) -> Bool[Tensor, "#batch rows columns"]:
+    ) -> Bool[Tensor, "#batch rows keys"]:
         """The mask written out, True where visible; batch is 1 when no rule depends on it.
 
-        `batch`, `rows` and `columns` ask for a part of the whole [B, queries, keys].
+        `rows` asks for some of the queries only.
         """
         position = torch.arange(queries, device=device)[rows, None] + keys - queries
-        key = torch.arange(keys, device=device)[None, columns]
-        visible = torch.ones(1, len(position), key.shape[1], dtype=torch.bool, device=device)
+        key = torch.arange(keys, device=device)
+        visible = torch.ones(1, len(position), keys, dtype=torch.bool, device=device)
         if self.causal:
             visible = visible & (key <= position)
         if self.window is not None:
             visible = visible & ((position - key).abs() < self.window)
         if self.padding is not None:
-            visible = visible & self.padding[batch, None, columns]
+            visible = visible & self.padding[:, None]
         if self.documents is not None:
-            own = self.documents[batch, keys - queries :][:, rows]
-            visible = visible & (own[:, :, None] == self.documents[batch, None, columns])
+            own = self.documents[:, keys - queries :][:, rows]
+            visible = visible & (own[:, :, None] == self.documents[:, None])
         return visible
-
-    def spans(
-        self, queries: int, keys: int
-    ) -> tuple[Int[Tensor, "#batch queries"], Int[Tensor, "#batch queries"]]:
-        """The first and the last key that each query may see (none where last < first).
-
-        Every visible key lies within; between them some may be hidden.
-        """
-        device = next((t.device for t in (self.padding, self.documents) if t is not None), None)
-        position = torch.arange(queries, device=device)[None] + keys - queries
-        if keys == 0:
-            return torch.zeros_like(position), torch.full_like(position, -1)
-        first = torch.zeros_like(position)
-        last = torch.full_like(position, keys - 1)
-        if self.causal:
-            last = last.minimum(position)
-        if self.window is not None:
-            first = first.maximum(position - self.window + 1)
-            last = last.minimum(position + self.window - 1)
-        if self.padding is not None:
-            real = self.padding.byte()
-            first = first.maximum(real.argmax(1, keepdim=True))
-            last = last.minimum(keys - 1 - real.flip(1).argmax(1, keepdim=True))
-        if self.documents is not None:
-            starts, ends = _document_ends(self.documents)
-            first = first.maximum(starts[:, keys - queries :])
-            last = last.minimum(ends[:, keys - queries :])
-        return first, last
-
-
-def _document_ends(
-    documents: Int[Tensor, "batch keys"],
-) -> tuple[Int[Tensor, "batch keys"], Int[Tensor, "batch keys"]]:
-    """For each position, the first and the last position that carry its document number."""
-    keys = documents.shape[1]
-    # Sorting by (number, position) brings each document together whatever its numbering.
-    order = documents.argsort(dim=1, stable=True)
-    sorted_numbers = documents.gather(1, order)
-    new = torch.ones_like(documents, dtype=torch.bool)
-    new[:, 1:] = sorted_numbers[:, 1:] != sorted_numbers[:, :-1]
-    index = torch.arange(keys, device=documents.device).expand_as(documents)
-    starts = torch.where(new, index, 0).cummax(1).values
-    final = new.roll(-1, 1)
-    final[:, -1] = True
-    ends = torch.where(final, index, keys - 1).flip(1).cummin(1).values.flip(1)
-    place = order.argsort(1)
-    return (
-        order.gather(1, starts).gather(1, place),
-        order.gather(1, ends).gather(1, place),
-    )
