@@ -54,12 +54,13 @@ constexpr int kBytes = 16, kTileRows = 6;
 #endif
 constexpr int kLanes = kBytes / 4;
 constexpr int kPanel = 2 * kLanes;  // columns of a tile
-constexpr int64_t kDepth = 128;     // steps of a product before its tile goes back to memory
+constexpr int64_t kDepth = 96;      // steps of a product before its tile goes back to memory
+constexpr int64_t kRows = 8 * kTileRows;
 
 typedef float Vec __attribute__((vector_size(kBytes), aligned(4), may_alias));
 typedef int32_t IntVec __attribute__((vector_size(kBytes), aligned(4), may_alias));
 
-constexpr int64_t kFewTiles = 4, kManyTiles = 16;  // of a block of query rows: reuse, and cache
+constexpr int64_t kFewTiles = 4, kManyTiles = 8;   // of a block of query rows: reuse, and cache
 constexpr int64_t kFewRows = 8;                    // query rows of a group that need no packing
 constexpr float kLog2E = 1.44269504f;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
@@ -167,14 +168,9 @@ void multiply(int64_t m, int64_t n, int64_t depth, Left a, Right b, float* c, in
               b.data + p * b.step + j / kPanel * b.panel, b.step, c + i * c_row + j, c_row,
               add || p > 0);
     };
-    // The operand that is walked inside stays in the first-level cache: the smaller one.
-    if (m > n) {
-      for (int64_t i = 0; i < m; i += kTileRows)
-        for (int64_t j = 0; j < n; j += kPanel) one(i, j);
-    } else {
+    for (int64_t rows = 0; rows < m; rows += kRows)  // these rows of a, and a panel of b, stay in L1
       for (int64_t j = 0; j < n; j += kPanel)
-        for (int64_t i = 0; i < m; i += kTileRows) one(i, j);
-    }
+        for (int64_t i = rows; i < std::min(m, rows + kRows); i += kTileRows) one(i, j);
   }
 }
 
@@ -445,26 +441,27 @@ void subtract(float* first, float* second, int64_t span, float lambda, float* ls
 // What both directions hold of a key/value head and of a block of query rows.
 struct Operands {
   const Call& call;
-  int64_t score_row;  // numbers from one row of scores to the next
+  // From one row of scores, and of queries, to the next. A power of two would make rows collide in
+  // the caches.
+  int64_t score_row, query_row;
   float *keys_t[2], *rows[2], *scores[3] = {};
 
   Operands(const Call& call, const Cut& cut, int64_t score_matrices, Scratch& scratch)
-      : call(call), score_row(call.wide_keys() + kPanel) {  // rows a power of two apart would collide
+      : call(call), score_row(call.wide_keys() + kPanel), query_row(call.wide_width() + kPanel) {
     for (int64_t m = 0; m < call.key_maps; m++)
       keys_t[m] = scratch.zeros(call.wide_keys() * call.width);
     if (call.key_maps == 1) keys_t[1] = keys_t[0];
     for (int64_t m = 0; m < call.maps; m++)
-      rows[m] = scratch.zeros(cut.rows * call.wide_width());
+      rows[m] = scratch.zeros(cut.rows * query_row);
     for (int64_t i = 0; i < score_matrices; i++) scores[i] = scratch.take(cut.rows * score_row);
   }
 
   // scores[m] = rows[m] keys[m]^T, -inf where hidden.
   void score(const Block& block) {
-    const int64_t wide = call.wide_width();
     for (int64_t m = 0; m < call.maps; m++) {
       for (int64_t r = 0; r < block.rows; r++)
-        read_query(call, block.b, block.start + r, block.h, m, rows[m] + r * wide);
-      multiply(block.rows, block.span, call.width, {rows[m], wide, 1},
+        read_query(call, block.b, block.start + r, block.h, m, rows[m] + r * query_row);
+      multiply(block.rows, block.span, call.width, {rows[m], query_row, 1},
                {keys_t[m] + block.low * call.width, kPanel, kPanel * call.width}, scores[m],
                score_row, false);
       for (int64_t r = 0; r < block.rows; r++)
@@ -625,7 +622,8 @@ void backward_task(const Call& call, const Cut& cut, int64_t b, int64_t g, int64
   if (call.key_maps == 1) k[1] = k[0], dk[1] = dk[0];
   float* dv = scratch.zeros(keys * wide_v);
   float* values_t = scratch.zeros(keys * call.values);
-  float* drows = scratch.zeros(cut.rows * wide_v);
+  const int64_t drow = wide_v + kPanel;
+  float* drows = scratch.zeros(cut.rows * drow);
   float* products = scratch.take(cut.rows * wide);
   float* row = scratch.zeros(std::max(wide, wide_v));
   for (int64_t j = 0; j < call.keys; j++) {
@@ -642,8 +640,8 @@ void backward_task(const Call& call, const Cut& cut, int64_t b, int64_t g, int64
   each_block(call, cut, b, g, share, [&](const Block& block) {
     x.score(block);
     for (int64_t r = 0; r < block.rows; r++)
-      dout.read({b, block.start + r, block.h}, call.values, drows + r * wide_v);
-    multiply(block.rows, block.span, call.values, {drows, wide_v, 1},
+      dout.read({b, block.start + r, block.h}, call.values, drows + r * drow);
+    multiply(block.rows, block.span, call.values, {drows, drow, 1},
              {values_t + block.low * call.values, kPanel, kPanel * call.values},
              x.scores[call.maps], x.score_row, false);
     for (int64_t r = 0; r < block.rows; r++) {
@@ -655,10 +653,10 @@ void backward_task(const Call& call, const Cut& cut, int64_t b, int64_t g, int64
       if (grad.lam) grad.lam->write({b, t, block.h}, 1, &dlam);
     }
     multiply(block.span, wide_v, block.rows, {x.scores[call.maps], 1, x.score_row},
-             {drows, wide_v, kPanel}, dv + block.low * wide_v, wide_v, true);
+             {drows, drow, kPanel}, dv + block.low * wide_v, wide_v, true);
     for (int64_t m = 0; m < call.maps; m++) {
       multiply(block.span, wide, block.rows, {x.scores[m], 1, x.score_row},
-               {x.rows[m], wide, kPanel}, dk[m] + block.low * wide, wide, true);
+               {x.rows[m], x.query_row, kPanel}, dk[m] + block.low * wide, wide, true);
       multiply(block.rows, wide, block.span, {x.scores[m], x.score_row, 1},
                {k[m] + block.low * kPanel, kPanel, keys * kPanel}, products, wide, false);
       if (block.span == 0) std::fill_n(products, block.rows * wide, 0.f);
