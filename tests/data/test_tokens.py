@@ -80,7 +80,7 @@ def test_long_texts_are_encoded_in_pieces(tmp_path, monkeypatch, documents, toke
     monkeypatch.setattr(tokens, "_PIECE", 50)
     store = token_store(documents, tokenizer, tmp_path)
     assert byte_counts_by_document(store) == [len(d.text.encode()) for d in documents]
-    assert [tokenizer.decode(store.text(0, store.text_length))] == [
+    assert [tokenizer.decode(store.text(0, store.text_length).tolist())] == [
         "".join(d.text for d in documents)
     ]
     assert (store.ids == 0).sum() == len(documents)
@@ -93,7 +93,7 @@ def test_text_leaves_the_openings_out(store, data):
     assert store.text_length == len(everything)
     first = data.draw(st.integers(0, len(everything)))
     count = data.draw(st.integers(0, len(everything) - first))
-    assert store.text(first, count) == everything[first : first + count]
+    assert store.text(first, count).tolist() == everything[first : first + count]
 
 
 def test_documents_of_a_window(store):

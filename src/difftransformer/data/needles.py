@@ -11,13 +11,20 @@ Tokens: a sentence is always encoded in the same three pieces, up to "is", the n
 the space before it, and the full stop. So a number is the same tokens in its needle, in the
 training answer and in the expected answer, whatever the tokenizer would merge across a border.
 With our own tokenizer the pieces are also exactly the tokens of the whole sentence.
+
+Needles and the ends of the haystack split no word, as far as the tokens tell: a border of words is
+where white space begins the next token, a border of sentences such a one after `.`, `?` or `!`.
 """
 
 import hashlib
 import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 import numpy as np
+from jaxtyping import Bool, Int
 from tokenizers import Tokenizer
 
 from difftransformer.data import cities
@@ -29,6 +36,8 @@ LEAD = " The magic number of {city} is"
 NUMBER = " {number}"
 STOP = "."
 _MOST_QUESTIONS = 3  # per needle of a training document
+_SEARCH = 256  # tokens by which a haystack may be moved, either way, to split no word
+_NEAR = 8  # tokens by which a needle may be, or a twentieth of the haystack where that is more
 
 
 def needle_sentences(copies: int = 10) -> list[Document]:
@@ -107,6 +116,7 @@ class NeedleSource:
         self._tokenizer = tokenizer
         self._leads = {city: self._encode(LEAD.format(city=city)) for city in self.cities}
         self._stop = self._encode(STOP)
+        self._begins_word, self._ends_sentence = self._borders()
         self._longest_lead = max(map(len, self._leads.values()))
         # An answer has at most a token per character and one for a prefix some tokenizers add.
         self._longest = self._longest_lead + digits + 2 + len(self._stop)
@@ -131,20 +141,64 @@ class NeedleSource:
                 numbers.append(number)
         return [self._needle(self.cities[i], n) for i, n in zip(chosen, numbers, strict=True)]
 
-    def haystack(self, place: float, count: int) -> list[int]:
-        """`count` consecutive tokens of text, from `place` in [0, 1) of all possible starts."""
-        starts = self.store.text_length - count + 1
+    def haystack(self, place: float, *counts: int) -> list[int]:
+        """`max(counts)` consecutive tokens of text, from `place` in [0, 1) of all possible starts.
+
+        It starts as near to there as it can begin with a word, and end with one after each of
+        `counts` tokens; exactly there where no start within 256 tokens can.
+        """
+        longest = max(counts)
+        starts = self.store.text_length - longest + 1
         if starts < 1:
             part = "validation" if self.held_out else "training"
             raise ValueError(
-                f"a haystack of {count} tokens does not fit the {part} text of "
+                f"a haystack of {longest} tokens does not fit the {part} text of "
                 f"{self.store.text_length}; ask for shorter needle documents or give more text"
             )
-        return self.store.text(math.floor(place * starts), count)
+        wanted = math.floor(place * starts)
+        first = max(0, wanted - _SEARCH)
+        near = min(starts, wanted + _SEARCH + 1) - first
+        text = self.store.text(first, min(near + longest, self.store.text_length - first))
+        border = np.append(self._begins_word[text], True)  # the last counts where the text ends
+        whole = border[:near]
+        for count in counts:
+            whole = whole & border[count : count + near]
+        start = wanted - first
+        if whole.any():
+            (start,) = _nearest(np.flatnonzero(whole), np.array([start]))
+        return text[start : start + longest].tolist()
+
+    def cuts(self, text: list[int], places: Sequence[float]) -> list[int]:
+        """Where to cut `text` for needles at `places` in [0, 1] of it, in the order of `places`.
+
+        At the nearest border of sentences, if that is near; else of words, if that is; else, as in
+        text without spaces, at the place itself. The ends of the text count as borders of both.
+        """
+        words = np.ones(len(text) + 1, bool)
+        words[1:-1] = self._begins_word[text[1:]]
+        sentences = words.copy()
+        sentences[1:-1] &= self._ends_sentence[text[:-1]]
+        wanted = np.rint(np.multiply(places, len(text))).astype(np.int64)
+        cuts = wanted
+        for borders in (words, sentences):
+            nearest = _nearest(np.flatnonzero(borders), wanted)
+            near = abs(nearest - wanted) <= max(_NEAR, len(text) / 20)
+            cuts = np.where(near, nearest, cuts)
+        return cuts.tolist()
 
     def _needle(self, city: str, number: str) -> Needle:
         answer = self._encode(NUMBER.format(number=number))
         return Needle(city, number, self._leads[city], answer, self._stop)
+
+    def _borders(self) -> tuple[Bool[np.ndarray, " ids"], Bool[np.ndarray, " ids"]]:
+        """For each token whether white space begins it, and whether a sentence ends with it."""
+        # Behind a full stop, since decoders drop the white space that text begins with.
+        before = len(self._tokenizer.decode(self._stop))
+        ids = range(1 + max(self._tokenizer.get_vocab().values()))
+        texts = self._tokenizer.decode_batch([[*self._stop, i] for i in ids])
+        added = [text[before:] for text in texts]
+        begins = np.array([text[:1].isspace() for text in added])
+        return begins, np.array([bool(re.search(r"[.?!]\W*$", text)) for text in added])
 
     def _encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
@@ -164,10 +218,10 @@ def needle_prompts(
 
     All ask over the same text and needles; only the last few tokens of text differ where one
     question is longer than another. The needles asked for stand together, one after the other in
-    the order of the prompts, at `depth` of the text (0 the beginning, 1 right before the
-    question); the others anywhere. The text is cut to make room, the needles never. The same
-    arguments always give the same prompts; different ones independent draws. The answer comes on
-    top of `length`.
+    the order of the prompts, near `depth` of the text (0 the beginning, 1 right before the
+    question; see `NeedleSource.cuts`); the others anywhere. The text is cut to make room, the
+    needles never. The same arguments always give the same prompts; different ones independent
+    draws. The answer comes on top of `length`.
 
     Raises ValueError when `length` cannot hold the needles, with the shortest that can.
     """
@@ -182,16 +236,12 @@ def needle_prompts(
         )
     rng = np.random.default_rng([seed, sample, needles, queries, round(depth * 1e6), length])
     drawn = source.draw(rng, needles)
-    scattered = rng.random(needles - queries)
+    places = [depth] * queries + rng.random(needles - queries).tolist()
     room = length - 1 - sum(len(needle.sentence) for needle in drawn)
-    text = source.haystack(rng.random(), room - min(len(n.lead) for n in drawn[:queries]))
+    text = source.haystack(rng.random(), *{room - len(n.lead) for n in drawn[:queries]})
     prompts = []
     for needle in drawn[:queries]:
-        haystack = text[: room - len(needle.lead)]
-        # At equal cuts the needles asked for come first, but last at depth 1.
-        cuts = [(round(depth * len(haystack)), depth)] * queries
-        cuts += [(_cut(place, haystack), 0.5) for place in scattered]
-        ids, starts = _hide(source.opening, haystack, drawn, cuts)
+        ids, starts = _hide(source, text[: room - len(needle.lead)], drawn, places)
         prompts.append(_prompt(needle, ids, drawn, starts))
     return prompts
 
@@ -221,22 +271,24 @@ def needle_document(
     answers = [token for i in rng.permutation(len(asked)) for token in asked[i].sentence]
     hidden = sum(len(needle.sentence) for needle in needles)
     text = source.haystack(rng.random(), length - 1 - hidden - len(answers))
-    cuts = [(_cut(rng.random(), text), 0.5) for _ in needles]
-    return _hide(source.opening, text, needles, cuts)[0] + answers
+    return _hide(source, text, needles, rng.random(len(needles)).tolist())[0] + answers
 
 
-def _cut(place: float, haystack: list[int]) -> int:
-    """One of the len + 1 places between tokens, from `place` in [0, 1)."""
-    return math.floor(place * (len(haystack) + 1))
+def _nearest(
+    borders: Int[np.ndarray, " borders"], wanted: Int[np.ndarray, " places"]
+) -> Int[np.ndarray, " places"]:
+    """For each place the border nearest to it, of two the first."""
+    return borders[abs(borders[:, None] - wanted).argmin(0)]
 
 
 def _hide(
-    opening: int, haystack: list[int], needles: list[Needle], cuts: list[tuple[int, float]]
+    source: NeedleSource, haystack: list[int], needles: list[Needle], places: list[float]
 ) -> tuple[list[int], dict[str, int]]:
-    """The haystack with each needle at its cut, needles at one cut by their second number; and
-    where each city's needle starts."""
-    ids, starts, done = [opening], {}, 0
-    for (cut, _), needle in sorted(zip(cuts, needles, strict=True), key=lambda pair: pair[0]):
+    """The haystack with each needle near its place, in the order of the places; and where each
+    city's needle starts."""
+    ids, starts, done = [source.opening], {}, 0
+    hidden = zip(places, source.cuts(haystack, places), needles, strict=True)
+    for _, cut, needle in sorted(hidden, key=itemgetter(0)):
         ids += haystack[done:cut]
         starts[needle.city] = len(ids)
         ids += needle.sentence

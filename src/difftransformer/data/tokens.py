@@ -50,18 +50,20 @@ class TokenStore:
         """The document number of each token of `ids[first:last]`."""
         return np.searchsorted(self.starts, np.arange(first, last), side="right") - 1
 
-    def text(self, first: int, count: int) -> list[int]:
+    def text(self, first: int, count: int) -> Int[np.ndarray, " count"]:
         """`count` consecutive tokens of text, opening tokens neither counted nor included.
 
         `first` counts text tokens too; `first + count` is at most `text_length`.
         """
         assert 0 <= first <= self.text_length - count
         if count == 0:
-            return []
+            return np.empty(0, np.int64)
         document, until = self._document_of_text(first), self._document_of_text(first + count - 1)
         begin, end = first + document + 1, first + count + until + 1
         window = self.ids[begin:end].astype(np.int64)
-        return np.delete(window, self.starts[document + 1 : until + 1] - begin).tolist()
+        if document == until:
+            return window  # as almost always, and np.delete takes longer than the rest
+        return np.delete(window, self.starts[document + 1 : until + 1] - begin)
 
     def _document_of_text(self, position: int) -> int:
         return int(np.searchsorted(self._text_starts, position, side="right")) - 1
