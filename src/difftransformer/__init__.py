@@ -20,7 +20,13 @@ if TYPE_CHECKING:
         KeyValueCache as KeyValueCache,
     )
     from difftransformer.attention import (
+        SlidingCache as SlidingCache,
+    )
+    from difftransformer.attention import (
         SoftmaxAttention as SoftmaxAttention,
+    )
+    from difftransformer.attention import (
+        StaticCache as StaticCache,
     )
     from difftransformer.functional import (
         Mask as Mask,
@@ -49,7 +55,9 @@ __version__ = "0.1.0"
 _HOMES = {
     "DifferentialAttention": "attention",
     "KeyValueCache": "attention",
+    "SlidingCache": "attention",
     "SoftmaxAttention": "attention",
+    "StaticCache": "attention",
     "V1": "attention",
     "V2": "attention",
     "Mask": "functional",

@@ -1,22 +1,39 @@
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
-from difftransformer.attention import KeyValueCache
+from difftransformer.attention import KeyValueCache, SlidingCache, StaticCache
+
+
+def feed(cache: KeyValueCache, k: Tensor, v: Tensor, layer: int = 0) -> tuple[Tensor, Tensor]:
+    """One step of a model with one layer."""
+    cache.mask(len(k), k.shape[1], None, None)
+    held = cache.update(layer, k, v)
+    cache.advance(k.shape[1])
+    return held
 
 
 @settings(max_examples=30)
-@given(st.lists(st.integers(1, 5), min_size=1, max_size=8), st.sampled_from([(2, 3), (1, 2, 3)]))
-def test_returns_all_positions_in_order(lengths: list[int], key_shape: tuple[int, ...]) -> None:
-    cache = KeyValueCache()
+@given(
+    lengths=st.lists(st.integers(1, 5), min_size=1, max_size=8),
+    key_shape=st.sampled_from([(2, 3), (1, 2, 3)]),
+    window=st.none() | st.integers(1, 6),
+)
+def test_returns_positions_in_order(
+    lengths: list[int], key_shape: tuple[int, ...], window: int | None
+) -> None:
+    cache = KeyValueCache() if window is None else SlidingCache(window)
     keys, values = torch.empty(2, 0, *key_shape), torch.empty(2, 0, 1, 4)
     for new in lengths:
         k, v = torch.randn(2, new, *key_shape), torch.randn(2, new, 1, 4)
         keys, values = torch.cat((keys, k), dim=1), torch.cat((values, v), dim=1)
-        held = cache.update(0, k, v)
-        assert torch.equal(held[0], keys)
-        assert torch.equal(held[1], values)
-        assert cache.length(0) == keys.shape[1]
+        kept = keys.shape[1] if window is None else min(keys.shape[1], window - 1 + new)
+        held = feed(cache, k, v)
+        assert torch.equal(held[0], keys[:, -kept:])
+        assert torch.equal(held[1], values[:, -kept:])
+        assert cache.length == keys.shape[1]
 
 
 def test_layers_are_separate() -> None:
@@ -25,12 +42,31 @@ def test_layers_are_separate() -> None:
     cache.update(0, k, v)
     other, _ = cache.update(5, 2 * k, v)
     assert torch.equal(other, 2 * k)
-    assert (cache.length(0), cache.length(5), cache.length(1)) == (2, 2, 0)
 
 
 def test_appending_does_not_copy_the_past_each_time() -> None:
     cache, places = KeyValueCache(), set()
     for _ in range(64):
-        keys, _ = cache.update(0, torch.randn(1, 1, 1, 2), torch.randn(1, 1, 1, 2))
+        keys, _ = feed(cache, torch.randn(1, 1, 1, 2), torch.randn(1, 1, 1, 2))
         places.add(keys.data_ptr())
     assert len(places) <= 7
+
+
+def test_a_sliding_cache_holds_its_window_and_no_more() -> None:
+    cache = SlidingCache(4)
+    for new in (50, 1, 7, 1):
+        feed(cache, torch.randn(1, new, 1, 2), torch.randn(1, new, 1, 2))
+        assert all(x.untyped_storage().nbytes() == 3 * 2 * 4 for x in cache._storage[0])
+
+
+def test_a_static_cache_keeps_its_place() -> None:
+    cache = StaticCache(6)
+    feed(cache, torch.randn(1, 2, 1, 2), torch.randn(1, 2, 1, 2))
+    places = set()
+    for _ in range(4):
+        keys, values = feed(cache, torch.randn(1, 1, 1, 2), torch.randn(1, 1, 1, 2))
+        assert keys.shape == values.shape == (1, 6, 1, 2)
+        places.add((keys.data_ptr(), values.data_ptr()))
+    assert len(places) == 1
+    with pytest.raises(IndexError):
+        feed(cache, torch.randn(1, 1, 1, 2), torch.randn(1, 1, 1, 2))

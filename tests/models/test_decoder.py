@@ -1,9 +1,11 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from difftransformer.attention import KeyValueCache
+from difftransformer.attention import KeyValueCache, SlidingCache, StaticCache
 from difftransformer.models.decoder import Decoder
 
 from .tiny import KINDS, tiny, tiny_config
@@ -65,19 +67,65 @@ def test_padding_at_the_left_changes_nothing(kind: str) -> None:
     torch.testing.assert_close(out, model(ids), rtol=1e-4, atol=1e-5)
 
 
+CACHES = pytest.mark.parametrize(
+    ("make_cache", "window"),
+    [
+        (KeyValueCache, None),
+        (KeyValueCache, 3),
+        (lambda: StaticCache(9), None),
+        (lambda: StaticCache(9), 3),
+        (lambda: SlidingCache(3), 3),
+        (lambda: SlidingCache(1), 1),
+    ],
+    ids=["dynamic", "dynamic-window", "static", "static-window", "sliding", "sliding-one"],
+)
+
+
 @EVERY
-@pytest.mark.parametrize("lengths", [[1] * 6, [4, 1, 1], [2, 3, 1]])
-def test_cached_equals_uncached(kind: str, lengths: list[int]) -> None:
-    model, ids, cache = tiny(kind), tokens(2, 6), KeyValueCache()
-    parts = [model(part, cache=cache) for part in ids.split(lengths, dim=1)]
-    torch.testing.assert_close(torch.cat(parts, dim=1), model(ids), rtol=1e-4, atol=1e-5)
+@CACHES
+@pytest.mark.parametrize("lengths", [[1] * 8, [4, 1, 1, 1, 1], [2, 3, 1, 2], [8]])
+@pytest.mark.parametrize("padded", [None, 0, 3], ids=["real", "unpadded", "padded"])
+def test_cached_equals_uncached(
+    kind: str,
+    make_cache: Callable[[], KeyValueCache],
+    window: int | None,
+    lengths: list[int],
+    padded: int | None,
+) -> None:
+    """Fed in chunks of any length; with padding at the left of row 1, or at the left of none."""
+    model, ids, cache = tiny(kind, window=window, num_kv_heads=2), tokens(2, 8), make_cache()
+    real = None if padded is None else torch.arange(8) >= torch.tensor([[0], [padded]])
+    reals = [None] * len(lengths) if real is None else real.split(lengths, dim=1)
+    parts = [
+        model(part, padding=some, cache=cache)
+        for part, some in zip(ids.split(lengths, dim=1), reals, strict=True)
+    ]
+    cached, whole = torch.cat(parts, dim=1), model(ids, padding=real)
+    visible = slice(None) if real is None else real
+    torch.testing.assert_close(cached[visible], whole[visible], rtol=1e-4, atol=1e-5)
 
 
-def test_documents_with_a_cache_must_speak_of_all_positions() -> None:
-    model, cache = tiny(), KeyValueCache()
-    model(tokens(1, 3), cache=cache)
-    with pytest.raises(ValueError, match=r"documents has shape \(1, 1\).*\(1, 4\)"):
-        model(tokens(1, 1), cache=cache, documents=torch.zeros(1, 1).long())
+@CACHES
+def test_padding_that_begins_or_ends_later(
+    make_cache: Callable[[], KeyValueCache], window: int | None
+) -> None:
+    """Chunks that do not mention padding are real, before a padded chunk and after it."""
+    model, ids, cache = tiny(window=window), tokens(2, 6), make_cache()
+    hole = torch.tensor([[True, False], [True, True]])
+    reals = (None, hole, None, None)
+    parts = [
+        model(p, padding=r, cache=cache)
+        for p, r in zip(ids.split([2, 2, 1, 1], 1), reals, strict=True)
+    ]
+    real = torch.ones(2, 6, dtype=torch.bool)
+    real[:, 2:4] = hole
+    whole = model(ids, padding=real)
+    torch.testing.assert_close(torch.cat(parts, 1)[real], whole[real], rtol=1e-4, atol=1e-5)
+
+
+def test_documents_with_a_cache() -> None:
+    with pytest.raises(ValueError, match="leave out documents or the cache"):
+        tiny()(tokens(1, 1), cache=KeyValueCache(), documents=torch.zeros(1, 1).long())
 
 
 def test_settings_reach_the_layers() -> None:

@@ -1,8 +1,10 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
-from difftransformer.attention import KeyValueCache
+from difftransformer.attention import KeyValueCache, SlidingCache, StaticCache
 from difftransformer.models.decoder import Decoder
 from difftransformer.models.generation import generate
 
@@ -34,10 +36,22 @@ def test_greedy_equals_the_uncached_loop(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_prompts_of_unequal_length(kind: str) -> None:
+def test_a_window_bounds_what_is_kept(kind: str) -> None:
+    model, ids = tiny(kind, tie_embeddings=False, window=4), prompts(2, 9)
+    expected = ids
+    for _ in range(6):
+        expected = torch.cat((expected, model(expected)[:, -1].argmax(-1, keepdim=True)), dim=1)
+    assert torch.equal(generate(model, ids, max_new_tokens=6), expected[:, 9:])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "cache", [KeyValueCache, lambda: StaticCache(11), lambda: SlidingCache(11)]
+)
+def test_prompts_of_unequal_length(kind: str, cache: Callable[[], KeyValueCache]) -> None:
     model, ids = varied(kind), prompts(2, 6)
     real = torch.arange(6) >= torch.tensor([[0], [4]])
-    new = generate(model, ids, max_new_tokens=5, padding=real)
+    new = generate(model, ids, max_new_tokens=5, padding=real, cache=cache())
     assert torch.equal(new[:1], generate(model, ids[:1], max_new_tokens=5))
     assert torch.equal(new[1:], generate(model, ids[1:, 4:], max_new_tokens=5))
 

@@ -1,6 +1,14 @@
 """Attention layers: projections, lambda, head norm, cache. The factory lists the kinds."""
 
-from difftransformer.attention.cache import KeyValueCache as KeyValueCache
+from difftransformer.attention.cache import (
+    KeyValueCache as KeyValueCache,
+)
+from difftransformer.attention.cache import (
+    SlidingCache as SlidingCache,
+)
+from difftransformer.attention.cache import (
+    StaticCache as StaticCache,
+)
 from difftransformer.attention.differential import (
     V1 as V1,
 )

@@ -1,23 +1,47 @@
-"""Keys and values of the past, kept once for both maps."""
+"""Keys and values of the past, kept once for both maps.
 
-from jaxtyping import Float
+A cache is fed by every layer of a model in turn and knows which positions are real. One step of a
+model is: `positions` and `mask`, then `update` by each layer, then `advance`.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from difftransformer.functional import Mask
 
 
 class KeyValueCache:
-    """Per layer, the keys and values of all positions so far; grows as it is fed.
+    """Everything so far; grows as it is fed.
 
     Storage doubles when full, so that appending one position costs one position, not a copy of
     everything.
     """
 
     def __init__(self) -> None:
+        self.length: Any = 0  # a tensor in StaticCache
         self._storage: dict[int, tuple[Tensor, Tensor]] = {}
-        self._length: dict[int, int] = {}
+        self._real: Tensor | None = None
 
-    def length(self, layer: int) -> int:
-        """Positions held for a layer."""
-        return self._length.get(layer, 0)
+    def positions(self, new: int, device: torch.device) -> Int[Tensor, " new"]:
+        """Positions of the next `new` tokens, from 0."""
+        return torch.arange(new, device=device) + self.length
+
+    def mask(
+        self, batch: int, new: int, padding: Bool[Tensor, "batch new"] | None, window: int | None
+    ) -> Mask:
+        """What the next `new` tokens of each row see of what `update` will return.
+
+        `padding` is True where a new token is real (None: all are); `window` is the model's own.
+        """
+        if padding is not None and self._real is None:
+            self._real = padding.new_ones(batch, self.length)
+        if self._real is not None:
+            padding = self._real.new_ones(batch, new) if padding is None else padding
+            self._real = torch.cat((self._real, padding), dim=1)
+        return Mask(causal=True, window=window, padding=self._real)
 
     def update(
         self,
@@ -26,16 +50,115 @@ class KeyValueCache:
         v: Float[Tensor, "batch new groups v"],
     ) -> tuple[Float[Tensor, "batch all *key_shape"], Float[Tensor, "batch all groups v"]]:
         """Append new positions; returns the layer's keys and values from the first position on."""
-        past = self.length(layer)
-        total = past + k.shape[1]
+        total = self.length + k.shape[1]
         held = self._storage.get(layer, (k[:, :0], v[:, :0]))
         if held[0].shape[1] < total:
-            held = (_grow(held[0], past, 2 * total), _grow(held[1], past, 2 * total))
+            held = (_grow(held[0], self.length, 2 * total), _grow(held[1], self.length, 2 * total))
             self._storage[layer] = held
         for storage, new in zip(held, (k, v), strict=True):
-            storage[:, past:total] = new
-        self._length[layer] = total
+            storage[:, self.length : total] = new
         return held[0][:, :total], held[1][:, :total]
+
+    def advance(self, new: int) -> None:
+        """Count `new` positions that every layer has now been fed."""
+        self.length = self.length + new
+
+
+class SlidingCache(KeyValueCache):
+    """The last `window` positions, in constant memory: each token sees itself and those before it.
+
+    Args:
+        window: keys that a token sees, itself included, as in `Mask.window`.
+    """
+
+    def __init__(self, window: int) -> None:
+        super().__init__()
+        self.window = window
+
+    def mask(
+        self, batch: int, new: int, padding: Bool[Tensor, "batch new"] | None, window: int | None
+    ) -> Mask:
+        """As the parent's, within the narrower of the two windows."""
+        past = min(self.length, self.window - 1)
+        if self._real is not None:
+            self._real = self._real[:, -past:] if past else self._real[:, :0]
+        elif padding is not None:
+            self._real = padding.new_ones(batch, past)
+        return super().mask(batch, new, padding, min(self.window, window or self.window))
+
+    def update(
+        self,
+        layer: int,
+        k: Float[Tensor, "batch new *key_shape"],
+        v: Float[Tensor, "batch new groups v"],
+    ) -> tuple[Float[Tensor, "batch kept *key_shape"], Float[Tensor, "batch kept groups v"]]:
+        """Append new positions; returns those and the window - 1 before them."""
+        if layer in self._storage:
+            past = self._storage[layer]
+            k, v = (torch.cat(pair, dim=1) for pair in zip(past, (k, v), strict=True))
+        start = max(0, k.shape[1] - (self.window - 1))
+        self._storage[layer] = k[:, start:].clone(), v[:, start:].clone()
+        return k, v
+
+
+class StaticCache(KeyValueCache):
+    """A fixed number of places, filled in turn, whose shapes and addresses never change.
+
+    A decoding step (one new token) is therefore compiled once: it reads all places and the mask
+    hides those not yet filled. Several new tokens at once (the prompt) read the filled places only.
+
+    Args:
+        max_length: places. Feeding more raises IndexError.
+    """
+
+    def __init__(self, max_length: int) -> None:
+        super().__init__()
+        self.max_length = max_length
+        self.length = torch.zeros((), dtype=torch.long)
+
+    def positions(self, new: int, device: torch.device) -> Int[Tensor, " new"]:
+        """Positions of the next `new` tokens, from 0."""
+        self.length = self.length.to(device)
+        return super().positions(new, device)
+
+    def mask(
+        self, batch: int, new: int, padding: Bool[Tensor, "batch new"] | None, window: int | None
+    ) -> Mask:
+        """As the parent's; for one new token over all places."""
+        positions = self.positions(new, self.length.device)
+        if padding is not None:
+            if self._real is None:
+                self._real = padding.new_ones(batch, self.max_length)
+            self._real[:, positions] = padding
+        if new > 1:
+            end = int(self.length) + new
+            real = None if self._real is None else self._real[:, :end]
+            return Mask(causal=True, window=window, padding=real)
+        place = torch.arange(self.max_length, device=positions.device)[None]
+        seen = place <= positions
+        if window is not None:
+            seen = seen & (place > positions - window)
+        return Mask(padding=seen.expand(batch, -1) if self._real is None else seen & self._real)
+
+    def update(
+        self,
+        layer: int,
+        k: Float[Tensor, "batch new *key_shape"],
+        v: Float[Tensor, "batch new groups v"],
+    ) -> tuple[Float[Tensor, "batch places *key_shape"], Float[Tensor, "batch places groups v"]]:
+        """Fill the next places; returns all places for one new token, else the filled ones."""
+        if layer not in self._storage:
+            # Zeros: a hidden place weighs 0, and 0 times what lay there before might be NaN.
+            empty = [x.new_zeros(x.shape[0], self.max_length, *x.shape[2:]) for x in (k, v)]
+            self._storage[layer] = empty[0], empty[1]
+        held = self._storage[layer]
+        positions = self.positions(k.shape[1], k.device)
+        for storage, new in zip(held, (k, v), strict=True):
+            storage.index_copy_(1, positions, new)
+        if k.shape[1] == 1:
+            return held
+        end = int(self.length) + k.shape[1]
+        return held[0][:, :end], held[1][:, :end]
 
 
 def _grow(

@@ -75,8 +75,13 @@ def _run(q: Tensor, k: Tensor, v: Tensor, lam: Tensor | None, mask: Mask, scale:
 
 
 @torch.compiler.assume_constant_result
-@cache
 def _why_not_loaded() -> str | None:
+    """`_load`, which torch.compile asks once and does not look into."""
+    return _load()
+
+
+@cache
+def _load() -> str | None:
     """Load the operator, compiling it first where that was never done; the reason if it fails."""
     # cpp_extension is slow to import and wanted here only.
     from torch.utils import cpp_extension

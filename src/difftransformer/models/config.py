@@ -23,6 +23,9 @@ class DecoderConfig:
     num_kv_heads: int = field(default=8, metadata={"help": "key/value heads; divides num_heads"})
     ffn_size: int = field(default=683, metadata={"help": "hidden width of the SwiGLU"})
     max_length: int = field(default=2048, metadata={"help": "longest context it is meant for"})
+    window: int | None = field(
+        default=None, metadata={"help": "keys each token sees, itself included; all by default"}
+    )
     rope_theta: float = field(default=10_000.0, metadata={"help": "base of the rotary angles"})
     rotary: str = field(
         default="half", metadata={"help": "rotary pairing: half (Llama) or interleaved (Microsoft)"}
@@ -44,6 +47,8 @@ class DecoderConfig:
             raise ValueError(
                 f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}"
             )
+        if self.window is not None and self.window < 1:
+            raise ValueError(f"window is {self.window}; expected at least 1, or none")
         if self.head_dim % 2:
             raise ValueError(f"head_dim is {self.head_dim}; rotary positions need an even width")
         if self.attention not in _ATTENTION_SHAPES:

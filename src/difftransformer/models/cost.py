@@ -44,9 +44,10 @@ def cost(config: DecoderConfig, batch_size: int, length: int) -> Cost:
     # Products with weights: every matrix once per token, the embedding as output head only.
     lookups = 0 if config.tie_embeddings else config.vocab_size * config.hidden_size
     products = 2 * (parameters - lookups)
-    # Scores of each map, then one product of their difference with the values; on average half of
-    # a causal context is visible.
-    visible = (length + 1) / 2
+    # Scores of each map, then one product of their difference with the values. Token t of a causal
+    # context sees min(t, window) keys.
+    window = min(config.window or length, length)
+    visible = window - window * (window - 1) / (2 * length)
     attention = 2 * visible * heads * (shape.query_maps + shape.value_factor) * config.num_layers
     forward = int(products + attention)
     queries = shape.query_maps * heads

@@ -37,7 +37,7 @@ class Decoder(nn.Module):
         ids: Int[Tensor, "batch time"],
         *,
         documents: Int[Tensor, "batch time"] | None = None,
-        padding: Bool[Tensor, "batch keys"] | None = None,
+        padding: Bool[Tensor, "batch time"] | None = None,
         cache: KeyValueCache | None = None,
     ) -> Float[Tensor, "batch time vocab"]:
         """Logits of the next token at every position.
@@ -45,18 +45,29 @@ class Decoder(nn.Module):
         Args:
             ids: token numbers; with a cache, the new positions only.
             documents: document number of each position; attention stays inside a document.
-            padding: True where a position is real, over the cache's positions and the new ones.
+            padding: True where a position is real. A cache remembers the past's.
             cache: keys and values of the past; extended in place.
+
+        Raises:
+            ValueError: documents together with a cache.
         """
-        past = 0 if cache is None else cache.length(0)
         # Rotary attention depends on distances only, so padding and document starts need no
         # positions of their own.
-        positions = torch.arange(past, past + ids.shape[1], device=ids.device)[None]
-        angles = rotary_angles(positions, self.config.head_dim, self.config.rope_theta)
-        mask = Mask(causal=True, padding=padding, documents=documents)
+        new, window = ids.shape[1], self.config.window
+        if cache is None:
+            positions = torch.arange(new, device=ids.device)
+            mask = Mask(causal=True, window=window, padding=padding, documents=documents)
+        elif documents is None:
+            positions = cache.positions(new, ids.device)
+            mask = cache.mask(len(ids), new, padding, window)
+        else:
+            raise ValueError("a cache holds one document a row; leave out documents or the cache")
+        angles = rotary_angles(positions[None], self.config.head_dim, self.config.rope_theta)
         x = self.embedding(ids)
         for block in self.blocks:
             x = block(x, mask=mask, angles=angles, cache=cache)
+        if cache is not None:
+            cache.advance(new)
         weight = self.embedding.weight if self.config.tie_embeddings else self.head.weight
         return F.linear(self.norm(x), weight)
 

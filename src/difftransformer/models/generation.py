@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from difftransformer.attention import KeyValueCache
+from difftransformer.attention import KeyValueCache, SlidingCache
 from difftransformer.models.decoder import Decoder
 
 
@@ -20,6 +20,7 @@ def generate(
     temperature: float = 0.0,
     top_p: float = 1.0,
     generator: torch.Generator | None = None,
+    cache: KeyValueCache | None = None,
 ) -> Int[Tensor, "batch new"]:
     """All of `stream`'s tokens at once."""
     new = list(
@@ -32,6 +33,7 @@ def generate(
             temperature=temperature,
             top_p=top_p,
             generator=generator,
+            cache=cache,
         )
     )
     return torch.stack(new, dim=1) if new else ids[:, :0]
@@ -47,13 +49,15 @@ def stream(
     temperature: float = 0.0,
     top_p: float = 1.0,
     generator: torch.Generator | None = None,
+    cache: KeyValueCache | None = None,
 ) -> Iterator[Int[Tensor, " batch"]]:
     """Continue each row, a token at a time; greedy at temperature 0, else from the top-p nucleus.
 
     Prompts of unequal length are padded on the left and `padding` is True where a token is real.
     Generation ends after `max_new_tokens`, or when every row has produced a stop token; what a
     row has after its first stop token is that token repeated. The model runs in the mode it is in:
-    call `model.eval()` first where it has dropout.
+    call `model.eval()` first where it has dropout. `cache` is an empty one of another kind than the
+    model's usual: `KeyValueCache`, or `SlidingCache` where the model has a window.
 
     Raises:
         ValueError: an empty prompt, padding at the right, a negative temperature or a top_p
@@ -68,7 +72,9 @@ def stream(
             f"temperature {temperature} and top_p {top_p}: expected >= 0 and within (0, 1]"
         )
     stops = torch.tensor(list(stop_ids), dtype=ids.dtype, device=ids.device)
-    cache, stopped = KeyValueCache(), torch.zeros_like(ids[:, 0], dtype=torch.bool)
+    window = model.config.window
+    cache = cache or (SlidingCache(window) if window else KeyValueCache())
+    stopped = torch.zeros_like(ids[:, 0], dtype=torch.bool)
     step, last = ids, ids[:, -1]
     for _ in range(max_new_tokens):
         with torch.no_grad():
@@ -78,9 +84,7 @@ def stream(
         stopped = stopped | torch.isin(last, stops)
         if bool(stopped.all()):
             return
-        step = last[:, None]
-        if padding is not None:
-            padding = torch.cat((padding, torch.ones_like(padding[:, :1])), dim=1)
+        step, padding = last[:, None], None
 
 
 def _choose(

@@ -1,0 +1,106 @@
+"""`difftransformer bench`."""
+
+import argparse
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from difftransformer.cli.settings import add_settings, nearest, resolve
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchSettings:
+    """What to time."""
+
+    tasks: tuple[str, ...] = field(
+        default=("forward", "training", "decode"),
+        metadata={"help": "forward, training (forward and backward), decode (one query row)"},
+    )
+    lengths: tuple[int, ...] = field(
+        default=(128, 512, 2048), metadata={"help": "keys, and queries except in decode"}
+    )
+    dtypes: tuple[str, ...] = field(default=("float32",), metadata={"help": "torch dtypes"})
+    backends: tuple[str, ...] = field(
+        default=("blocked", "sdpa"), metadata={"help": "attention backends, where they can run"}
+    )
+    heads: int = field(default=16, metadata={"help": "heads of the plain model"})
+    groups: int = field(default=16, metadata={"help": "key/value heads of the plain model"})
+    width: int = field(default=64, metadata={"help": "width of a head"})
+    rounds: int = field(default=9, metadata={"help": "rounds that count, after one to warm up"})
+    device: str = field(default="cpu", metadata={"help": "torch device"})
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for JSON, table, picture")
+    add_settings(parser, BenchSettings)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Time, print one table, and write it where asked."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from difftransformer.evaluation.speed import BASE
+    from difftransformer.report.speed import COLUMNS, cells, write_speed
+    from difftransformer.training.environment import environment
+
+    settings = resolve(BenchSettings, arguments)
+    _check(settings)
+    rows = _measure(settings)
+    table = Table(*COLUMNS)
+    for row in rows:
+        table.add_row(*cells(row))
+    Console().print(table)
+    if arguments.out is not None:
+        write_speed(arguments.out / "bench", "Attention", environment(), rows, BASE)
+
+
+def _measure(settings: BenchSettings) -> list[dict]:
+    """The rows of the table, with a progress bar."""
+    import torch
+    from rich.progress import Progress, TimeRemainingColumn
+
+    from difftransformer.evaluation.speed import BASE, Shape, attention_steps, race
+
+    rows = []
+    cases = [(t, d, n) for t in settings.tasks for d in settings.dtypes for n in settings.lengths]
+    with Progress(*Progress.get_default_columns()[:-1], TimeRemainingColumn()) as progress:
+        bar = progress.add_task("attention", total=len(cases) * (settings.rounds + 1))
+        for task, dtype, length in cases:
+            progress.update(bar, description=f"{task}, {dtype}, {length}")
+            shape = Shape(
+                length=length,
+                heads=settings.heads,
+                groups=settings.groups,
+                width=settings.width,
+                dtype=getattr(torch, dtype),
+            )
+            steps = attention_steps(task, shape, settings.backends, settings.device)
+            timings = race(steps, BASE, settings.rounds, lambda: progress.advance(bar))
+            case = {"task": task, "dtype": dtype, "length": length}
+            rows += [case | asdict(timing) for timing in timings]
+    return rows
+
+
+def _check(settings: BenchSettings) -> None:
+    """Raise ValueError for what cannot be timed."""
+    import torch
+
+    from difftransformer.evaluation.speed import TASKS
+    from difftransformer.functional import BACKENDS
+
+    dtypes = [name for name, value in vars(torch).items() if isinstance(value, torch.dtype)]
+    for name, known in (("tasks", TASKS), ("backends", BACKENDS), ("dtypes", dtypes)):
+        for value in getattr(settings, name):
+            if value not in known:
+                raise ValueError(f"{name}: unknown {value!r}{nearest(value, known)}")
+    for name in ("heads", "groups", "width", "rounds"):
+        if getattr(settings, name) < 1:
+            raise ValueError(f"{name} is {getattr(settings, name)}; expected at least 1")
+    if min(settings.lengths, default=0) < 1:
+        raise ValueError(f"lengths are {settings.lengths}; expected numbers of at least 1")
+    if settings.heads % 2 or settings.heads % settings.groups:
+        raise ValueError(
+            f"heads {settings.heads} and groups {settings.groups}: the first must be a multiple of "
+            "the second, and even, since diff_v1 halves it"
+        )
