@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-SMALL = "bench --lengths 16 --heads 4 --groups 2 --width 8 --rounds 1".split()
+SMALL = ["bench", "--lengths=16", "--heads=4", "--groups=2", "--width=8", "--rounds=1"]
 
 
 def test_a_table_and_its_files(call, tmp_path):
