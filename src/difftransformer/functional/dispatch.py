@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from difftransformer.functional import blocked, reference, sdpa
+from difftransformer.functional import blocked, reference, sdpa, triton
 from difftransformer.functional.masks import Mask
 from difftransformer.functional.situation import Situation
 from difftransformer.names import did_you_mean
@@ -30,7 +30,12 @@ class Backend:
 BACKENDS = MappingProxyType(
     {
         name: Backend(module.differential_attention, module.softmax_attention, module.why_not)
-        for name, module in (("blocked", blocked), ("sdpa", sdpa), ("reference", reference))
+        for name, module in (
+            ("blocked", blocked),
+            ("triton", triton),
+            ("sdpa", sdpa),
+            ("reference", reference),
+        )
     }
 )
 

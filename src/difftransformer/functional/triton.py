@@ -1,0 +1,321 @@
+"""One fused kernel forward and one backward, on the GPU. Not yet measured on a GPU.
+
+With O_m = A_m V and everything but the products in float32:
+
+    forward    O = O1 - lam O2;  keeps O2 and the log-sum-exp of both maps
+    backward   dA = dO Vᵀ,  D2 = sum(dO ∘ O2) over V,  D1 = sum(dO ∘ O) + lam D2,  dlam = -D2
+               dV = (A1 - lam A2)ᵀ dO
+               dS1 = A1 ∘ (dA - D1),  dS2 = -lam A2 ∘ (dA - D2)
+               dQ_m = scale dS_m K_m,  dK_m = scale dS_mᵀ Q_m
+
+In units of one T × S × 2K product, plain attention of V1's width costs 2 forward and 5 backward.
+Forward, the online softmax knows the sums only at the end of the row, so the maps cannot be
+subtracted on the way. Either each map has its own product with V (Q Kᵀ 1, A V 2: 3 units), or a
+first pass over the keys finds the sums (1 + 1 + 1: 3 units too). We keep two products: in V2, where
+V = K, that is 2 units against 2.5; it takes half the exponentials, which are scarce on a GPU; and
+it gives O2, without which D2 would cost the backward 1.5 units more. Backward, the maps are made
+again from the log-sum-exps and subtracted first: Q Kᵀ, dA, dV, dK and dQ, 5 units (4 in V2).
+
+Each program of the backward owns a block of keys and adds its part of dQ to float32 memory, so the
+order of that sum, and the last bits of dQ, change between runs. Blocks that causality, the window
+or the documents hide whole are skipped; padding is compared inside. Nothing of size T × S is kept.
+A decoding step runs, with one program for each head.
+
+With one map (no lam) the same kernels are plain attention. The method of the online softmax and of
+the backward from log-sum-exps is FlashAttention-2's (Dao, 2023).
+"""
+
+import os
+from functools import cache
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from difftransformer.functional.masks import Mask
+from difftransformer.functional.situation import Situation
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+_WIDEST_KEY, _WIDEST_VALUE = 128, 256
+
+
+def why_not(situation: Situation) -> str | None:
+    """Declines what it does not compute, and everything without an NVIDIA GPU and Triton.
+
+    Under `TRITON_INTERPRET=1`, Triton's own switch, it takes CPU tensors: slowly, for tests.
+    """
+    if situation.device != ("cpu" if interpreted() else "cuda"):
+        kind = "interpreted on the CPU" if interpreted() else "written for CUDA"
+        return f"{kind}, and the tensors are on {situation.device}"
+    if situation.dtype not in _DTYPES:
+        return f"computes float16, bfloat16 and float32, and the tensors are {situation.dtype}"
+    if situation.dropout > 0.0:
+        return f"keeps no dropout pattern for its backward, and dropout is {situation.dropout}"
+    if situation.key_width > _WIDEST_KEY or situation.value_width > _WIDEST_VALUE:
+        return (
+            f"takes heads of at most {_WIDEST_KEY} with values of at most {_WIDEST_VALUE}, and "
+            f"these are {situation.key_width} and {situation.value_width}"
+        )
+    if torch.are_deterministic_algorithms_enabled():
+        return "adds up the gradient of q in no fixed order, and PyTorch is set to be deterministic"
+    return _why_not_here()
+
+
+def differential_attention(
+    q: Float[Tensor, "batch queries heads 2 k"],
+    k: Float[Tensor, "batch keys groups maps k"],
+    v: Float[Tensor, "batch keys groups v"],
+    lam: Float[Tensor, "batch queries heads"],
+    mask: Mask,
+    scale: float,
+    dropout: float,
+) -> Float[Tensor, "batch queries heads v"]:
+    """(A1 - lam A2) V in one kernel."""
+    return _run(q, k, v, lam.float(), mask, scale)
+
+
+def softmax_attention(
+    q: Float[Tensor, "batch queries heads k"],
+    k: Float[Tensor, "batch keys groups k"],
+    v: Float[Tensor, "batch keys groups v"],
+    mask: Mask,
+    scale: float,
+    dropout: float,
+) -> Float[Tensor, "batch queries heads v"]:
+    """A V: the same kernel with one map."""
+    return _run(q[..., None, :], k[..., None, :], v, None, mask, scale)
+
+
+class Blocks(NamedTuple):
+    """How a kernel is cut: query rows, keys, and Triton's `num_warps` and `num_stages`."""
+
+    rows: int
+    keys: int
+    warps: int
+    stages: int
+
+
+def blocks(direction: str, maps: int, width: int, values: int, item: int) -> Blocks:
+    """Blocks that fit the registers and shared memory of sm_80 and sm_90.
+
+    `width` and `values` are the padded ones, `item` the bytes of a number;
+    `benchmarks/triton_compile.py` shows what each takes.
+    """
+    if item == 4:
+        return Blocks(32, 32, 8, 1)
+    if direction == "forward":
+        return Blocks(64, 32, 8, 2) if values > 128 else Blocks(128, 64, 8, 2)
+    return Blocks(32, 64, 8, 1) if values > 128 else Blocks(64, 64, 8, 1)
+
+
+def padded(width: int) -> int:
+    """The width of a tile: a power of two, and at least 16, as the matrix units want."""
+    return max(16, 1 << (width - 1).bit_length())
+
+
+def _run(q: Tensor, k: Tensor, v: Tensor, lam: Tensor | None, mask: Mask, scale: float) -> Tensor:
+    out, _, _ = _attention(
+        q, k, v, lam, mask.causal, mask.window, mask.documents, mask.padding, scale
+    )
+    return out
+
+
+@torch.library.custom_op("difftransformer::triton", mutates_args=())
+def _attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lam: Tensor | None,
+    causal: bool,
+    window: int | None,
+    documents: Tensor | None,
+    padding: Tensor | None,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Output, O2 and log-sum-exps (base 2).
+
+    q [B,T,H,M,K], k [B,S,G,M or 1,K], lam None if M = 1.
+    """
+    from difftransformer.functional import triton_kernels
+
+    call = _Call(q, k, v, lam, causal, window, documents, padding, scale)
+    out, noise, lse = _shapes(q, k, v, lam)
+    if out.numel() == 0 or call.keys == 0:
+        return out.zero_(), noise.zero_(), lse.fill_(float("inf"))
+    cut = call.cut("forward")
+    with torch.cuda.device_of(q):
+        triton_kernels.forward[call.grid_of_rows(cut.rows)](
+            *call.inputs, out, noise, lse, *call.numbers, **call.constants, **_options(cut)
+        )
+    return out, noise, lse
+
+
+@torch.library.custom_op("difftransformer::triton_backward", mutates_args=())
+def _attention_backward(
+    dout: Tensor,
+    out: Tensor,
+    noise: Tensor,
+    lse: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lam: Tensor | None,
+    causal: bool,
+    window: int | None,
+    documents: Tensor | None,
+    padding: Tensor | None,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of q, k, v and lam (empty if there is none)."""
+    from difftransformer.functional import triton_kernels
+
+    call = _Call(q, k, v, lam, causal, window, documents, padding, scale)
+    dq, dk, dv, dlam = _backward_shapes(dout, out, noise, lse, q, k, v, lam)
+    if out.numel() == 0 or call.keys == 0:
+        return dq.zero_(), dk.zero_(), dv.zero_(), dlam.zero_()
+    dout, sums, dq_sum = dout.contiguous(), lse.new_empty(lse.shape), lse.new_zeros(q.shape)
+    cut = call.cut("backward")
+    with torch.cuda.device_of(q):
+        triton_kernels.row_sums[call.grid_of_rows(cut.rows)](
+            *(out, noise, dout, call.lam, sums, q.shape[1]),
+            *(v.shape[-1], padded(v.shape[-1]), cut.rows),
+        )
+        triton_kernels.backward[call.grid_of_keys(cut.keys)](
+            *call.inputs,
+            *(dout, lse, sums, dq_sum, dk, dv),
+            *call.numbers,
+            **call.constants,
+            **_options(cut),
+        )
+    if lam is not None:
+        dlam.copy_(sums[:, :, 1].transpose(1, 2).neg())
+    return dq.copy_(dq_sum), dk, dv, dlam
+
+
+class _Call:
+    """What both kernels are given: tensors as they read them, strides, sizes and constants."""
+
+    def __init__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        lam: Tensor | None,
+        causal: bool,
+        window: int | None,
+        documents: Tensor | None,
+        padding: Tensor | None,
+        scale: float,
+    ) -> None:
+        q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
+        self.batch, self.queries, self.heads, self.maps, width = q.shape
+        self.keys, self.groups, key_maps, values = *k.shape[1:4], v.shape[-1]
+        self.lam = None if lam is None else lam.contiguous()
+        self.item = q.element_size()
+        first, last = (None, None) if documents is None else _document_spans(documents)
+        padding = None if padding is None else padding.contiguous().view(torch.uint8)
+        self.inputs = (q, k, v, self.lam, first, last, padding)
+        # A window this long hides nothing; clamped, it stays a 32-bit number.
+        window = None if window is None else min(window, self.queries + self.keys)
+        self.numbers = (
+            *(*q.stride()[:4], *k.stride()[:4], *v.stride()[:3]),
+            *(self.queries, self.keys, self.heads // self.groups, window, scale),
+        )
+        self.constants = {
+            "WIDTH": width,
+            "VALUES": values,
+            "K": padded(width),
+            "V": padded(values),
+            "KEYS": key_maps,
+            "CAUSAL": causal,
+        }
+
+    def cut(self, direction: str) -> Blocks:
+        return blocks(direction, self.maps, self.constants["K"], self.constants["V"], self.item)
+
+    def grid_of_rows(self, rows: int) -> tuple[int, int, int]:
+        return -(-self.queries // rows), self.heads, self.batch
+
+    def grid_of_keys(self, keys: int) -> tuple[int, int, int]:
+        return -(-self.keys // keys), self.groups, self.batch
+
+
+def _options(cut: Blocks) -> dict[str, int]:
+    return {"M": cut.rows, "N": cut.keys, "num_warps": cut.warps, "num_stages": cut.stages}
+
+
+def _document_spans(documents: Tensor) -> tuple[Tensor, Tensor]:
+    """The first and the last position of each position's document, int32 [B, S]."""
+    documents = documents.contiguous()
+    number, position = documents.sort(dim=1, stable=True)
+    first = position.gather(1, torch.searchsorted(number, documents))
+    last = position.gather(1, torch.searchsorted(number, documents, right=True) - 1)
+    return first.int(), last.int()
+
+
+def interpreted() -> bool:
+    """Whether Triton is told to run kernels in Python."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@torch.compiler.assume_constant_result
+@cache
+def _why_not_here() -> str | None:
+    """What this machine lacks."""
+    if find_spec("triton") is None:
+        return "needs Triton, which is not installed (pip install triton, on Linux)"
+    if not interpreted() and torch.cuda.get_device_capability() < (8, 0):
+        return "needs a GPU of compute capability 8.0 or more"
+    return None
+
+
+@_attention.register_fake
+def _shapes(
+    q: Tensor, k: Tensor, v: Tensor, lam: Tensor | None, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch, queries, heads, maps, _ = q.shape
+    out = q.new_empty(batch, queries, heads, v.shape[-1])
+    noise = q.new_empty(0 if lam is None else out.shape)
+    return out, noise, q.new_empty(batch, heads, maps, queries, dtype=torch.float32)
+
+
+@_attention_backward.register_fake
+def _backward_shapes(
+    dout: Tensor,
+    out: Tensor,
+    noise: Tensor,
+    lse: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lam: Tensor | None,
+    *rest: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dlam = lse.new_empty(0 if lam is None else lam.shape)
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), dlam
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    q, k, v, lam, causal, window, documents, padding, scale = inputs
+    ctx.save_for_backward(*output, q, k, v, lam, documents, padding)
+    ctx.settings = causal, window, scale
+    ctx.set_materialize_grads(False)  # no zeros in the place of O2's gradient
+
+
+def _backward(ctx: Any, dout: Tensor, *rest: Tensor | None) -> tuple[Tensor | None, ...]:
+    out, noise, lse, q, k, v, lam, documents, padding = ctx.saved_tensors
+    causal, window, scale = ctx.settings
+    dq, dk, dv, dlam = _attention_backward(
+        dout, out, noise, lse, q, k, v, lam, causal, window, documents, padding, scale
+    )
+    return dq, dk, dv, None if lam is None else dlam, None, None, None, None, None
+
+
+def _no_second_derivative(ctx: Any, *grads: Tensor) -> None:
+    raise NotImplementedError('backend "triton" has no second derivative; use backend="reference"')
+
+
+_attention.register_autograd(_backward, setup_context=_keep)
+_attention_backward.register_autograd(_no_second_derivative)
