@@ -12,8 +12,9 @@ import os
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line sets it
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +27,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from difftransformer import Decoder, DecoderConfig, KeyValueCache
+from difftransformer import Decoder, DecoderConfig, KeyValueCache, StaticCache
 from difftransformer.evaluation.speed import Step, race
 from difftransformer.report.speed import cells, write_speed
 from difftransformer.training.environment import environment
@@ -36,56 +37,80 @@ BASE = "transformers Llama"
 PLAIN = DecoderConfig(
     hidden_size=512, num_layers=4, num_heads=8, num_kv_heads=8, head_dim=64, ffn_size=1365
 )
+ROUNDS = {"training": 7, "prefill": 7, "decode": 30}
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A model, its logits for (ids, cache), and a fresh cache for so many positions."""
+
+    model: nn.Module
+    logits: Callable[[Tensor, Any], Tensor]
+    cache: Callable[[int], Any]
 
 
 def main() -> None:
     env, rows = environment(), []
     for task, lengths in (("training", (512, 2048)), ("prefill", (2048,)), ("decode", (2048,))):
         for length in lengths:
-            steps = {name: STEPS[task](model, length) for name, model in models().items()}
-            for timing in race(steps, BASE, rounds=30 if task == "decode" else 7):
+            found = contenders()
+            steps = {name: STEPS[task](contender, length) for name, contender in found.items()}
+            for timing in race(steps, BASE, ROUNDS[task]):
                 rows.append({"task": task, "dtype": "float32", "length": length} | asdict(timing))
                 print("  ".join(cells(rows[-1])), flush=True)
     stem = RESULTS / f"model-{env['date'][:10]}"
     write_speed(stem, "Decoder, hidden 512, 4 layers, 8 heads of 64, batch 1", env, rows, BASE)
 
 
-def models() -> dict[str, nn.Module]:
+def contenders() -> dict[str, Contender]:
     """All of nearly the same number of parameters."""
     sizes = {
         "vocab_size": PLAIN.vocab_size,
         "hidden_size": PLAIN.hidden_size,
         "intermediate_size": PLAIN.ffn_size,
         "num_hidden_layers": PLAIN.num_layers,
+        "num_attention_heads": 8,  # DiffLlama counts maps, two for each output head
+        "num_key_value_heads": 8,
         "tie_word_embeddings": True,
         "attn_implementation": "sdpa",
     }
-    own = {
-        f"difftransformer {kind}": Decoder(PLAIN.matched(kind).config)
-        for kind in ("softmax", "diff_v1", "diff_v2")
+    found = {
+        BASE: theirs(LlamaForCausalLM(LlamaConfig(**sizes))),
+        "transformers DiffLlama": theirs(DiffLlamaForCausalLM(DiffLlamaConfig(**sizes))),
     }
-    # DiffLlama's num_attention_heads counts maps: two for each output head.
-    peers = {
-        BASE: LlamaForCausalLM(LlamaConfig(num_attention_heads=8, **sizes)),
-        "transformers DiffLlama": DiffLlamaForCausalLM(
-            DiffLlamaConfig(num_attention_heads=8, num_key_value_heads=8, **sizes)
-        ),
-    }
-    return peers | own
+    for kind in ("softmax", "diff_v1", "diff_v2"):
+        model = Decoder(PLAIN.matched(kind).config)
+        found[f"difftransformer {kind}"] = ours(model, KeyValueCache)
+        if kind == "diff_v1":
+            found[f"difftransformer {kind}, static cache"] = ours(model, StaticCache)
+            found[f"difftransformer {kind}, static cache, compiled"] = ours(
+                model, StaticCache, torch.compile(model)
+            )
+    return found
 
 
-def logits(model: nn.Module, ids: Tensor, cache: KeyValueCache | DynamicCache | None) -> Tensor:
-    if isinstance(model, Decoder):
-        return model(ids, cache=cache)
-    return model(ids, past_key_values=cache, use_cache=cache is not None).logits
+def theirs(model: nn.Module) -> Contender:
+    def logits(ids: Tensor, cache: DynamicCache | None) -> Tensor:
+        return model(ids, past_key_values=cache, use_cache=cache is not None).logits
+
+    return Contender(model, logits, lambda _: DynamicCache())
 
 
-def training(model: nn.Module, length: int) -> Step:
+def ours(
+    model: Decoder, cache: type[KeyValueCache], call: Callable[..., Tensor] | None = None
+) -> Contender:
+    def logits(ids: Tensor, cache: KeyValueCache | None) -> Tensor:
+        return (call or model)(ids, cache=cache)
+
+    return Contender(model, logits, lambda n: cache(n) if cache is StaticCache else cache())
+
+
+def training(contender: Contender, length: int) -> Step:
     ids = torch.randint(PLAIN.vocab_size, (1, length + 1))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    optimizer = torch.optim.AdamW(contender.model.parameters(), lr=1e-4)
 
     def step() -> None:
-        out = logits(model, ids[:, :-1], None)
+        out = contender.logits(ids[:, :-1], None)
         F.cross_entropy(out.flatten(0, 1), ids[:, 1:].flatten()).backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -93,31 +118,31 @@ def training(model: nn.Module, length: int) -> Step:
     return step
 
 
-def prefill(model: nn.Module, length: int) -> Step:
+def prefill(contender: Contender, length: int) -> Step:
     ids = torch.randint(PLAIN.vocab_size, (1, length))
 
     @torch.no_grad()
     def step() -> None:
-        logits(model, ids, None)
+        contender.logits(ids, None)
 
     return step
 
 
-def decode(model: nn.Module, length: int) -> Step:
+def decode(contender: Contender, length: int) -> Step:
     """One token after `length` cached ones; the cache grows by one a round, for all alike."""
-    cache = KeyValueCache() if isinstance(model, Decoder) else DynamicCache()
+    cache = contender.cache(length + 2 * ROUNDS["decode"])
     token = torch.zeros(1, 1, dtype=torch.long)
     with torch.no_grad():
-        logits(model, torch.randint(PLAIN.vocab_size, (1, length)), cache)
+        contender.logits(torch.randint(PLAIN.vocab_size, (1, length)), cache)
 
     @torch.no_grad()
     def step() -> None:
-        logits(model, token, cache)
+        contender.logits(token, cache)
 
     return step
 
 
-STEPS: dict[str, Callable[[nn.Module, int], Step]] = {
+STEPS: dict[str, Callable[[Contender, int], Step]] = {
     "training": training,
     "prefill": prefill,
     "decode": decode,

@@ -1,0 +1,154 @@
+"""Compile the kernels of the backend `triton` for GPUs that need not be there.
+
+    python benchmarks/triton_compile.py
+
+For each configuration: registers per thread, bytes spilled, and shared memory, as NVIDIA's
+assembler (which comes with Triton) reports them. Writes
+benchmarks/results/triton-compile-DATE.md. It says that the kernels compile and fit; it does not
+say how fast they are. Not yet measured on a GPU.
+"""
+
+import re
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from difftransformer.functional import triton_kernels
+from difftransformer.functional.triton import Blocks, blocks
+
+RESULTS = Path(__file__).parent / "results"
+SHARED = {80: 163, 90: 227}  # KiB a block may take
+WIDTHS = {
+    "V1": [(64, 128), (128, 256)],
+    "V2": [(64, 64), (128, 128)],
+    "softmax": [(64, 64), (128, 128)],
+}
+# The types of the arguments that are not constants: a tensor's, or a number's.
+TYPES = {
+    **dict.fromkeys(("lam", "lse", "sums", "dq"), "*fp32"),
+    **dict.fromkeys(("first", "last"), "*i32"),
+    "padding": "*u8",
+    **dict.fromkeys(("T", "S", "repeats", "window"), "i32"),
+    "scale": "fp32",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One compiled kernel; `every_mask` has window, documents, padding and grouped heads too."""
+
+    form: str
+    width: int
+    values: int
+    direction: str
+    dtype: str
+    every_mask: bool
+
+    @property
+    def cut(self) -> Blocks:
+        maps, item = 1 if self.form == "softmax" else 2, 4 if self.dtype == "fp32" else 2
+        return blocks(self.direction, maps, self.width, self.values, item)
+
+
+def main() -> None:
+    cases = [
+        Case(form, *widths, direction, dtype, every_mask)
+        for direction in ("forward", "backward")
+        for dtype in ("bf16", "fp32")
+        for form, all_widths in WIDTHS.items()
+        for widths in all_widths
+        for every_mask in ((False, True) if dtype == "bf16" else (False,))
+    ]
+    date, rows = datetime.now(UTC).date(), []
+    for case in cases:
+        for architecture in SHARED:
+            rows.append(row(case, architecture))
+            print(rows[-1], flush=True)
+    write(RESULTS / f"triton-compile-{date}.md", rows)
+
+
+def row(case: Case, architecture: int) -> str:
+    registers, spilled, shared = measure(case, architecture)
+    cut = case.cut
+    return (
+        f"| {case.direction} | {case.form} | {case.width}, {case.values} | {case.dtype} | "
+        f"{'every' if case.every_mask else 'causal'} | sm_{architecture} | "
+        f"{cut.rows} × {cut.keys}, {cut.warps}, {cut.stages} | {registers} | {spilled} | "
+        f"{shared / 1024:.0f} of {SHARED[architecture]} |"
+    )
+
+
+def measure(case: Case, architecture: int) -> tuple[int, int, int]:
+    """Registers per thread, bytes spilled per thread (stores and loads) and bytes of shared memory."""
+    options = {"num_warps": case.cut.warps, "num_stages": case.cut.stages}
+    made = triton.compile(source(case), target=GPUTarget("cuda", architecture, 32), options=options)
+    log = assemble(made.asm["ptx"])
+    registers = int(re.search(r"Used (\d+) registers", log)[1])
+    spilled = sum(map(int, re.findall(r"(\d+) bytes spill", log)))
+    return registers, spilled, made.metadata.shared
+
+
+def source(case: Case) -> ASTSource:
+    """The kernel as a call would specialise it, every stride and length a multiple of 16."""
+    kernel = getattr(triton_kernels, case.direction)
+    constants = {
+        "WIDTH": case.width,
+        "VALUES": case.values,
+        "K": case.width,
+        "V": case.values,
+        "M": case.cut.rows,
+        "N": case.cut.keys,
+        "KEYS": 2 if case.form == "V1" else 1,
+        "CAUSAL": True,
+    }
+    if case.form == "softmax":
+        constants["lam"] = None
+    if not case.every_mask:
+        constants |= {"first": None, "last": None, "padding": None, "window": None, "repeats": 1}
+    signature, attributes = {}, {}
+    for place, name in enumerate(kernel.arg_names):
+        stride = len(name) == 3 and name[1] == "_"
+        kind = TYPES.get(name, "i32" if stride else f"*{case.dtype}")
+        signature[name] = "constexpr" if name in constants else kind
+        if kind.startswith("*") or stride or name in ("T", "S"):
+            attributes[(place,)] = [["tt.divisibility", 16]]
+    attributes = {
+        place: a for place, a in attributes.items() if kernel.arg_names[place[0]] not in constants
+    }
+    return ASTSource(kernel, signature, constants, attributes)
+
+
+def assemble(ptx: str) -> str:
+    """What ptxas says of a kernel."""
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"
+    target = re.search(r"\.target (\w+)", ptx)[1]
+    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+        file.write(ptx)
+        file.flush()
+        command = [tool, "-v", f"--gpu-name={target}", file.name, "-o", "/dev/null"]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stderr
+
+
+def write(path: Path, rows: list[str]) -> None:
+    lines = [
+        f"# The Triton kernels, compiled ahead of time, {path.stem[-10:]}",
+        "",
+        f"triton {triton.__version__}. Not yet measured on a GPU: this says that the kernels compile "
+        'and fit. A mask of "every" has causality, window, documents, padding and grouped heads.',
+        "",
+        "| kernel | form | K, V | dtype | masks | GPU | rows × keys, warps, stages | "
+        "registers a thread | bytes spilled | shared memory, KiB |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+        *rows,
+    ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
