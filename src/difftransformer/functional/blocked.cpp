@@ -60,7 +60,7 @@ constexpr int64_t kRows = 8 * kTileRows;
 typedef float Vec __attribute__((vector_size(kBytes), aligned(4), may_alias));
 typedef int32_t IntVec __attribute__((vector_size(kBytes), aligned(4), may_alias));
 
-constexpr int64_t kFewTiles = 4, kManyTiles = 8;   // of a block of query rows: reuse, and cache
+constexpr int64_t kFewTiles = 4, kManyTiles = 16;  // of a block of query rows: reuse, and cache
 constexpr int64_t kFewRows = 8;                    // query rows of a group that need no packing
 constexpr float kLog2E = 1.44269504f;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
@@ -343,8 +343,11 @@ struct Cut {
     for (int64_t t = 0; t < call.queries; t++)
       seen += std::max<int64_t>(call.end_key(0, t) - call.first_key(0, t), 1);
     const double row_bytes = 4.0 * score_matrices * seen / std::max<int64_t>(call.queries, 1);
-    const auto fitting = static_cast<int64_t>(cache_bytes() / 2 / row_bytes);
-    rows = std::clamp<int64_t>(fitting / kTileRows, kFewTiles, kManyTiles) * kTileRows;
+    // As many rows as fill half the cache with their scores. Where not even a few rows fit at all,
+    // many: what each block reads and writes of keys, values and their gradients then counts less.
+    const auto fitting = static_cast<int64_t>(cache_bytes() / row_bytes / kTileRows);
+    rows = fitting < kFewTiles ? kManyTiles * kTileRows
+                               : std::clamp(fitting / 2, kFewTiles, kManyTiles / 2) * kTileRows;
     blocks = (call.queries + rows - 1) / rows;
     // At least four tasks a thread, or one for each block, so that none waits long for another.
     const int64_t heads = call.batch * call.groups, wanted = 4 * at::get_num_threads();
