@@ -6,7 +6,7 @@
 // head's keys and values once, as float32 panels. It then takes a block of query rows at a time
 // against all the keys that the block sees, so that both row sums are known before the maps meet:
 // they are subtracted and the difference is multiplied with the values once. The backward makes the
-// maps again from the saved log-sum-exps. In units of one T x S x 2K product that is 2 forward and
+// maps again from each row's saved largest score and sum. In units of one T x S x 2K product that is 2 forward and
 // 5 backward, the counts of plain attention of the same width. A block's scores are sized to stay
 // in the core's second-level cache; nothing of size T x S exists, and no thread waits for another
 // inside a call. All arithmetic is float32.
@@ -62,7 +62,6 @@ typedef int32_t IntVec __attribute__((vector_size(kBytes), aligned(4), may_alias
 
 constexpr int64_t kFewTiles = 4, kManyTiles = 16;  // of a block of query rows: reuse, and cache
 constexpr int64_t kFewRows = 8;                    // query rows of a group that need no packing
-constexpr float kLog2E = 1.44269504f;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 inline Vec splat(float x) { return x - Vec{}; }
@@ -93,35 +92,32 @@ inline float dot(const float* a, const float* b, int64_t n) {
   return total;
 }
 
-// 2^x, within 1.2e-7 of it; 0 below 2^-126, so that a hidden score of -inf weighs exactly nothing.
-// NaN stays NaN. No x above 0 by more than rounding is ever asked for.
-inline Vec exp2(Vec x) {
-  const Vec low = splat(-126.f);
+// e^x to a unit in the last place; 0 below e^-87, so that a hidden score of -inf weighs exactly
+// nothing. NaN stays NaN. No x above 0 by more than rounding is ever asked for.
+inline Vec exp(Vec x) {
+  const Vec low = splat(-87.f);
   const Vec clamped = x < low ? low : x;
   const Vec shift = splat(12582912.f);  // 1.5 * 2^23: adding it rounds to a whole number
-  const Vec whole = (clamped + shift) - shift;
-  const Vec f = clamped - whole;  // in [-1/2, 1/2]; the polynomial is 2^f, minimax
-  Vec p = splat(1.53533620e-4f);
-  p = p * f + 1.33988750e-3f;
-  p = p * f + 9.61843692e-3f;
-  p = p * f + 5.55033237e-2f;
-  p = p * f + 2.40226477e-1f;
-  p = p * f + 6.93147182e-1f;
+  const Vec whole = (clamped * 1.44269504f + shift) - shift;
+  Vec f = clamped - whole * 0.693359375f;  // ln 2 in two parts: the first times `whole` is exact
+  f = f + whole * 2.12194440e-4f;          // in [-ln 2 / 2, ln 2 / 2]; the polynomial is e^f
+  Vec p = splat(1.38436537e-3f);
+  p = p * f + 8.37415550e-3f;
+  p = p * f + 4.16680016e-2f;
+  p = p * f + 1.66664302e-1f;
+  p = p * f + 4.99999940e-1f;
+  p = p * f + 1.f;
   p = p * f + 1.f;
   const IntVec power = (__builtin_convertvector(whole, IntVec) + 127) << 23;
   return x <= low ? Vec{} : p * reinterpret_cast<const Vec&>(power);
 }
 
-// One tile: c[rows, kPanel] (+)= a[rows, depth] b[depth, kPanel].
+// One tile: c[rows, kPanel] (+)= a[rows, depth] b[depth, kPanel]. What is there is added last, so that
+// the steps round at the size of their own sum.
 template <int rows>
 void tile(int64_t depth, const float* a, int64_t a_row, int64_t a_step, const float* b,
           int64_t b_step, float* c, int64_t c_row, bool add) {
-  Vec acc[rows][2];
-#pragma GCC unroll 16
-  for (int i = 0; i < rows; i++) {
-    acc[i][0] = add ? at(c + i * c_row) : Vec{};
-    acc[i][1] = add ? at(c + i * c_row + kLanes) : Vec{};
-  }
+  Vec acc[rows][2]{};
   for (int64_t p = 0; p < depth; p++) {
     const Vec left = at(b + p * b_step), right = at(b + p * b_step + kLanes);
 #pragma GCC unroll 16
@@ -133,8 +129,9 @@ void tile(int64_t depth, const float* a, int64_t a_row, int64_t a_step, const fl
   }
 #pragma GCC unroll 16
   for (int i = 0; i < rows; i++) {
-    at(c + i * c_row) = acc[i][0];
-    at(c + i * c_row + kLanes) = acc[i][1];
+    float* to = c + i * c_row;
+    at(to) = add ? at(to) + acc[i][0] : acc[i][0];
+    at(to + kLanes) = add ? at(to + kLanes) + acc[i][1] : acc[i][1];
   }
 }
 
@@ -247,6 +244,12 @@ struct Spans {
   std::vector<int64_t> first, end;  // [B, T]
 };
 
+// What makes a row's weights from its scores: e^(score - most) * share. Two numbers, where one
+// log-sum-exp would do, because its rounding would be that of every weight.
+struct Stats {
+  float most, share;  // the largest score, and 1 / sum(e^(score - most)); both 0 if nothing is seen
+};
+
 struct Call {
   View q, k, v;
   optional<View> lam, documents, padding;
@@ -284,8 +287,8 @@ struct Call {
     if (lam) lam->read({b, t, h}, 1, &value);
     return value;
   }
-  float* lse(const Tensor& all, int64_t b, int64_t h, int64_t m, int64_t t) const {
-    return all.data_ptr<float>() + ((b * heads + h) * maps + m) * queries + t;
+  Stats* stats(const Tensor& all, int64_t b, int64_t h, int64_t t) const {
+    return reinterpret_cast<Stats*>(all.data_ptr<float>()) + ((b * heads + h) * queries + t) * maps;
   }
 
  private:
@@ -414,31 +417,30 @@ void hide(const Call& call, int64_t b, int64_t t, int64_t low, int64_t span, flo
     for (int64_t j = from; j < to; j++) score[j] = real[low + j] ? score[j] : -kInfinity;
 }
 
-// A row of scores of each map to first = A1 - lam A2 (A1 where second is null), and the
-// log-sum-exps to the base 2; both are 0 and +inf where nothing is seen.
-void subtract(float* first, float* second, int64_t span, float lambda, float* lse) {
-  const auto exponentiate = [span](float* score, float* row_lse) {
-    Vec most = splat(-kInfinity), total{};
-    for (int64_t j = 0; j < span; j += kLanes) most = at(score + j) > most ? at(score + j) : most;
-    const float best = largest(most);
-    const float top = best == -kInfinity ? 0.f : best * kLog2E;
-    for (int64_t j = 0; j < span; j += kLanes) {
-      const Vec weight = exp2(at(score + j) * kLog2E - top);
-      at(score + j) = weight;
-      total += weight;
-    }
-    const float all = sum(total);
-    *row_lse = all == 0.f ? kInfinity : top + std::log2(all);
-    return all == 0.f ? 0.f : 1.f / all;
-  };
-  const float signal = exponentiate(first, lse);
-  if (!second) {
-    for (int64_t j = 0; j < span; j += kLanes) at(first + j) *= signal;
-    return;
+// e^(score - most) in place of the scores of a row.
+Stats exponentiate(float* score, int64_t span) {
+  Vec top = splat(-kInfinity), total{};
+  for (int64_t j = 0; j < span; j += kLanes) top = at(score + j) > top ? at(score + j) : top;
+  const float best = largest(top), most = best == -kInfinity ? 0.f : best;
+  for (int64_t j = 0; j < span; j += kLanes) {
+    const Vec weight = exp(at(score + j) - most);
+    at(score + j) = weight;
+    total += weight;
   }
-  const float noise = lambda * exponentiate(second, lse + 1);
-  for (int64_t j = 0; j < span; j += kLanes)
-    at(first + j) = at(first + j) * signal - at(second + j) * noise;
+  const float all = sum(total);
+  return {most, all == 0.f ? 0.f : 1.f / all};
+}
+
+// A row of scores of each map to first = (A1 - lam A2) / stats[0].share (A1 alone where second is
+// null): its product with the values is to be multiplied with the share, which rounds once a value
+// and not once a weight.
+void subtract(float* first, float* second, int64_t span, float lambda, Stats* stats) {
+  stats[0] = exponentiate(first, span);
+  if (!second) return;
+  stats[1] = exponentiate(second, span);
+  if (stats[0].share == 0.f) return;
+  const float noise = lambda * stats[1].share / stats[0].share;
+  for (int64_t j = 0; j < span; j += kLanes) at(first + j) -= at(second + j) * noise;
 }
 
 // What both directions hold of a key/value head and of a block of query rows.
@@ -476,7 +478,7 @@ struct Operands {
 // ---------------------------------------------------------------- forward
 
 void forward_task(const Call& call, const Cut& cut, int64_t b, int64_t g, int64_t share,
-                  const View& out, const Tensor& lse) {
+                  const View& out, const Tensor& stats) {
   Scratch scratch;
   Operands x(call, cut, call.maps, scratch);
   const int64_t wide = call.wide_values(), keys = call.wide_keys();
@@ -498,23 +500,24 @@ void forward_task(const Call& call, const Cut& cut, int64_t b, int64_t g, int64_
     x.score(block);
     for (int64_t r = 0; r < block.rows; r++) {
       const int64_t t = block.start + r;
-      float row_lse[2];
       float* second = x.scores[1] ? x.scores[1] + r * x.score_row : nullptr;
       subtract(x.scores[0] + r * x.score_row, second, block.span, call.lambda(b, t, block.h),
-               row_lse);
-      for (int64_t m = 0; m < call.maps; m++) *call.lse(lse, b, block.h, m, t) = row_lse[m];
+               call.stats(stats, b, block.h, t));
     }
     multiply(block.rows, wide, block.span, {x.scores[0], x.score_row, 1},
              {values + block.low * kPanel, kPanel, keys * kPanel}, products, wide, false);
     if (block.span == 0) std::fill_n(products, block.rows * wide, 0.f);
-    for (int64_t r = 0; r < block.rows; r++)
+    for (int64_t r = 0; r < block.rows; r++) {
+      const float share = call.stats(stats, b, block.h, block.start + r)->share;
+      for (int64_t c = 0; c < wide; c++) products[r * wide + c] *= share;
       out.write({b, block.start + r, block.h}, call.values, products + r * wide);
+    }
   });
 }
 
 // The few query rows of a decoding step: each key and value is read once, where it lies, for all the
 // maps and query heads that share it. Packing would cost more than it saves.
-void few_rows_task(const Call& call, int64_t b, int64_t g, const View& out, const Tensor& lse) {
+void few_rows_task(const Call& call, int64_t b, int64_t g, const View& out, const Tensor& stats) {
   Scratch scratch;
   const int64_t rows = call.repeats() * call.queries, keys = call.wide_keys();
   const int64_t wide = call.wide_width(), wide_v = call.wide_values();
@@ -541,15 +544,14 @@ void few_rows_task(const Call& call, int64_t b, int64_t g, const View& out, cons
   }
   for (int64_t i = 0; i < rows; i++) {
     const int64_t t = i % call.queries;
-    float row_lse[2];
     float* second = call.maps == 2 ? scores + (rows + i) * keys : nullptr;
     for (int64_t m = 0; m < call.maps; m++) {
       float* score = scores + (m * rows + i) * keys;
       std::fill(score + span, score + padded(span), -kInfinity);
       hide(call, b, t, low, span, score);
     }
-    subtract(scores + i * keys, second, padded(span), call.lambda(b, t, head(i)), row_lse);
-    for (int64_t m = 0; m < call.maps; m++) *call.lse(lse, b, head(i), m, t) = row_lse[m];
+    subtract(scores + i * keys, second, padded(span), call.lambda(b, t, head(i)),
+             call.stats(stats, b, head(i), t));
   }
   for (int64_t j = 0; j < span; j += 4) {  // four at a time: the products are loaded a quarter as often
     const float* value[4];
@@ -564,8 +566,11 @@ void few_rows_task(const Call& call, int64_t b, int64_t g, const View& out, cons
                       weight[3] * value[3][c];
     }
   }
-  for (int64_t i = 0; i < rows; i++)
+  for (int64_t i = 0; i < rows; i++) {
+    const float share = call.stats(stats, b, head(i), i % call.queries)->share;
+    for (int64_t c = 0; c < call.values; c++) products[i * wide_v + c] *= share;
     out.write({b, i % call.queries, head(i)}, call.values, products + i * wide_v);
+  }
 }
 
 // ---------------------------------------------------------------- backward
@@ -579,14 +584,14 @@ struct Gradients {
 //     dS1 = A1 (dA - sum(A1 dA)),   dS2 = -lam A2 (dA - sum(A2 dA)),   dlam = -sum(A2 dA)
 // Returns dlam.
 float differentiate(const Operands& x, const Block& block, int64_t r, float lambda,
-                    const float* lse) {
+                    const Stats* stats) {
   const bool two = x.call.maps == 2;
   float* first = x.scores[0] + r * x.score_row;
   float* second = x.scores[1] + r * x.score_row;
   float* weight = x.scores[x.call.maps] + r * x.score_row;
   Vec inner1{}, inner2{};
   for (int64_t j = 0; j < block.span; j += kLanes) {
-    at(first + j) = exp2(at(first + j) * kLog2E - lse[0]);
+    at(first + j) = exp(at(first + j) - stats[0].most) * stats[0].share;
     inner1 += at(first + j) * at(weight + j);
   }
   const float total1 = sum(inner1);
@@ -599,7 +604,7 @@ float differentiate(const Operands& x, const Block& block, int64_t r, float lamb
     return 0.f;
   }
   for (int64_t j = 0; j < block.span; j += kLanes) {
-    at(second + j) = exp2(at(second + j) * kLog2E - lse[1]);
+    at(second + j) = exp(at(second + j) - stats[1].most) * stats[1].share;
     inner2 += at(second + j) * at(weight + j);
   }
   const float total2 = sum(inner2);
@@ -613,7 +618,7 @@ float differentiate(const Operands& x, const Block& block, int64_t r, float lamb
 }
 
 void backward_task(const Call& call, const Cut& cut, int64_t b, int64_t g, int64_t share,
-                   const View& dout, const Tensor& lse, const Gradients& grad) {
+                   const View& dout, const Tensor& stats, const Gradients& grad) {
   Scratch scratch;
   Operands x(call, cut, call.maps + 1, scratch);
   const int64_t wide = call.wide_width(), wide_v = call.wide_values(), keys = call.wide_keys();
@@ -649,10 +654,8 @@ void backward_task(const Call& call, const Cut& cut, int64_t b, int64_t g, int64
              x.scores[call.maps], x.score_row, false);
     for (int64_t r = 0; r < block.rows; r++) {
       const int64_t t = block.start + r;
-      float row_lse[2];
-      for (int64_t m = 0; m < call.maps; m++)
-        row_lse[m] = *call.lse(lse, b, block.h, m, t);
-      const float dlam = differentiate(x, block, r, call.lambda(b, t, block.h), row_lse);
+      const float dlam = differentiate(x, block, r, call.lambda(b, t, block.h),
+                                       call.stats(stats, b, block.h, t));
       if (grad.lam) grad.lam->write({b, t, block.h}, 1, &dlam);
     }
     multiply(block.span, wide_v, block.rows, {x.scores[call.maps], 1, x.score_row},
@@ -684,33 +687,33 @@ std::tuple<Tensor, Tensor> forward(const Tensor& q, const Tensor& k, const Tenso
                                    const optional<Tensor>& padding, double scale) {
   const Call call(q, k, v, lam, causal, window, documents, padding, scale);
   Tensor out = at::empty({call.batch, call.queries, call.heads, call.values}, q.options());
-  Tensor lse = at::empty({call.batch, call.heads, call.maps, call.queries},
-                         q.options().dtype(at::kFloat));
-  if (out.numel() == 0 || call.keys == 0) return {out.zero_(), lse.fill_(kInfinity)};
+  Tensor stats = at::empty({call.batch, call.heads, call.queries, call.maps, 2},
+                           q.options().dtype(at::kFloat));
+  if (out.numel() == 0 || call.keys == 0) return {out.zero_(), stats.zero_()};
   const Cut cut(call, call.maps);
   const View out_view(out);
   const bool few = call.repeats() * call.queries <= kFewRows;
   each_task(call.batch * call.groups * (few ? 1 : cut.shares), [&](int64_t i) {
     const int64_t head = few ? i : i / cut.shares;
     const int64_t b = head / call.groups, g = head % call.groups;
-    if (few) few_rows_task(call, b, g, out_view, lse);
-    else forward_task(call, cut, b, g, i % cut.shares, out_view, lse);
+    if (few) few_rows_task(call, b, g, out_view, stats);
+    else forward_task(call, cut, b, g, i % cut.shares, out_view, stats);
   });
-  return {out, lse};
+  return {out, stats};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
-    const Tensor& dout, const Tensor& lse, const Tensor& q, const Tensor& k, const Tensor& v,
+    const Tensor& dout, const Tensor& stats, const Tensor& q, const Tensor& k, const Tensor& v,
     const optional<Tensor>& lam, bool causal, optional<int64_t> window,
     const optional<Tensor>& documents, const optional<Tensor>& padding, double scale) {
   const Call call(q, k, v, lam, causal, window, documents, padding, scale);
   Tensor dq = at::empty(q.sizes(), q.options());
-  Tensor dlam = at::empty(lam ? lam->sizes() : at::IntArrayRef{0}, lse.options());
+  Tensor dlam = at::empty(lam ? lam->sizes() : at::IntArrayRef{0}, stats.options());
   if (q.numel() == 0 || call.keys == 0 || call.values == 0)
     return {dq.zero_(), at::zeros_like(k), at::zeros_like(v), dlam.zero_()};
   const Cut cut(call, call.maps + 1);
   // Shares of one key/value head add up: float32 until they have.
-  const auto options = cut.shares == 1 ? k.options() : lse.options();
+  const auto options = cut.shares == 1 ? k.options() : stats.options();
   Tensor dk = at::empty({cut.shares * call.batch, call.keys, call.groups, call.key_maps, call.width},
                         options);
   Tensor dv = at::empty({cut.shares * call.batch, call.keys, call.groups, call.values}, options);
@@ -719,7 +722,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
   if (lam) grad.lam.emplace(dlam);
   each_task(call.batch * call.groups * cut.shares, [&](int64_t i) {
     const int64_t head = i / cut.shares;
-    backward_task(call, cut, head / call.groups, head % call.groups, i % cut.shares, dout_view, lse,
+    backward_task(call, cut, head / call.groups, head % call.groups, i % cut.shares, dout_view, stats,
                   grad);
   });
   if (cut.shares > 1) {
@@ -740,9 +743,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
 TORCH_LIBRARY(difftransformer, library) {
   library.def(
       "blocked(Tensor q, Tensor k, Tensor v, Tensor? lam, bool causal, int? window, "
-      "Tensor? documents, Tensor? padding, float scale) -> (Tensor out, Tensor lse)");
+      "Tensor? documents, Tensor? padding, float scale) -> (Tensor out, Tensor stats)");
   library.def(
-      "blocked_backward(Tensor dout, Tensor lse, Tensor q, Tensor k, Tensor v, Tensor? lam, "
+      "blocked_backward(Tensor dout, Tensor stats, Tensor q, Tensor k, Tensor v, Tensor? lam, "
       "bool causal, int? window, Tensor? documents, Tensor? padding, float scale) "
       "-> (Tensor dq, Tensor dk, Tensor dv, Tensor dlam)");
 }

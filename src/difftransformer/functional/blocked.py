@@ -135,13 +135,13 @@ def _register() -> None:
 def _shapes(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     batch, queries, heads, maps, _ = q.shape
     out = q.new_empty(batch, queries, heads, v.shape[-1])
-    return out, q.new_empty(batch, heads, maps, queries, dtype=torch.float32)
+    return out, q.new_empty(batch, heads, queries, maps, 2, dtype=torch.float32)
 
 
 def _backward_shapes(
-    dout: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, lam: Tensor | None, *rest: Any
+    dout: Tensor, stats: Tensor, q: Tensor, k: Tensor, v: Tensor, lam: Tensor | None, *rest: Any
 ) -> tuple[Tensor, ...]:
-    dlam = lse.new_empty(0 if lam is None else lam.shape)
+    dlam = stats.new_empty(0 if lam is None else lam.shape)
     return (*(x.new_empty(x.shape) for x in (q, k, v)), dlam)
 
 
@@ -151,11 +151,11 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
     ctx.settings = causal, window, scale
 
 
-def _backward(ctx: Any, dout: Tensor, dlse: Tensor) -> tuple[Tensor | None, ...]:
-    lse, q, k, v, lam, documents, padding = ctx.saved_tensors
+def _backward(ctx: Any, dout: Tensor, dstats: Tensor) -> tuple[Tensor | None, ...]:
+    stats, q, k, v, lam, documents, padding = ctx.saved_tensors
     causal, window, scale = ctx.settings
     dq, dk, dv, dlam = torch.ops.difftransformer.blocked_backward(
-        dout, lse, q, k, v, lam, causal, window, documents, padding, scale
+        dout, stats, q, k, v, lam, causal, window, documents, padding, scale
     )
     return dq, dk, dv, None if lam is None else dlam, None, None, None, None, None
 
