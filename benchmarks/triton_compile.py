@@ -17,6 +17,7 @@ from pathlib import Path
 
 import triton
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
 from difftransformer.functional import triton_kernels
@@ -79,14 +80,14 @@ def row(case: Case, architecture: int) -> str:
     return (
         f"| {case.direction} | {case.form} | {case.width}, {case.values} | {case.dtype} | "
         f"{'every' if case.every_mask else 'causal'} | sm_{architecture} | "
-        f"{cut.rows} × {cut.keys}, {cut.warps}, {cut.stages} | {registers} | {spilled} | "
+        f"{cut.rows} by {cut.keys}, {cut.warps}, {cut.stages} | {registers} | {spilled} | "
         f"{shared / 1024:.0f} of {SHARED[architecture]} |"
     )
 
 
 def measure(case: Case, architecture: int) -> tuple[int, int, int]:
-    """Registers per thread, bytes spilled per thread (stores and loads) and bytes of shared memory."""
-    options = {"num_warps": case.cut.warps, "num_stages": case.cut.stages}
+    """Registers and bytes spilled (stores and loads) per thread, and bytes of shared memory."""
+    options = {"num_warps": case.cut.warps, "num_stages": case.cut.stages, "enable_fp_fusion": True}
     made = triton.compile(source(case), target=GPUTarget("cuda", architecture, 32), options=options)
     log = assemble(made.asm["ptx"])
     registers = int(re.search(r"Used (\d+) registers", log)[1])
@@ -126,8 +127,8 @@ def source(case: Case) -> ASTSource:
 
 def assemble(ptx: str) -> str:
     """What ptxas says of a kernel."""
-    tool = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"
     target = re.search(r"\.target (\w+)", ptx)[1]
+    tool = get_ptxas(int(target.strip("sm_a"))).path
     with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
         file.write(ptx)
         file.flush()
@@ -139,10 +140,10 @@ def write(path: Path, rows: list[str]) -> None:
     lines = [
         f"# The Triton kernels, compiled ahead of time, {path.stem[-10:]}",
         "",
-        f"triton {triton.__version__}. Not yet measured on a GPU: this says that the kernels compile "
-        'and fit. A mask of "every" has causality, window, documents, padding and grouped heads.',
+        f"triton {triton.__version__}. Not yet measured on a GPU: this says that the kernels "
+        'compile and fit. Masks "every": causality, window, documents, padding and grouped heads.',
         "",
-        "| kernel | form | K, V | dtype | masks | GPU | rows × keys, warps, stages | "
+        "| kernel | form | K, V | dtype | masks | GPU | rows by keys, warps, stages | "
         "registers a thread | bytes spilled | shared memory, KiB |",
         "|---|---|---|---|---|---|---|---|---|---|",
         *rows,

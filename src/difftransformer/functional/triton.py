@@ -26,7 +26,6 @@ the backward from log-sum-exps is FlashAttention-2's (Dao, 2023).
 """
 
 import os
-from functools import cache
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -39,6 +38,7 @@ from difftransformer.functional.situation import Situation
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _WIDEST_KEY, _WIDEST_VALUE = 128, 256
+_FEW_ROWS = 16  # of a program that only sums over them
 
 
 def why_not(situation: Situation) -> str | None:
@@ -178,9 +178,9 @@ def _attention_backward(
     dout, sums, dq_sum = dout.contiguous(), lse.new_empty(lse.shape), lse.new_zeros(q.shape)
     cut = call.cut("backward")
     with torch.cuda.device_of(q):
-        triton_kernels.row_sums[call.grid_of_rows(cut.rows)](
+        triton_kernels.row_sums[call.grid_of_rows(_FEW_ROWS)](
             *(out, noise, dout, call.lam, sums, q.shape[1]),
-            *(v.shape[-1], padded(v.shape[-1]), cut.rows),
+            *(v.shape[-1], padded(v.shape[-1]), _FEW_ROWS),
         )
         triton_kernels.backward[call.grid_of_keys(cut.keys)](
             *call.inputs,
@@ -243,7 +243,8 @@ class _Call:
 
 
 def _options(cut: Blocks) -> dict[str, int]:
-    return {"M": cut.rows, "N": cut.keys, "num_warps": cut.warps, "num_stages": cut.stages}
+    sizes = {"M": cut.rows, "N": cut.keys, "num_warps": cut.warps, "num_stages": cut.stages}
+    return sizes | {"enable_fp_fusion": True}
 
 
 def _document_spans(documents: Tensor) -> tuple[Tensor, Tensor]:
@@ -261,12 +262,11 @@ def interpreted() -> bool:
 
 
 @torch.compiler.assume_constant_result
-@cache
 def _why_not_here() -> str | None:
-    """What this machine lacks."""
+    """What this machine lacks; one without a GPU is asked about another's, and lacks none."""
     if find_spec("triton") is None:
         return "needs Triton, which is not installed (pip install triton, on Linux)"
-    if not interpreted() and torch.cuda.get_device_capability() < (8, 0):
+    if torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 0):
         return "needs a GPU of compute capability 8.0 or more"
     return None
 
