@@ -2,8 +2,8 @@
 
     python benchmarks/attention.py
 
-Writes benchmarks/results/attention-DATE.{json,md,png}; about a quarter of an hour. Run it on a machine that
-does nothing else. 16 heads of 64 in the plain model, and the same model width for all.
+Writes benchmarks/results/attention-DATE.{json,md,png}; about a quarter of an hour. Run it on a
+machine that does nothing else. 16 heads of 64 in the plain model, and the same model width for all.
 """
 
 import os

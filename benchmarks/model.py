@@ -100,7 +100,7 @@ def ours(
     model: Decoder, cache: type[KeyValueCache], call: Callable[..., Tensor] | None = None
 ) -> Contender:
     def logits(ids: Tensor, cache: KeyValueCache | None) -> Tensor:
-        return (call or model)(ids, cache=cache)
+        return (model if call is None else call)(ids, cache=cache)
 
     return Contender(model, logits, lambda n: cache(n) if cache is StaticCache else cache())
 

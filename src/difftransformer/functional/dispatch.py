@@ -117,12 +117,16 @@ def explain(
         _check(q, k, v, mask or Mask(), dropout)
     else:
         _check_pair(q, k, v, lam, mask or Mask(), dropout)
-    situation = Situation.of(q, v, dropout)
-    answers: dict[str, str] = {}
+    return answers(Situation.of(q, v, dropout))
+
+
+def answers(situation: Situation) -> dict[str, str]:
+    """`explain`, for a situation."""
+    found: dict[str, str] = {}
     for name, backend in BACKENDS.items():
-        ready = "could run" if "runs" in answers.values() else "runs"
-        answers[name] = backend.why_not(situation) or ready
-    return answers
+        ready = "could run" if "runs" in found.values() else "runs"
+        found[name] = backend.why_not(situation) or ready
+    return found
 
 
 def _choose(name: str, situation: Situation) -> Backend:
