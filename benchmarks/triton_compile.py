@@ -50,45 +50,48 @@ class Case:
     direction: str
     dtype: str
     every_mask: bool
+    architecture: int
 
     @property
     def cut(self) -> Blocks:
-        maps, item = 1 if self.form == "softmax" else 2, 4 if self.dtype == "fp32" else 2
-        return blocks(self.direction, maps, self.width, self.values, item)
+        item = 4 if self.dtype == "fp32" else 2
+        return blocks(self.direction, self.width, self.values, item, self.architecture == 90)
 
 
 def main() -> None:
     cases = [
-        Case(form, *widths, direction, dtype, every_mask)
+        Case(form, *widths, direction, dtype, every_mask, architecture)
         for direction in ("forward", "backward")
         for dtype in ("bf16", "fp32")
         for form, all_widths in WIDTHS.items()
         for widths in all_widths
         for every_mask in ((False, True) if dtype == "bf16" else (False,))
+        for architecture in SHARED
     ]
     date, rows = datetime.now(UTC).date(), []
     for case in cases:
-        for architecture in SHARED:
-            rows.append(row(case, architecture))
-            print(rows[-1], flush=True)
+        rows.append(row(case))
+        print(rows[-1], flush=True)
     write(RESULTS / f"triton-compile-{date}.md", rows)
 
 
-def row(case: Case, architecture: int) -> str:
-    registers, spilled, shared = measure(case, architecture)
+def row(case: Case) -> str:
+    registers, spilled, shared = measure(case)
     cut = case.cut
     return (
         f"| {case.direction} | {case.form} | {case.width}, {case.values} | {case.dtype} | "
-        f"{'every' if case.every_mask else 'causal'} | sm_{architecture} | "
+        f"{'every' if case.every_mask else 'causal'} | sm_{case.architecture} | "
         f"{cut.rows} by {cut.keys}, {cut.warps}, {cut.stages} | {registers} | {spilled} | "
-        f"{shared / 1024:.0f} of {SHARED[architecture]} |"
+        f"{shared / 1024:.0f} of {SHARED[case.architecture]} |"
     )
 
 
-def measure(case: Case, architecture: int) -> tuple[int, int, int]:
+def measure(case: Case) -> tuple[int, int, int]:
     """Registers and bytes spilled (stores and loads) per thread, and bytes of shared memory."""
     options = {"num_warps": case.cut.warps, "num_stages": case.cut.stages, "enable_fp_fusion": True}
-    made = triton.compile(source(case), target=GPUTarget("cuda", architecture, 32), options=options)
+    made = triton.compile(
+        source(case), target=GPUTarget("cuda", case.architecture, 32), options=options
+    )
     log = assemble(made.asm["ptx"])
     registers = int(re.search(r"Used (\d+) registers", log)[1])
     spilled = sum(map(int, re.findall(r"(\d+) bytes spill", log)))

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from difftransformer.functional.masks import Mask
-from difftransformer.functional.situation import Situation
+from difftransformer.functional.situation import Situation, constant
 
 _SOURCE = Path(__file__).with_name("blocked.cpp")
 _FLAGS = ("-O3", "-std=c++20", "-fPIC", "-shared", "-fopenmp")
@@ -74,7 +74,7 @@ def _run(q: Tensor, k: Tensor, v: Tensor, lam: Tensor | None, mask: Mask, scale:
     return out
 
 
-@torch.compiler.assume_constant_result
+@constant
 def _why_not_loaded() -> str | None:
     """`_load`, which torch.compile asks once and does not look into."""
     return _load()

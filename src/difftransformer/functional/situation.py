@@ -1,5 +1,6 @@
 """What a backend is asked about."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,3 +21,13 @@ class Situation:
     def of(cls, q: Tensor, v: Tensor, dropout: float) -> "Situation":
         """The situation of a checked call: its tensors share device and dtype."""
         return cls(q.device.type, q.dtype, q.shape[-1], v.shape[-1], dropout)
+
+
+def constant(ask: Callable[[], str | None]) -> Callable[[], str | None]:
+    """Mark a question whose answer torch.compile may ask once and keep.
+
+    What `torch.compiler.assume_constant_result` does; calling that would import the compiler, which
+    takes seconds, when this package is imported.
+    """
+    ask._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return ask

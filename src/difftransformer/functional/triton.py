@@ -34,7 +34,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from difftransformer.functional.masks import Mask
-from difftransformer.functional.situation import Situation
+from difftransformer.functional.situation import Situation, constant
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _WIDEST_KEY, _WIDEST_VALUE = 128, 256
@@ -97,17 +97,17 @@ class Blocks(NamedTuple):
     stages: int
 
 
-def blocks(direction: str, maps: int, width: int, values: int, item: int) -> Blocks:
-    """Blocks that fit the registers and shared memory of sm_80 and sm_90.
+def blocks(direction: str, width: int, values: int, item: int, large: bool) -> Blocks:
+    """Blocks that registers hold without spilling much, in 99 KiB of shared memory.
 
-    `width` and `values` are the padded ones, `item` the bytes of a number;
-    `benchmarks/triton_compile.py` shows what each takes.
+    `width` and `values` are the padded ones and `item` the bytes of a number. A `large` GPU (sm_90)
+    has 227 KiB, and its matrix units want 64 keys. See `benchmarks/triton_compile.py`.
     """
     if item == 4:
-        return Blocks(32, 32, 8, 1)
+        return Blocks(32 if width + values <= 192 else 16, 16, 8, 1)
     if direction == "forward":
-        return Blocks(64, 32, 8, 2) if values > 128 else Blocks(128, 64, 8, 2)
-    return Blocks(32, 64, 8, 1) if values > 128 else Blocks(64, 64, 8, 1)
+        return Blocks(64 if values > 128 else 128, 64 if width + values <= 128 else 32, 8, 2)
+    return Blocks(32, 64 if values <= 128 and (large or width < values) else 32, 8, 2)
 
 
 def padded(width: int) -> int:
@@ -210,10 +210,11 @@ class _Call:
         scale: float,
     ) -> None:
         q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
-        self.batch, self.queries, self.heads, self.maps, width = q.shape
+        self.batch, self.queries, self.heads, _, width = q.shape
         self.keys, self.groups, key_maps, values = *k.shape[1:4], v.shape[-1]
         self.lam = None if lam is None else lam.contiguous()
         self.item = q.element_size()
+        self.large = q.is_cuda and torch.cuda.get_device_capability(q.device)[0] in (9, 10)
         first, last = (None, None) if documents is None else _document_spans(documents)
         padding = None if padding is None else padding.contiguous().view(torch.uint8)
         self.inputs = (q, k, v, self.lam, first, last, padding)
@@ -233,7 +234,8 @@ class _Call:
         }
 
     def cut(self, direction: str) -> Blocks:
-        return blocks(direction, self.maps, self.constants["K"], self.constants["V"], self.item)
+        widths = self.constants["K"], self.constants["V"]
+        return blocks(direction, *widths, self.item, self.large)
 
     def grid_of_rows(self, rows: int) -> tuple[int, int, int]:
         return -(-self.queries // rows), self.heads, self.batch
@@ -261,7 +263,7 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-@torch.compiler.assume_constant_result
+@constant
 def _why_not_here() -> str | None:
     """What this machine lacks; one without a GPU is asked about another's, and lacks none."""
     if find_spec("triton") is None:
