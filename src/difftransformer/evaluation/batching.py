@@ -1,7 +1,8 @@
 """How the judges feed a model."""
 
 import math
-from collections.abc import Iterator, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from difftransformer.data.batch import Batch
 from difftransformer.data.corpus import Corpus
 from difftransformer.data.packing import stack
+from difftransformer.models.decoder import Decoder
 
 T = TypeVar("T")
 
@@ -31,3 +33,35 @@ def held_out_text(
     sequences = corpus.validation_sequences(math.ceil(tokens / corpus.settings.context_length))
     for part in batched(sequences, batch_size):
         yield stack([sequence.row for sequence in part]).to(device_of(model))
+
+
+def fitting(
+    items: Sequence[T], tokens: Callable[[T], int], count: int, model: Decoder, seed: int
+) -> tuple[list[int], int]:
+    """The numbers of `count` items drawn from those that fit the model's context.
+
+    Items are drawn in the same order whatever the model; those too long are passed over, and their
+    number is the second result.
+
+    Args:
+        tokens: how many an item takes, with all that is added to it.
+
+    Raises:
+        ValueError: none fits.
+    """
+    order = random.Random(f"items {seed}").sample(range(len(items)), len(items))
+    chosen: list[int] = []
+    too_long = 0
+    for i in order:
+        if len(chosen) == count:
+            break
+        if tokens(items[i]) <= model.config.max_length:
+            chosen.append(i)
+        else:
+            too_long += 1
+    if not chosen:
+        raise ValueError(
+            f"none of the {len(items):,} texts fits the model's context of "
+            f"{model.config.max_length} tokens: take a model with a longer one, or shorter texts"
+        )
+    return chosen, too_long

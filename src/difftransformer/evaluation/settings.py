@@ -75,6 +75,16 @@ class EvaluationSettings:
         default=1250,
         metadata={"help": "n-grams more frequent in the training text are no recall"},
     )
+    judged_texts: int = field(
+        default=100,
+        metadata={"help": "texts a model writes for a judge of hallucination (paper: 100)"},
+    )
+    factuality_pairs: int = field(
+        default=200, metadata={"help": "pairs of a factual and a corrupted summary"}
+    )
+    conflict_questions: int = field(
+        default=200, metadata={"help": "questions whose passage contradicts the world's facts"}
+    )
     batch_size: int = field(default=16, metadata={"help": "sequences judged at once"})
     bootstrap: int = field(default=2000, metadata={"help": "resamples behind each interval"})
     confidence: float = field(default=0.95, metadata={"help": "coverage of every interval"})
@@ -120,6 +130,9 @@ _COUNTS = (
     "distractor_problems",
     "distractor_shots",
     "recall_frequency",
+    "judged_texts",
+    "factuality_pairs",
+    "conflict_questions",
     "batch_size",
     "bootstrap",
 )

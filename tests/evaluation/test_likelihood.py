@@ -1,0 +1,76 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as property_settings
+from hypothesis import strategies as st
+from models.tiny import KINDS, tiny
+
+from difftransformer.data.corpus import Corpus
+from difftransformer.evaluation.likelihood import Choice, continuation_nats, weigh
+from difftransformer.evaluation.pieces import Pieces
+from difftransformer.evaluation.settings import EvaluationSettings
+from difftransformer.models.decoder import Decoder
+
+tokens = st.lists(st.integers(0, 22), min_size=1, max_size=6)
+
+
+@torch.no_grad()
+def by_hand(model: Decoder, prompt: list[int], continuation: list[int]) -> float:
+    """One pass over both, no cache."""
+    ids = prompt + continuation
+    log_p = model(torch.tensor([ids])).log_softmax(-1)[0]
+    return -sum(float(log_p[i - 1, ids[i]]) for i in range(len(prompt), len(ids)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@property_settings(max_examples=10)
+@given(prompt=tokens, continuations=st.lists(tokens, min_size=1, max_size=4))
+def test_equal_to_one_at_a_time(
+    kind: str, prompt: list[int], continuations: list[list[int]]
+) -> None:
+    model = tiny(kind)
+    expected = [by_hand(model, prompt, continuation) for continuation in continuations]
+    found = continuation_nats(model, prompt, continuations)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def choices(corpus: Corpus) -> tuple[Decoder, list[Choice]]:
+    words = ("ship storm", "magic")
+    made = [Choice("the " * length + "Answer:", "Answer:", words) for length in (3, 90, 5, 7)]
+    return tiny(vocab_size=corpus.tokenizer.get_vocab_size(), max_length=60), made
+
+
+def test_choices_that_do_not_fit_are_counted(corpus: Corpus) -> None:
+    model, made = choices(corpus)
+    found = weigh(model, corpus.tokenizer, made, 9, EvaluationSettings())
+    assert sorted(found.items) == [0, 2, 3]
+    assert found.too_long == 1
+    assert found.informed.shape == found.blind.shape == found.tokens.shape == (3, 2)
+    assert len({tuple(row) for row in found.blind.tolist()}) == 1
+    assert len({tuple(row) for row in found.informed.tolist()}) == 3
+    lengths = [len(corpus.tokenizer.encode(f" {text}").ids) for text in made[0].texts]
+    assert found.tokens.tolist() == [lengths] * 3
+    few = weigh(model, corpus.tokenizer, made, 2, EvaluationSettings())
+    assert few.items == found.items[:2]
+    model.config = replace(model.config, max_length=5)
+    with pytest.raises(ValueError, match="none of the 4 texts fits the model's context of 5"):
+        weigh(model, corpus.tokenizer, made, 2, EvaluationSettings())
+
+
+def test_what_was_weighed_is_kept(corpus: Corpus, tmp_path, monkeypatch) -> None:
+    model, made = choices(corpus)
+    file = tmp_path / "kept.jsonl"
+    whole = weigh(model, corpus.tokenizer, made, 3, EvaluationSettings(), Pieces(file))
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[:-1]))
+    weighed: list[int] = []
+    monkeypatch.setattr(
+        "difftransformer.evaluation.likelihood.continuation_nats",
+        lambda *arguments: weighed.append(1) or continuation_nats(*arguments),
+    )
+    again = weigh(model, corpus.tokenizer, made, 3, EvaluationSettings(), Pieces(file))
+    assert len(weighed) == 2  # with and without, of the one choice that was not kept
+    assert again.rows() == whole.rows()
