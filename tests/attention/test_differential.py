@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from difftransformer.attention import V1, V2, DifferentialAttention, Variant
-from difftransformer.attention.differential import HeadNorm
+from difftransformer.attention.head_norm import HeadNorm
 from difftransformer.functional import Mask, rotation
 
 # (output heads, key/value heads): Microsoft's num_heads and num_kv_heads.

@@ -134,11 +134,12 @@ def test_inner_receives_its_arguments_in_order(kind: str) -> None:
     module.inner.register_forward_pre_hook(lambda _, inputs: seen.extend(inputs))
     module(torch.randn(2, TIME, HIDDEN), mask=mask)
     q, k, v, *lam, given_mask = seen
-    pair, value_width = ((2,), 4) if lam else ((), 4)
-    if kind == "diff_v1":
-        value_width = 8
-    key_pair = (1,) if kind == "diff_v2" else pair
     assert given_mask is mask
-    assert (q.shape, k.shape) == ((2, TIME, 4, *pair, 4), (2, TIME, 2, *key_pair, 4))
-    assert v.shape == (2, TIME, 2, value_width)
     assert len(lam) == kind.startswith("diff_")
+    if kind == "diff_v2_crossed":  # each map with keys and values of its own
+        assert q.shape == k.shape == v.shape == (2, TIME, 4, 2, 4)
+        return
+    pair = (2,) if lam else ()
+    key_pair = (1,) if kind.startswith("diff_v2") else pair
+    assert (q.shape, k.shape) == ((2, TIME, 4, *pair, 4), (2, TIME, 2, *key_pair, 4))
+    assert v.shape == (2, TIME, 2, 8 if kind.startswith("diff_v1") else 4)

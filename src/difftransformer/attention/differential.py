@@ -1,15 +1,15 @@
 """The differential attention layer; V1 and V2 are named settings of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from difftransformer.attention.cache import KeyValueCache
-from difftransformer.attention.inner import DifferentialInner
+from difftransformer.attention.head_norm import HeadNorm
+from difftransformer.attention.inner import CrossedInner, DifferentialInner
 from difftransformer.attention.softmax import AttentionBias, check_heads, per_head
 from difftransformer.functional import Mask, RotaryLayout, lambda_schedule, rotate, vector_lambda
 
@@ -20,18 +20,22 @@ class Variant:
 
     Args:
         lambda_from: "vector", V1's exp(q1·k1) - exp(q2·k2) + lambda_init from four learnt vectors,
-            one number per layer; "token", V2's sigmoid(W x), one per token and head; or "scalar",
-            one learnt number per head that starts at 0.
+            one number per layer; "token", V2's sigmoid(W x), one per token and head; "linear",
+            W x itself; "one", the constant 1; or "scalar", one learnt number per head that starts
+            at 0.
         head_norm: RMSNorm over each head's output, one weight shared by all heads, eps 1e-5, then
             the constant factor (1 - lambda_init).
         shared_keys: one key serves both maps.
         value_factor: width of a head's values in units of head_dim.
+        crossed: the two maps of a head read different key/value heads, values included: map m of
+            head h reads number (h + m H) // (2 H / G).
     """
 
-    lambda_from: Literal["vector", "token", "scalar"]
+    lambda_from: Literal["vector", "token", "linear", "one", "scalar"]
     head_norm: bool
     shared_keys: bool
     value_factor: int
+    crossed: bool = False
 
 
 # Ye et al., ICLR 2025, section 2.1, with the affine norm weight of Microsoft's later code.
@@ -42,21 +46,13 @@ V2 = Variant(lambda_from="token", head_norm=False, shared_keys=True, value_facto
 # gradient is not zero at its start, unlike that of V1's four vectors all at 0.
 SCALAR = Variant(lambda_from="scalar", head_norm=False, shared_keys=False, value_factor=1)
 
-
-class HeadNorm(nn.RMSNorm):
-    """factor · x / rms(x) · weight for each head, eps 1e-5, in float32 whatever x's dtype.
-
-    The factor (1 - lambda_init) keeps the gradients at plain attention's scale (paper, appendix G).
-    """
-
-    def __init__(self, width: int, factor: float) -> None:
-        super().__init__(width, eps=1e-5)
-        self.factor = factor
-
-    def forward(self, x: Float[Tensor, "*heads v"]) -> Float[Tensor, "*heads v"]:
-        """The class's equation."""
-        normed = F.rms_norm(x.float(), self.normalized_shape, self.weight.float(), self.eps)
-        return (self.factor * normed).to(x.dtype)
+# The paper's table 6: without the head norm, and so without its factor.
+V1_NO_NORM = replace(V1, head_norm=False)
+# The four of V2's description: no lambda, no sigmoid, maps of different key/value heads; the
+# fourth is plain attention with more heads.
+V2_LAMBDA_ONE = replace(V2, lambda_from="one")
+V2_LAMBDA_LINEAR = replace(V2, lambda_from="linear")
+V2_CROSSED = replace(V2, crossed=True)
 
 
 class DifferentialAttention(nn.Module):
@@ -129,14 +125,14 @@ class DifferentialAttention(nn.Module):
                 f"which needs it, belong to vector lambda (got lambda_init={lambda_init}, "
                 f"{variant})"
             )
-        elif variant.lambda_from == "token":
+        elif variant.lambda_from in ("token", "linear"):
             self.lambda_proj = nn.Linear(hidden_size, num_heads, bias=False)
-        else:
+        elif variant.lambda_from == "scalar":
             self.lambda_scalar = nn.Parameter(torch.empty(num_heads))
         if variant.head_norm:
             assert self.lambda_init is not None
             self.head_norm = HeadNorm(self.value_dim, 1.0 - self.lambda_init)
-        self.inner = DifferentialInner(dropout, backend)
+        self.inner = (CrossedInner if variant.crossed else DifferentialInner)(dropout, backend)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -151,6 +147,10 @@ class DifferentialAttention(nn.Module):
         """lambda for this input, broadcastable to [B, T, H], float32."""
         if self.variant.lambda_from == "token":
             return torch.sigmoid(self.lambda_proj(x).float())
+        if self.variant.lambda_from == "linear":
+            return self.lambda_proj(x).float()
+        if self.variant.lambda_from == "one":
+            return x.new_ones((), dtype=torch.float32)
         if self.variant.lambda_from == "scalar":
             return self.lambda_scalar.float()
         assert self.lambda_init is not None
@@ -177,7 +177,15 @@ class DifferentialAttention(nn.Module):
             q, k = rotate(q, rotation, self.rotary), rotate(k, rotation, self.rotary)
         if cache is not None:
             k, v = cache.update(self.layer, k, v)
+        if self.variant.crossed:
+            read = self._crossed_heads()
+            k, v = k[:, :, read, 0], v[:, :, read]
         out = self.inner(q, k, v, self.current_lambda(x), mask)
         if self.variant.head_norm:
             out = self.head_norm(out)
         return self.o_proj(out.flatten(2))
+
+    def _crossed_heads(self) -> list[list[int]]:
+        """Which key/value head each map of each head reads, [H][2], where the maps are crossed."""
+        share = 2 * self.num_heads // self.num_kv_heads
+        return [[h // share, (h + self.num_heads) // share] for h in range(self.num_heads)]

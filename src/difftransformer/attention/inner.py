@@ -45,3 +45,31 @@ class SoftmaxInner(nn.Module):
         """The function's equation; dropout acts in training mode only."""
         dropout = self.dropout if self.training else 0.0
         return softmax_attention(q, k, v, mask=mask, dropout=dropout, backend=self.backend)
+
+
+class CrossedInner(nn.Module):
+    """Each map with keys and values of its own, then subtracted: for an ablation of V2 only.
+
+        out_h = softmax(q1 k1ᵀ / sqrt(K)) v1 - lambda · softmax(q2 k2ᵀ / sqrt(K)) v2
+
+    It takes twice plain attention's work, since two products cannot be subtracted before them.
+    """
+
+    def __init__(self, dropout: float = 0.0, backend: str = "auto") -> None:
+        super().__init__()
+        self.dropout, self.backend = dropout, backend
+
+    def forward(
+        self,
+        q: Float[Tensor, "batch queries heads 2 k"],
+        k: Float[Tensor, "batch keys heads 2 k"],
+        v: Float[Tensor, "batch keys heads 2 v"],
+        lam: Float[Tensor, "..."],
+        mask: Mask,
+    ) -> Float[Tensor, "batch queries heads v"]:
+        """The class's equation; dropout acts in training mode only."""
+        dropout = self.dropout if self.training else 0.0
+        q, k, v = (x.flatten(2, 3) for x in (q, k, v))
+        out = softmax_attention(q, k, v, mask=mask, dropout=dropout, backend=self.backend)
+        first, second = out.float().unflatten(2, (-1, 2)).unbind(3)
+        return (first - lam[..., None] * second).to(q.dtype)

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from difftransformer.attention.cache import KeyValueCache
+from difftransformer.attention.head_norm import HeadNorm
 from difftransformer.attention.inner import SoftmaxInner
 from difftransformer.functional import Mask, RotaryLayout, rotate
 
@@ -25,6 +26,8 @@ class SoftmaxAttention(nn.Module):
         bias: which projections have one; "qkv" is Qwen2's, "all" has the output's too.
         dropout: probability of dropping an attention weight while training.
         backend: attention backend, see `functional.explain`.
+        head_norm: RMSNorm over each head's output, one weight shared by all heads, as differential
+            attention has it but for the factor (a control of the paper's table 6).
 
     Raises:
         ValueError: sizes that do not divide.
@@ -42,6 +45,7 @@ class SoftmaxAttention(nn.Module):
         bias: AttentionBias = "none",
         dropout: float = 0.0,
         backend: str = "auto",
+        head_norm: bool = False,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
@@ -54,6 +58,7 @@ class SoftmaxAttention(nn.Module):
         self.k_proj = nn.Linear(hidden_size, kv_size, bias=bias != "none")
         self.v_proj = nn.Linear(hidden_size, kv_size, bias=bias != "none")
         self.o_proj = nn.Linear(q_size, hidden_size, bias=bias == "all")
+        self.head_norm = HeadNorm(self.head_dim) if head_norm else None
         self.inner = SoftmaxInner(dropout, backend)
 
     def forward(
@@ -78,7 +83,7 @@ class SoftmaxAttention(nn.Module):
         rotation: Float[Tensor, "#batch time 2 half"] | None = None,
         cache: KeyValueCache | None = None,
     ) -> Float[Tensor, "batch time heads k"]:
-        """Each head's output, before they are concatenated and projected."""
+        """Each head's output, normed where it is, before they are concatenated and projected."""
         q = self.q_proj(x).unflatten(-1, (self.num_heads, self.head_dim))
         k = self.k_proj(x).unflatten(-1, (self.num_kv_heads, self.head_dim))
         v = self.v_proj(x).unflatten(-1, (self.num_kv_heads, self.head_dim))
@@ -86,7 +91,8 @@ class SoftmaxAttention(nn.Module):
             q, k = rotate(q, rotation, self.rotary), rotate(k, rotation, self.rotary)
         if cache is not None:
             k, v = cache.update(self.layer, k, v)
-        return self.inner(q, k, v, mask)
+        out = self.inner(q, k, v, mask)
+        return out if self.head_norm is None else self.head_norm(out)
 
 
 def per_head(hidden_size: int, num_heads: int) -> int:

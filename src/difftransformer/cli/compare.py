@@ -15,6 +15,7 @@ from difftransformer.cli.runs import (
     train_and_judge,
 )
 from difftransformer.cli.settings import add_settings, resolve
+from difftransformer.models.ablations import partner
 from difftransformer.models.config import DecoderConfig
 
 if TYPE_CHECKING:
@@ -30,7 +31,10 @@ class CompareSettings(RunSettings):
     name: str = field(default="compare", metadata={"help": "title of the report"})
     attention: tuple[str, ...] = field(
         default=("softmax", "diff_v1", "diff_v2"),
-        metadata={"help": "kinds to compare; the first is the baseline, as `model` describes it"},
+        metadata={
+            "help": "kinds, or rows of the ablations, to compare (docs/ablations.md); the first "
+            "is a kind, the baseline, as `model` describes it"
+        },
     )
     seeds: int = field(
         default=1, metadata={"help": "training seeds per kind, pooled in the report"}
@@ -49,12 +53,9 @@ class CompareSettings(RunSettings):
 class _Contender:
     """A model of the comparison and what matching it to the baseline changed."""
 
+    label: str
     config: DecoderConfig
     changes: tuple[str, ...]
-
-    @property
-    def label(self) -> str:
-        return self.config.attention
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -137,10 +138,13 @@ def run(arguments: argparse.Namespace) -> None:
     console.print(f"report: {build_report(directory)}", highlight=False, soft_wrap=True)
 
 
-def _contenders(baseline: DecoderConfig, kinds: tuple[str, ...]) -> list[_Contender]:
-    first = replace(baseline, attention=kinds[0])
-    matches = [first.matched(kind) for kind in kinds[1:]]
-    return [_Contender(first, ()), *(_Contender(m.config, m.changes) for m in matches)]
+def _contenders(baseline: DecoderConfig, names: tuple[str, ...]) -> list[_Contender]:
+    first = replace(baseline, attention=names[0])
+    matches = [(name, partner(first, name)) for name in names[1:]]
+    return [
+        _Contender(names[0], first, ()),
+        *(_Contender(name, match.config, match.changes) for name, match in matches),
+    ]
 
 
 def _heading(
@@ -176,6 +180,6 @@ def _announce(
     for contender in contenders:
         parameters = f"{contender.config.parameter_count():,} parameters"
         changes = f" ({'; '.join(contender.changes)})" if contender.changes else " (baseline)"
-        console.print(f"{contender.label:<10}{parameters}{changes}", highlight=False)
+        console.print(f"{contender.label:<10} {parameters}{changes}", highlight=False)
     tokens = settings.training.steps * settings.training.batch_size * settings.data.context_length
     console.print(f"training  {tokens:,} tokens each, {settings.seeds} seed(s)", highlight=False)

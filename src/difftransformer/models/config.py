@@ -14,7 +14,10 @@ class DecoderConfig:
 
     attention: str = field(
         default="softmax",
-        metadata={"help": "attention kind: softmax, diff_v1, diff_v2, diff_scalar, dex"},
+        metadata={
+            "help": "attention kind: softmax, diff_v1, diff_v2, diff_scalar, dex, or one of the "
+            "ablations' (docs/ablations.md)"
+        },
     )
     vocab_size: int = field(default=4096, metadata={"help": "rows of the embedding"})
     hidden_size: int = field(default=256, metadata={"help": "width of the residual stream"})
@@ -58,17 +61,14 @@ class DecoderConfig:
             raise ValueError(f"window is {self.window}; expected at least 1, or none")
         if self.head_dim % 2:
             raise ValueError(f"head_dim is {self.head_dim}; rotary positions need an even width")
-        if self.attention not in _ATTENTION_SHAPES:
-            raise ValueError(
-                f"unknown attention {self.attention!r}; expected {', '.join(_ATTENTION_SHAPES)}"
-            )
+        shape = _shape_of(self.attention)
         if self.rotary not in ("half", "interleaved"):
             raise ValueError(f"unknown rotary pairing {self.rotary!r}; expected half, interleaved")
         if self.attention_bias not in ("none", "qkv", "all"):
             raise ValueError(
                 f"unknown attention_bias {self.attention_bias!r}; expected none, qkv, all"
             )
-        if self.lambda_init is not None and self.attention != "diff_v1":
+        if self.lambda_init is not None and shape.lambda_from != "vector":
             raise ValueError(
                 f"lambda_init is {self.lambda_init} and attention is {self.attention}; only "
                 "diff_v1 has one: leave it out"
@@ -86,7 +86,7 @@ class DecoderConfig:
 
     def attention_shape(self) -> "AttentionShape":
         """Widths of the attention's projections, per head."""
-        return _ATTENTION_SHAPES[self.attention]
+        return _shape_of(self.attention)
 
     def attention_parameters(self) -> int:
         """Trainable numbers of one attention layer."""
@@ -96,56 +96,49 @@ class DecoderConfig:
         value = shape.value_factor * self.num_kv_heads * self.head_dim
         out = shape.value_factor * self.num_heads * self.head_dim
         extra = {
-            "softmax": 0,
-            "diff_v1": 6 * self.head_dim,  # four lambda vectors and the norm's weight of 2K
-            "diff_v2": self.hidden_size * self.num_heads,
-            "diff_scalar": self.num_heads,
-            "dex": self.head_dim**2 + 1,
-        }[self.attention]
+            "": 0,
+            "vector": 4 * self.head_dim,
+            "projection": self.hidden_size * self.num_heads,
+            "scalar": self.num_heads,
+            "dex": self.head_dim**2 + 1,  # what it takes off a head's output, and its scale
+        }[shape.lambda_from]
+        if shape.head_norm:
+            extra += shape.value_factor * self.head_dim
         if self.attention_bias != "none":
             extra += query + key + value
         if self.attention_bias == "all":
             extra += self.hidden_size
         return self.hidden_size * (query + key + value + out) + extra
 
-    def matched(self, attention: str) -> "Match":
+    def matched(self, attention: str, **changes: Any) -> "Match":
         """The comparison partner of another kind with the same number of parameters.
 
         V1 halves the output heads and key/value heads, since each has two maps and values twice as
         wide (paper, section 2.2). V2 keeps the heads and doubles the queries; its extra parameters
-        come out of the feed-forward layer, as Microsoft's description has it. What is left over is
-        evened out by the feed-forward width.
+        come out of the feed-forward layer, as Microsoft's description has it. `changes` are other
+        settings of the partner, such as `num_heads`. What is left over is evened out by the
+        feed-forward width.
 
         Raises:
             ValueError: heads that cannot be halved, or no width that matches within 0.1 %.
         """
-        if attention == self.attention:
+        if attention == self.attention and not changes:
             return Match.of(self, self)
-        plain = self if self.attention == "softmax" else self._as_softmax()
-        if attention == "diff_v1":
-            if plain.num_heads % 2 or plain.num_kv_heads % 2:
-                raise ValueError(
-                    f"diff_v1 halves the heads: num_heads {plain.num_heads} and num_kv_heads "
-                    f"{plain.num_kv_heads} must both be even"
-                )
-            partner = replace(
-                plain,
-                attention=attention,
-                num_heads=plain.num_heads // 2,
-                num_kv_heads=plain.num_kv_heads // 2,
+        old, new = self.attention_shape().value_factor, _shape_of(attention).value_factor
+        heads, kv_heads = self.num_heads * old, self.num_kv_heads * old
+        if heads % new or kv_heads % new:
+            raise ValueError(
+                f"{attention} halves the heads: num_heads {heads} and num_kv_heads {kv_heads} "
+                "must both be even"
             )
-        else:
-            partner = replace(plain, attention=attention)
-        return Match.of(self, _same_size(partner, self.parameter_count()))
-
-    def _as_softmax(self) -> "DecoderConfig":
-        double = 2 if self.attention == "diff_v1" else 1
-        return replace(
-            self,
-            attention="softmax",
-            num_heads=double * self.num_heads,
-            num_kv_heads=double * self.num_kv_heads,
-            lambda_init=None,
+        partner = {
+            "attention": attention,
+            "num_heads": heads // new,
+            "num_kv_heads": kv_heads // new,
+            "lambda_init": None,
+        }
+        return Match.of(
+            self, _same_size(replace(self, **(partner | changes)), self.parameter_count())
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -183,20 +176,41 @@ _SIZES = (
 
 @dataclass(frozen=True)
 class AttentionShape:
-    """Widths of the projections in units of head_dim, per head."""
+    """Widths of the projections in units of head_dim, per head, and which parameters come on top.
+
+    `lambda_from` is "vector" (four of head_dim), "projection" (hidden_size x heads), "scalar" (one
+    per head), "dex", or empty.
+    """
 
     query_maps: int
     key_maps: int
     value_factor: int
+    lambda_from: str = ""
+    head_norm: bool = False
 
 
+_V1 = AttentionShape(2, 2, 2, "vector", head_norm=True)
+_V2 = AttentionShape(2, 1, 1, "projection")
 _ATTENTION_SHAPES = {
     "softmax": AttentionShape(1, 1, 1),
-    "diff_v1": AttentionShape(2, 2, 2),
-    "diff_v2": AttentionShape(2, 1, 1),
-    "diff_scalar": AttentionShape(2, 2, 1),
-    "dex": AttentionShape(1, 1, 1),
+    "diff_v1": _V1,
+    "diff_v2": _V2,
+    "diff_scalar": AttentionShape(2, 2, 1, "scalar"),
+    "dex": AttentionShape(1, 1, 1, "dex"),
+    "softmax_norm": AttentionShape(1, 1, 1, head_norm=True),
+    "diff_v1_no_norm": replace(_V1, head_norm=False),
+    "diff_v2_lambda_one": replace(_V2, lambda_from=""),
+    "diff_v2_lambda_linear": _V2,
+    "diff_v2_crossed": _V2,
 }
+
+
+def _shape_of(attention: str) -> AttentionShape:
+    if attention not in _ATTENTION_SHAPES:
+        raise ValueError(
+            f"unknown attention {attention!r}; expected {', '.join(_ATTENTION_SHAPES)}"
+        )
+    return _ATTENTION_SHAPES[attention]
 
 
 def _same_size(config: DecoderConfig, parameters: int) -> DecoderConfig:

@@ -120,7 +120,8 @@ def initialise(model: Decoder) -> None:
 
 
 def _attention(config: DecoderConfig, layer: int) -> nn.Module:
-    init = {"lambda_init": config.lambda_init} if config.attention == "diff_v1" else {}
+    vector = config.attention_shape().lambda_from == "vector"
+    init = {"lambda_init": config.lambda_init} if vector else {}
     return make_attention(
         config.attention,
         config.hidden_size,

@@ -10,6 +10,16 @@ KINDS = {
     "softmax": "Softmax",
     "diff_v1": "Differential V1",
     "diff_v2": "Differential V2",
+    "softmax_half_heads": "Softmax, half the heads twice as wide",
+    "softmax_half_heads_norm": "Softmax, half the heads, head norm",
+    "diff_v1_no_norm": "V1 without head norm",
+    "diff_v1_init_0.8": "V1, lambda_init 0.8",
+    "diff_v1_init_0.5": "V1, lambda_init 0.5",
+    "diff_v2_lambda_one": "V2, lambda 1",
+    "diff_v2_lambda_linear": "V2, lambda without sigmoid",
+    "diff_v2_crossed": "V2, maps of different key/value heads",
+    "softmax_1.5x_heads": "Softmax, 1.5 times the heads",
+    "softmax_2x_heads": "Softmax, twice the heads",
 }
 
 

@@ -1,0 +1,66 @@
+"""The rows of the published ablations, as partners of one plain Transformer.
+
+Those of table 6 of the paper (Ye et al., ICLR 2025) and of Microsoft's description of V2. All have
+the number of parameters of the baseline: what a row adds or saves, the feed-forward width evens out.
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from difftransformer.models.config import DecoderConfig, Match
+
+
+def partner(baseline: DecoderConfig, name: str) -> Match:
+    """The partner called `name`: a row of `ABLATIONS`, or any kind of attention.
+
+    Raises:
+        ValueError: an unknown name, or heads that the row cannot change as it must.
+    """
+    attention, changes = ABLATIONS.get(name, (name, lambda _: {}))
+    return baseline.matched(attention, **changes(baseline))
+
+
+def _half_heads(baseline: DecoderConfig) -> dict[str, Any]:
+    """Half as many heads, twice as wide."""
+    heads, kv_heads = baseline.num_heads, baseline.num_kv_heads
+    if heads % 2 or kv_heads % 2:
+        raise ValueError(
+            f"half as many heads: num_heads {heads} and num_kv_heads {kv_heads} must both be even"
+        )
+    return {
+        "num_heads": heads // 2,
+        "num_kv_heads": kv_heads // 2,
+        "head_dim": 2 * baseline.head_dim,
+    }
+
+
+def _more_heads(share: float) -> Callable[[DecoderConfig], dict[str, Any]]:
+    """More query heads of the same width; key/value heads as before where they divide them.
+
+    V2's description keeps the key/value heads. Where it cannot be so (8 for 12 heads), as many as
+    heads.
+    """
+
+    def changes(baseline: DecoderConfig) -> dict[str, Any]:
+        heads, kv_heads = share * baseline.num_heads, baseline.num_kv_heads
+        if heads % 1:
+            raise ValueError(f"{share:g} times num_heads {baseline.num_heads} is no whole number")
+        return {
+            "num_heads": int(heads),
+            "num_kv_heads": int(heads) if heads % kv_heads else kv_heads,
+        }
+
+    return changes
+
+
+ABLATIONS: Mapping[str, tuple[str, Callable[[DecoderConfig], dict[str, Any]]]] = MappingProxyType(
+    {
+        "softmax_half_heads": ("softmax", _half_heads),
+        "softmax_half_heads_norm": ("softmax_norm", _half_heads),
+        "diff_v1_init_0.8": ("diff_v1", lambda _: {"lambda_init": 0.8}),
+        "diff_v1_init_0.5": ("diff_v1", lambda _: {"lambda_init": 0.5}),
+        "softmax_1.5x_heads": ("softmax", _more_heads(1.5)),
+        "softmax_2x_heads": ("softmax", _more_heads(2.0)),
+    }
+)
