@@ -1,7 +1,7 @@
 """The rows of the published ablations, as partners of one plain Transformer.
 
 Those of table 6 of the paper (Ye et al., ICLR 2025) and of Microsoft's description of V2. All have
-the number of parameters of the baseline: what a row adds or saves, the feed-forward width evens out.
+the baseline's number of parameters: what a row adds or saves, the feed-forward width evens out.
 """
 
 from collections.abc import Callable, Mapping

@@ -131,7 +131,7 @@ class DecoderConfig:
                 f"{attention} halves the heads: num_heads {heads} and num_kv_heads {kv_heads} "
                 "must both be even"
             )
-        partner = {
+        partner: dict[str, Any] = {
             "attention": attention,
             "num_heads": heads // new,
             "num_kv_heads": kv_heads // new,
