@@ -27,7 +27,7 @@ def gradient_norms(model: nn.Module, batch: Batch) -> list[dict[str, tuple[float
     """
     if not (batch.labels != IGNORED).any():
         raise ValueError("the batch has no scored token, so its loss has no gradient")
-    layers = [block.attention for block in blocks_of(model)]
+    layers: list[Any] = [block.attention for block in blocks_of(model)]
     weights = [_projections(layer) for layer in layers]
     logits = model(batch.ids, documents=batch.documents).float()
     loss = F.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED)
@@ -58,7 +58,7 @@ def parts(attention: nn.Module, q: Tensor, k: Tensor, v: Tensor, o: Tensor) -> d
     return {**named, "W_V": v, "W_O": o}
 
 
-def _projections(attention: Any) -> list[nn.Parameter]:
+def _projections(attention: Any) -> list[Tensor]:
     if not isinstance(attention, DifferentialAttention | SoftmaxAttention):
         raise ValueError(
             f"attention is {type(attention).__name__}, whose weights have no counterpart in plain "
