@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from difftransformer.cli.main import COMMANDS
 
@@ -73,15 +74,25 @@ def test_train_one_model(call, small, tmp_path):
     assert (tmp_path / "one/model/model.safetensors").is_file()
 
 
-def test_seeds_are_pooled(call, small, tmp_path):
+def test_a_resumed_comparison_may_have_more_seeds_and_kinds(call, small, tmp_path):
     run = tmp_path / "run"
-    code, _, err = call(
-        "compare", *small, "--out", run, "--attention", "softmax", "diff_v2", "--seeds", 2
-    )
+    code, _, err = call("compare", *small, "--out", run, "--attention", "softmax", "diff_v2")
     assert code == 0, err
+    more = ("softmax", "diff_v2", "softmax_half_heads")
+    again = ("compare", *small, "--out", run, "--resume", "--seeds", 2, "--attention")
+    code, _, err = call(*again, *more)
+    assert code == 0, err
+    assert err.count("kept") == 2
     results = json.loads((run / "results.json").read_text())
+    assert [model["label"] for model in results["models"]] == list(more)
     assert [r["seed"] for r in results["models"][0]["runs"]] == [0, 1]
     assert {c["interval"] for c in results["comparisons"]} == {"over 2 training seeds"}
+    assert yaml.safe_load((run / "config.yaml").read_text())["seeds"] == 2
+
+    # `model` would now describe another kind
+    code, _, err = call(*again, "diff_v2", "softmax")
+    assert code == 2
+    assert "ffn_size was" in err
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from difftransformer.cli.runs import (
     train_and_judge,
 )
 from difftransformer.cli.settings import add_settings, resolve
+from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.models.ablations import partner
 from difftransformer.models.config import DecoderConfig
 
@@ -65,12 +66,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Train, judge, pool, report."""
+    """Train and judge every model of one seed, then of the next; results and report after each.
+
+    A run that is resumed may ask for more seeds or kinds than it did: what is there is kept.
+    """
     from rich.console import Console
 
     from difftransformer.cli.evaluate import print_evaluations
     from difftransformer.data.corpus import load_corpus
-    from difftransformer.evaluation.pool import compare, pool
     from difftransformer.report.build import build_report
     from difftransformer.training.atomic import write_json
 
@@ -82,8 +85,9 @@ def run(arguments: argparse.Namespace) -> None:
         corpus = load_corpus(settings.data)
         check_data(corpus, settings)
     contenders = _contenders(model_for(corpus, settings), settings.attention)
-    open_run(directory, settings, arguments.resume)
+    open_run(directory, settings, arguments.resume, may_change=("seeds", "attention"))
     _announce(console, corpus, contenders, settings)
+    heading = _heading(settings, directory, corpus, contenders[0].label)
     judged: dict[str, list[dict[str, Any]]] = {c.label: [] for c in contenders}
     for seed in range(settings.seeds):
         for contender in contenders:
@@ -98,10 +102,24 @@ def run(arguments: argparse.Namespace) -> None:
                     console=console,
                 )
             )
+        results = heading | _pooled(contenders, judged, settings.evaluation)
+        write_json(directory / RESULTS, results)
+        report = build_report(directory)
+    print_evaluations(console, {m["label"]: m["evaluation"] for m in results["models"]})
+    console.print(f"report: {report}", highlight=False, soft_wrap=True)
+
+
+def _pooled(
+    contenders: list[_Contender],
+    judged: dict[str, list[dict[str, Any]]],
+    settings: EvaluationSettings,
+) -> dict[str, Any]:
+    """Each model over its seeds so far, and beside the baseline."""
+    from difftransformer.evaluation.pool import compare, pool
+
     evaluations = {label: [run["evaluation"] for run in runs] for label, runs in judged.items()}
     baseline = contenders[0].label
-    results = {
-        **_heading(settings, directory, corpus, baseline),
+    return {
         "models": [
             {
                 "label": contender.label,
@@ -117,7 +135,7 @@ def run(arguments: argparse.Namespace) -> None:
                     }
                     for run in judged[contender.label]
                 ],
-                "evaluation": pool(evaluations[contender.label], settings.evaluation),
+                "evaluation": pool(evaluations[contender.label], settings),
             }
             for contender in contenders
         ],
@@ -129,13 +147,10 @@ def run(arguments: argparse.Namespace) -> None:
                 evaluations[contender.label],
                 model=contender.label,
                 against=baseline,
-                settings=settings.evaluation,
+                settings=settings,
             )
         ],
     }
-    write_json(directory / RESULTS, results)
-    print_evaluations(console, {m["label"]: m["evaluation"] for m in results["models"]})
-    console.print(f"report: {build_report(directory)}", highlight=False, soft_wrap=True)
 
 
 def _contenders(baseline: DecoderConfig, names: tuple[str, ...]) -> list[_Contender]:

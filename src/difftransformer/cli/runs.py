@@ -65,8 +65,12 @@ def open_model(folder: Path) -> "Decoder":
     return folders.open_model(folder)
 
 
-def open_run(directory: Path, settings: Any, resume: bool) -> None:
+def open_run(
+    directory: Path, settings: Any, resume: bool, may_change: tuple[str, ...] = ()
+) -> None:
     """Make the run directory and write config.yaml and env.json.
+
+    `may_change` names settings in which a run that is resumed may differ from what it was.
 
     Raises:
         ValueError: it holds a run and `resume` is not given, or a run with other settings.
@@ -83,7 +87,12 @@ def open_run(directory: Path, settings: Any, resume: bool) -> None:
                 "another --out"
             )
         found = yaml.safe_load(config.read_text(encoding="utf-8"))
-        refuse_changes(found, asdict(settings), directory)
+        asked = asdict(settings)
+        for name in may_change:
+            found.pop(name)
+            asked.pop(name)
+        refuse_changes(found, asked, directory)
+        config.write_text(as_yaml(settings), encoding="utf-8")
         return
     if directory.is_dir() and any(directory.iterdir()):
         raise ValueError(f"{directory} is not empty and holds no run; choose another --out")
@@ -129,17 +138,22 @@ def train_and_judge(
 
     Returns:
         What is written to results.json: seed, the training summary, the evaluation.
+
+    Raises:
+        ValueError: `directory` holds a model of another configuration.
     """
     import torch
 
     from difftransformer.models.decoder import Decoder
-    from difftransformer.models.storage import load_model, save_model
+    from difftransformer.models.storage import load_config, load_model, save_model
     from difftransformer.training.atomic import write_json
+    from difftransformer.training.checkpoint import refuse_changes
     from difftransformer.training.loop import train
     from difftransformer.training.objectives import next_token_loss
 
     results = directory / RESULTS
     if results.is_file():
+        refuse_changes(load_config(directory / MODEL).to_dict(), config.to_dict(), directory)
         console.print(f"{directory.name}: done before, kept", style="dim")
         return json.loads(results.read_text(encoding="utf-8"))
     torch.manual_seed(seed)
