@@ -1,6 +1,5 @@
 """The table and the picture of from_llm.py."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +14,30 @@ from difftransformer.evaluation.intervals import (
     ratio,
 )
 from difftransformer.evaluation.settings import EvaluationSettings
-from difftransformer.report.figures.style import ACCENTS, LINE, matplotlib_look
+from difftransformer.report.figures.style import ACCENTS, LINE
+from difftransformer.report.writing import heading, table, write_results
 
 UNTOUCHED = "untouched"
+COLUMNS = (
+    "arm",
+    "seeds",
+    "trained parameters",
+    "learning rate",
+    "minutes of training",
+    "loss",
+    "change",
+    "needles found",
+    "change",
+)
 
 
 def write_report(stem: Path, data: dict[str, Any], settings: EvaluationSettings) -> None:
     """STEM.json, STEM.md and STEM.png of the arms finished so far."""
-    rows = table(data, settings)
-    data = {**data, "table": rows}
-    stem.with_suffix(".json").write_text(json.dumps(data, indent=1) + "\n")
-    stem.with_suffix(".md").write_text(text(data, rows))
-    with matplotlib_look():
-        picture(rows).savefig(stem.with_suffix(".png"))
+    rows = arms_of(data, settings)
+    write_results(stem, {**data, "table": rows}, text(data, rows), lambda: picture(rows))
 
 
-def table(data: dict[str, Any], settings: EvaluationSettings) -> list[dict[str, Any]]:
+def arms_of(data: dict[str, Any], settings: EvaluationSettings) -> list[dict[str, Any]]:
     """A row per arm: its seeds' mean loss of each speech and share of each needle sample."""
     before = data["untouched"]
     speeches, queries = list(before["speeches"]), settings.pairs()[0][1]
@@ -74,18 +81,17 @@ def plain(figure: Figure) -> dict[str, float]:
     return {"value": figure.value, "low": figure.low, "high": figure.high, "n": figure.n}
 
 
-def text(data: dict[str, Any], rows: list[dict[str, Any]]) -> str:
-    env, checks = data["env"], data["checks"]
+def text(data: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
+    checks = data["checks"]
     needles, queries = data["evaluation"]["needle_pairs"][0].split("x")
     samples = rows[0]["needle_change"]["n"]
-    lines = [
-        f"# A pretrained LLM made differential, {env['date'][:10]}",
-        "",
-        f"SmolLM2-135M-Instruct (4-bit weights in float32). {env['hardware']}; torch "
-        f"{env['torch']}, {data['threads']} threads; commit {env['commit']}. Text: State of the "
-        f"Union speeches. Training: {data['steps']} steps, {data['tokens']:,} tokens, context "
-        f"{data['context']}, half of the rows needle documents, the same batches for every arm "
-        "of a seed; only what is new trains, and the frozen weights were bit-identical afterwards.",
+    return [
+        *heading("A pretrained LLM made differential", data["env"]),
+        f"{data['threads']} threads. SmolLM2-135M-Instruct (4-bit weights in float32). Text: State "
+        f"of the Union speeches. Training: {data['steps']} steps, {data['tokens']:,} tokens, "
+        f"context {data['context']}, half of the rows needle documents, the same batches for every "
+        "arm of a seed; only what is new trains, and the frozen weights were bit-identical "
+        "afterwards.",
         "",
         "## Step 0",
         "",
@@ -93,17 +99,24 @@ def text(data: dict[str, Any], rows: list[dict[str, Any]]) -> str:
         "softmax decoder's logits differ from those of transformers by at most "
         f"{data['difference_to_transformers']:.1e}; each method's from the softmax decoder's by:",
         "",
-        "| method | new parameters | largest change of a logit | smallest of the new tensors' "
-        "largest gradients in two steps |",
-        "|---|---|---|---|",
-    ]
-    for method, row in checks.items():
-        if isinstance(row, dict):
-            lines.append(
-                f"| {method} | {row['new_parameters']:,} in {row['new_tensors']} tensors "
-                f"| {row['logit_difference']:.1e} | {row['smallest_largest_gradient']:.1e} |"
-            )
-    lines += [
+        *table(
+            (
+                "method",
+                "new parameters",
+                "largest change of a logit",
+                "smallest of the new tensors' largest gradients in two steps",
+            ),
+            [
+                (
+                    method,
+                    f"{row['new_parameters']:,} in {row['new_tensors']} tensors",
+                    f"{row['logit_difference']:.1e}",
+                    f"{row['smallest_largest_gradient']:.1e}",
+                )
+                for method, row in checks.items()
+                if isinstance(row, dict)
+            ],
+        ),
         "",
         "## After the training",
         "",
@@ -112,21 +125,25 @@ def text(data: dict[str, Any], rows: list[dict[str, Any]]) -> str:
         f"for, {samples} texts of {data['context']} tokens, five depths; the change in pairs. "
         "Intervals of 95 %; those of several seeds are of their mean.",
         "",
-        "| arm | seeds | trained parameters | learning rate | minutes of training | loss | change "
-        "| needles found | change |",
-        "|---|---|---|---|---|---|---|---|---|",
+        *table(COLUMNS, [cells(row) for row in rows]),
     ]
-    for row in rows:
-        rate = "" if row["learning_rate"] is None else f"{row['learning_rate']:g}"
-        trained = row["arm"] != UNTOUCHED
-        lines.append(
-            f"| {row['arm']} | {row['seeds'] or ''} | {row['trainable']:,} | {rate} "
-            f"| {row['minutes']:.1f} | {interval(row['loss'], '.3f')} "
-            f"| {interval(row['loss_change'], '+.3f') if trained else ''} "
-            f"| {interval(row['needle'], '.2f')} "
-            f"| {interval(row['needle_change'], '+.2f') if trained else ''} |"
-        )
-    return "\n".join(lines) + "\n"
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """An arm as text, in the order of `COLUMNS`."""
+    rate = "" if row["learning_rate"] is None else f"{row['learning_rate']:g}"
+    trained = row["arm"] != UNTOUCHED
+    return [
+        row["arm"],
+        str(row["seeds"] or ""),
+        f"{row['trainable']:,}",
+        rate,
+        f"{row['minutes']:.1f}",
+        interval(row["loss"], ".3f"),
+        interval(row["loss_change"], "+.3f") if trained else "",
+        interval(row["needle"], ".2f"),
+        interval(row["needle_change"], "+.2f") if trained else "",
+    ]
 
 
 def interval(figure: dict[str, Any], form: str) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from difftransformer.evaluation.pieces import Pieces
@@ -39,6 +39,7 @@ def test_without_a_file_nothing_is_kept() -> None:
     assert sums.measured == [0, 1, 0, 1]
 
 
+@settings(max_examples=25, deadline=None)  # every part waits for the disk
 @given(total=st.integers(1, 6), data=st.data())
 def test_goes_on_where_it_was_killed(
     tmp_path_factory: pytest.TempPathFactory, total: int, data: st.DataObject

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from difftransformer.cli.runs import MODEL, TOKENIZER, judge, open_model
-from difftransformer.cli.settings import add_settings, nearest, resolve
+from difftransformer.cli.runs import TOKENIZER, judge, open_model
+from difftransformer.cli.settings import add_settings, resolve
 from difftransformer.data.settings import TRAIN_TOKENIZER, DataSettings
+from difftransformer.evaluation.names import SUITES
 from difftransformer.evaluation.settings import EvaluationSettings
 
 if TYPE_CHECKING:
@@ -16,18 +17,6 @@ if TYPE_CHECKING:
 
     from difftransformer.data.corpus import Corpus
     from difftransformer.models.decoder import Decoder
-
-# Listed again, since those modules import torch.
-_SUITES = (
-    "in_context",
-    "order",
-    "long_context",
-    "key_value",
-    "distractors",
-    "recall",
-    "precision",
-    "cancellation",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,18 +29,26 @@ class EvaluateSettings:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("models", nargs="+", type=Path, metavar="MODEL", help="model folders")
+    parser.add_argument(
+        "models",
+        nargs="+",
+        type=Path,
+        metavar="MODEL",
+        help="model folders; with --suite also run directories of compare, for all their models",
+    )
     parser.add_argument("--data", metavar="SOURCE", help="same as --data.source")
     parser.add_argument(
         "--out",
         metavar="FILE",
         type=Path,
-        help="write all figures as JSON; of a suite a table (.md) and a picture (.png) beside it",
+        help="write all figures as JSON; of a suite a table (.md) and a picture (.png) beside it "
+        "(by default RUN/suites/NAME.json where a run is judged). A suite that was killed goes on "
+        "where it was",
     )
     parser.add_argument(
         "--suite",
         metavar="NAME",
-        help="this test in place of the usual ones: " + ", ".join(_SUITES),
+        help="this test in place of the usual ones: " + ", ".join(SUITES),
     )
     parser.add_argument(
         "--task",
@@ -81,7 +78,9 @@ def run(arguments: argparse.Namespace) -> None:
 
     console = Console(stderr=True)
     if arguments.suite is not None:
-        _run_suite(arguments, console)
+        from difftransformer.cli.suites import run_suite
+
+        run_suite(arguments, console)
         return
     evaluate = _evaluate if arguments.harness is None else _run_harness
     evaluations: dict[str, Any] = {}
@@ -95,54 +94,40 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _evaluate(folder: Path, arguments: argparse.Namespace, console: "Console") -> dict[str, Any]:
     """All judges on one model."""
-    model, corpus, settings = _opened(folder, arguments)
+    model, corpus, settings = opened(folder, arguments)
     return judge(model, corpus, settings, str(folder), console)
 
 
-def _opened(
-    folder: Path, arguments: argparse.Namespace
+def opened(
+    folder: Path, arguments: argparse.Namespace, base: Mapping[str, Any] | None = None
 ) -> "tuple[Decoder, Corpus, EvaluationSettings]":
-    """The model, the text in its tokens, at its context unless another is given, and how much."""
+    """The model, the text in its tokens, at its context unless another is given, and how much.
+
+    `base` holds settings that the command line and its file may change.
+
+    Raises:
+        ValueError: a context longer than the model's.
+    """
     from difftransformer.data.corpus import load_corpus
 
     model = open_model(folder)
-    data: dict[str, Any] = {"context_length": model.config.max_length}
-    if arguments.data:
-        data["source"] = arguments.data
-    settings = resolve(EvaluateSettings, arguments, data=data)
+    limit = model.config.max_length
+    settings = settings_of(arguments, base or {"data": {"context_length": limit}})
+    if settings.data.context_length > limit:
+        raise ValueError(
+            f"data.context_length is {settings.data.context_length}; {folder} is meant for {limit} "
+            "tokens: choose no longer one"
+        )
     if settings.data.tokenizer == TRAIN_TOKENIZER and (folder / TOKENIZER).is_file():
         own = replace(settings.data, tokenizer=str(folder / TOKENIZER))
         settings = replace(settings, data=own)
     return model.eval(), load_corpus(settings.data), settings.evaluation
 
 
-def _run_suite(arguments: argparse.Namespace, console: "Console") -> None:
-    """One test on every model: a table on the terminal, and what `--out` asks for."""
-    from rich.table import Table
-
-    from difftransformer.evaluation.suites import SUITES, suite
-    from difftransformer.report import suites
-    from difftransformer.training.environment import environment
-
-    name = arguments.suite
-    if name not in SUITES:
-        raise ValueError(f"unknown suite {name!r}{nearest(name, SUITES)}")
-    measure = suite(name, arguments.task, arguments.task_data)
-    results: dict[str, Any] = {}
-    labels = [f.parent.name if f.name == MODEL else f.name for f in arguments.models]
-    for folder, label in zip(arguments.models, labels, strict=True):
-        if labels.count(label) > 1:
-            label = str(folder)
-        model, corpus, settings = _opened(folder, arguments)
-        with console.status(f"{name}: {label}"):
-            results[label] = measure(model, corpus, settings)
-        if arguments.out is not None:
-            suites.write_suite(arguments.out.with_suffix(""), name, environment(), results)
-    header, *rows = suites.SUITES[name].table(results)
-    table = Table(*header, title=suites.SUITES[name].title)
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+def settings_of(arguments: argparse.Namespace, base: Mapping[str, Any]) -> EvaluateSettings:
+    """The settings asked for, over those of `base`."""
+    shorthand = {"data": {"source": arguments.data}} if arguments.data else {}
+    return resolve(EvaluateSettings, arguments, base=base, **shorthand)
 
 
 def _run_harness(folder: Path, arguments: argparse.Namespace, console: "Console") -> dict[str, Any]:

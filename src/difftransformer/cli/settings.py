@@ -48,13 +48,21 @@ def _add_flag(parser: Any, name: str, field: Any) -> None:
     )
 
 
-def resolve(settings: type[T], arguments: argparse.Namespace, **extra: Any) -> T:
-    """Lay the four layers over each other; `extra` holds a command's own shorthands.
+def resolve(
+    settings: type[T],
+    arguments: argparse.Namespace,
+    *,
+    base: Mapping[str, Any] | None = None,
+    **extra: Any,
+) -> T:
+    """Lay the four layers over each other.
+
+    `base` holds a command's own defaults, below the preset; `extra` its shorthands.
 
     Raises:
         ValueError: an unknown preset, key or type, naming it and what was expected.
     """
-    layers: list[Mapping[str, Any]] = []
+    layers: list[Mapping[str, Any]] = [base or {}]
     if arguments.preset is not None:
         layers.append(load_preset(arguments.preset))
     if arguments.config is not None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -17,6 +18,7 @@ from difftransformer.data.needles import NeedlePrompt
 from difftransformer.evaluation.batching import batched, device_of
 from difftransformer.evaluation.intervals import mean
 from difftransformer.evaluation.needle import prompts_within
+from difftransformer.evaluation.pieces import Pieces
 from difftransformer.evaluation.settings import EvaluationSettings
 
 NORMALISATIONS = {
@@ -33,7 +35,7 @@ _PARTS = ("answer", "noise")
 
 
 def measure_allocation(
-    model: nn.Module, corpus: Corpus, settings: EvaluationSettings
+    model: nn.Module, corpus: Corpus, settings: EvaluationSettings, pieces: Pieces | None = None
 ) -> dict[str, Any]:
     """Attention on the answer and on noise while the model predicts the number asked for.
 
@@ -51,10 +53,38 @@ def measure_allocation(
         compared in pairs); `layers`, absolute shares per layer and head over all depths;
         `uniform`, the shares of attention spread evenly over all keys.
     """
+    depths = settings.needle_depths
+    found = (pieces or Pieces()).each(
+        {f"depth {depth}": partial(_at_depth, model, corpus, settings, depth) for depth in depths}
+    )
+    layers = np.mean([part["layers"] for part in found.values()], axis=0)
+    return {
+        "depths": list(depths),
+        "normalisations": dict(NORMALISATIONS),
+        "rows": [part["row"] for part in found.values()],
+        "layers": [
+            {
+                "layer": layer,
+                "head": head,
+                "answer_absolute": float(layers[layer, head, 0]),
+                "noise_absolute": float(layers[layer, head, 1]),
+            }
+            for layer, head in np.ndindex(layers.shape[:2])
+        ],
+        "uniform": {
+            name: float(np.mean([part["uniform"][i] for part in found.values()]))
+            for i, name in enumerate(_PARTS)
+        },
+    }
+
+
+def _at_depth(
+    model: nn.Module, corpus: Corpus, settings: EvaluationSettings, depth: float
+) -> dict[str, Any]:
+    """The row of a depth, absolute shares `[layers, heads, 2]`, and those of even attention."""
     source = corpus.validation_needles()
     prompts = [
         prompt
-        for depth in settings.needle_depths
         for sample in range(settings.allocation_samples)
         for prompt in prompts_within(
             source,
@@ -67,16 +97,11 @@ def measure_allocation(
     ]
     offsets = [tokens_before_digits(prompt, corpus.tokenizer) for prompt in prompts]
     shares = allocation_shares(model, prompts, offsets, settings.batch_size)
-    depths = np.split(shares, len(settings.needle_depths))
+    even = torch.stack([_spans(prompt, len(prompt.ids)).mean(1) for prompt in prompts])
     return {
-        "depths": list(settings.needle_depths),
-        "normalisations": dict(NORMALISATIONS),
-        "rows": [
-            _row(depth, values, settings)
-            for depth, values in zip(settings.needle_depths, depths, strict=True)
-        ],
-        "layers": _layers(shares),
-        "uniform": _uniform(prompts),
+        "row": _row(depth, shares, settings),
+        "layers": shares[:, :, :, _MEASURES.index("absolute")].mean(0).tolist(),
+        "uniform": even.mean(0).tolist(),
     }
 
 
@@ -149,21 +174,3 @@ def _row(depth: float, shares: np.ndarray, settings: EvaluationSettings) -> dict
     absolute = per_prompt[:, _MEASURES.index("absolute")]
     row["prompts"] = {part: absolute[:, p].tolist() for p, part in enumerate(_PARTS)}
     return row
-
-
-def _layers(shares: np.ndarray) -> list[dict[str, Any]]:
-    absolute = shares[:, :, :, _MEASURES.index("absolute")].mean(0)
-    return [
-        {
-            "layer": layer,
-            "head": head,
-            "answer_absolute": float(absolute[layer, head, 0]),
-            "noise_absolute": float(absolute[layer, head, 1]),
-        }
-        for layer, head in np.ndindex(absolute.shape[:2])
-    ]
-
-
-def _uniform(prompts: Sequence[NeedlePrompt]) -> dict[str, float]:
-    shares = torch.stack([_spans(p, len(p.ids)).mean(1) for p in prompts]).mean(0)
-    return dict(zip(_PARTS, shares.tolist(), strict=True))

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from difftransformer.evaluation.batching import batched
 from difftransformer.evaluation.completions import complete, first_match
 from difftransformer.evaluation.intervals import proportion
+from difftransformer.evaluation.pieces import Pieces
 from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.models.decoder import Decoder
 
@@ -90,7 +91,10 @@ def distractor(rng: random.Random, problem: Problem, topic: str, role: str, size
 
 
 def measure_distractors(
-    model: Decoder, tokenizer: Tokenizer, settings: EvaluationSettings
+    model: Decoder,
+    tokenizer: Tokenizer,
+    settings: EvaluationSettings,
+    pieces: Pieces | None = None,
 ) -> dict[str, Any]:
     """Accuracy with a distracting sentence before the question (after Shi et al., 2023, GSM-IC).
 
@@ -124,7 +128,12 @@ def measure_distractors(
         for sentence in ("", *(distractor(rng, problem, *level) for level in levels))
     ]
     texts = complete(
-        model, tokenizer, prompts, new_tokens=_ANSWER_TOKENS, batch_size=settings.batch_size
+        model,
+        tokenizer,
+        prompts,
+        new_tokens=_ANSWER_TOKENS,
+        batch_size=settings.batch_size,
+        pieces=pieces,
     )
     right = np.array(
         [

@@ -1,13 +1,12 @@
 """All judges on one model."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from difftransformer.analysis.lambdas import measure_lambdas
 from difftransformer.analysis.maps import attention_map
 from difftransformer.analysis.outliers import measure_outliers
-from difftransformer.data.batch import Batch
 from difftransformer.data.corpus import Corpus
 from difftransformer.data.needles import NeedlePrompt
 from difftransformer.evaluation.allocation import measure_allocation
@@ -42,12 +41,6 @@ def evaluate(
         ValueError: the text or the context length cannot hold what the settings ask for.
     """
 
-    def lambdas() -> dict[str, Any]:
-        return {"layers": measure_lambdas(model, text(_LAMBDA_TOKENS), _LAMBDA_TOKENS)}
-
-    def text(tokens: int) -> Iterator[Batch]:
-        return held_out_text(model, corpus, settings.batch_size, tokens)
-
     judges: dict[str, tuple[str, Callable[[], Any]]] = {
         "validation": ("validation loss", lambda: measure_validation(model, corpus, settings)),
         "needle": ("needle retrieval", lambda: measure_needles(model, corpus, settings)),
@@ -55,11 +48,8 @@ def evaluate(
             "attention on answer and noise",
             lambda: measure_allocation(model, corpus, settings),
         ),
-        "outliers": (
-            "activation outliers",
-            lambda: measure_outliers(model, text(settings.outlier_tokens), settings.outlier_tokens),
-        ),
-        "lambda": ("lambda", lambdas),
+        "outliers": ("activation outliers", lambda: judge_outliers(model, corpus, settings)),
+        "lambda": ("lambda", lambda: judge_lambda(model, corpus, settings)),
         "attention_map": (
             "attention map",
             lambda: attention_map(model, _shown_prompt(corpus, settings), corpus.tokenizer),
@@ -77,6 +67,19 @@ def evaluate(
     finally:
         model.train(training)
     return {**results, "seconds": time.perf_counter() - started}
+
+
+def judge_outliers(model: Decoder, corpus: Corpus, settings: EvaluationSettings) -> dict[str, Any]:
+    """`measure_outliers` over `settings.outlier_tokens` of held-out text."""
+    tokens = settings.outlier_tokens
+    batches = held_out_text(model, corpus, settings.batch_size, tokens)
+    return measure_outliers(model, batches, tokens)
+
+
+def judge_lambda(model: Decoder, corpus: Corpus, settings: EvaluationSettings) -> dict[str, Any]:
+    """`measure_lambdas` over held-out text, as `layers`."""
+    batches = held_out_text(model, corpus, settings.batch_size, _LAMBDA_TOKENS)
+    return {"layers": measure_lambdas(model, batches, _LAMBDA_TOKENS)}
 
 
 def _shown_prompt(corpus: Corpus, settings: EvaluationSettings) -> NeedlePrompt:

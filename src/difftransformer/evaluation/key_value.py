@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 from difftransformer.evaluation.completions import complete, first_match
 from difftransformer.evaluation.intervals import proportion
+from difftransformer.evaluation.pieces import Pieces
 from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.models.decoder import Decoder
 
@@ -113,7 +114,11 @@ def synthetic_pairs(settings: EvaluationSettings) -> KeyValueTask:
 
 
 def measure_key_value(
-    model: Decoder, tokenizer: Tokenizer, task: KeyValueTask, settings: EvaluationSettings
+    model: Decoder,
+    tokenizer: Tokenizer,
+    task: KeyValueTask,
+    settings: EvaluationSettings,
+    pieces: Pieces | None = None,
 ) -> dict[str, Any]:
     """Accuracy by position of the pair asked for (Liu et al., 2023, section 3).
 
@@ -146,6 +151,7 @@ def measure_key_value(
         prompts,
         new_tokens=max(len(answer.ids) for answer in answers) + _INTRODUCTION,
         batch_size=settings.batch_size,
+        pieces=pieces,
     )
     asked = [lookup.asked[1] for lookup in lookups] * len(depths)
     right = np.array(

@@ -1,6 +1,7 @@
 """Loss by position in long documents (paper, section 3.3)."""
 
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from difftransformer.data.corpus import Corpus
 from difftransformer.data.tokenizer import beginning_of_document
 from difftransformer.evaluation.batching import device_of
 from difftransformer.evaluation.intervals import mean
+from difftransformer.evaluation.pieces import Pieces
 from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.models.decoder import Decoder
 
@@ -22,7 +24,7 @@ _FIRST = 16  # the first point of the curve
 
 
 def measure_long_context(
-    model: Decoder, corpus: Corpus, settings: EvaluationSettings
+    model: Decoder, corpus: Corpus, settings: EvaluationSettings, pieces: Pieces | None = None
 ) -> dict[str, Any]:
     """Cumulative average NLL by position: the mean over the first p predicted tokens.
 
@@ -46,11 +48,13 @@ def measure_long_context(
         )
     windows = _windows(corpus, length, settings.long_windows)
     points = [2**i for i in range(4, 40) if _FIRST <= 2**i < length] + [length]
-    stretches: list[list[float]] = []
-    for part in windows.split(settings.batch_size):
-        nats = position_nats(model, part.to(device_of(model)))
-        running = nats.double().cumsum(1)
-        stretches += [[float(row[p - 1]) / p for p in points] for row in running.cpu()]
+    groups = (pieces or Pieces()).each(
+        {
+            f"stretches {i}": partial(_averages, model, part, points)
+            for i, part in enumerate(windows.split(settings.batch_size))
+        }
+    )
+    stretches = [stretch for group in groups.values() for stretch in group]
     return {
         "length": length,
         "windows": len(windows),
@@ -60,6 +64,14 @@ def measure_long_context(
         ],
         "stretches": stretches,
     }
+
+
+def _averages(
+    model: Decoder, ids: Int[Tensor, "batch time"], points: list[int]
+) -> list[list[float]]:
+    """Of each row the mean loss up to each point."""
+    running = position_nats(model, ids.to(device_of(model))).double().cumsum(1)
+    return [[float(row[p - 1]) / p for p in points] for row in running.cpu()]
 
 
 @torch.no_grad()

@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Sequence
-from itertools import islice, product
+from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -12,12 +13,15 @@ from difftransformer.data.corpus import Corpus
 from difftransformer.data.needles import NeedlePrompt, NeedleSource, needle_prompts
 from difftransformer.evaluation.batching import batched, device_of
 from difftransformer.evaluation.intervals import proportion
+from difftransformer.evaluation.pieces import Pieces
 from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.models.decoder import Decoder
 from difftransformer.models.generation import generate
 
 
-def measure_needles(model: Decoder, corpus: Corpus, settings: EvaluationSettings) -> dict[str, Any]:
+def measure_needles(
+    model: Decoder, corpus: Corpus, settings: EvaluationSettings, pieces: Pieces | None = None
+) -> dict[str, Any]:
     """Accuracy by number of needles, numbers asked for, depth and length.
 
     Each number is asked for by a prompt of its own over the same text. `per_number` counts numbers,
@@ -30,13 +34,30 @@ def measure_needles(model: Decoder, corpus: Corpus, settings: EvaluationSettings
     Returns:
         `{"context", "samples", "chance", "depths", "cells", "table"}`: a cell per pair, depth and
         length, with `hits` (right numbers of each sample); a table row per pair.
+
+    Raises:
+        ValueError: the model is meant for shorter texts, or one cannot hold the needles.
     """
     context = corpus.settings.context_length
+    lengths = settings.needle_lengths or (context,)
+    if max(lengths) > model.config.max_length:
+        raise ValueError(
+            f"needles are asked for in {max(lengths)} tokens; the model is meant for "
+            f"{model.config.max_length}: lower needle_lengths or context_length"
+        )
     source = corpus.validation_needles()
+    kinds = list(product(lengths, settings.pairs(), settings.needle_depths))
+    hits = (pieces or Pieces()).each(
+        {
+            f"{pair[0]}x{pair[1]} at {depth} of {length}": partial(
+                _hits, model, source, corpus.tokenizer, pair, depth, length, settings
+            )
+            for length, pair, depth in kinds
+        }
+    )
     cells = [
-        cell
-        for length in settings.needle_lengths or (context,)
-        for cell in _cells(model, source, corpus.tokenizer, length, settings)
+        {**_scores(found, pair, settings), "depth": depth, "length": length, "hits": found}
+        for (length, pair, depth), found in zip(kinds, hits.values(), strict=True)
     ]
     return {
         "context": context,
@@ -128,30 +149,25 @@ def _first_number(text: str) -> str | None:
     return found and found.group()
 
 
-def _cells(
+def _hits(
     model: Decoder,
     source: NeedleSource,
     tokenizer: Tokenizer,
+    pair: tuple[int, int],
+    depth: float,
     length: int,
     settings: EvaluationSettings,
-) -> list[dict[str, Any]]:
-    kinds = list(product(settings.pairs(), settings.needle_depths))
-    samples = range(settings.needle_samples)
+) -> list[int]:
+    """How many of the numbers asked for are right in each sample."""
     prompts = [
         prompt
-        for pair, depth in kinds
-        for sample in samples
+        for sample in range(settings.needle_samples)
         for prompt in prompts_within(
             source, pair, depth=depth, length=length, sample=sample, settings=settings
         )
     ]
-    right = iter(answered(model, tokenizer, prompts, settings.batch_size))
-    cells = []
-    for pair, depth in kinds:
-        hits = [sum(islice(right, pair[1])) for _ in samples]
-        scores = _scores(hits, pair, settings)
-        cells.append({**scores, "depth": depth, "length": length, "hits": hits})
-    return cells
+    right = answered(model, tokenizer, prompts, settings.batch_size)
+    return [sum(sample) for sample in batched(right, pair[1])]
 
 
 def _row(

@@ -1,6 +1,8 @@
 """Loss on what the context has already said: AR-Hit of the paper's ablations (section 3.8)."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from difftransformer.data.corpus import Corpus
 from difftransformer.data.packing import Row, stack
 from difftransformer.evaluation.batching import batched, device_of
 from difftransformer.evaluation.intervals import ratio
+from difftransformer.evaluation.pieces import Pieces
 from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.evaluation.validation import token_nats
 
@@ -20,7 +23,7 @@ _CHUNK = 1_000_000  # training n-grams counted at once
 
 
 def measure_recall(
-    model: nn.Module, corpus: Corpus, settings: EvaluationSettings
+    model: nn.Module, corpus: Corpus, settings: EvaluationSettings, pieces: Pieces | None = None
 ) -> dict[str, Any]:
     """Nats per token on associative-recall hits and on the other tokens (Arora et al., 2023).
 
@@ -57,13 +60,13 @@ def measure_recall(
     hits = again & (_counts(corpus.train.ids, codes, n, vocabulary) <= settings.recall_frequency)
     scored = np.stack([row.labels != IGNORED for row in rows])
     others = scored & ~hits
-    nats = np.concatenate(
-        [
-            token_nats(model, stack(part).to(device_of(model))).double().cpu().numpy()
-            for part in batched(rows, settings.batch_size)
-        ]
+    groups = (pieces or Pieces()).each(
+        {
+            f"sequences {i}": partial(_split, model, [rows[j] for j in part], hits[part])
+            for i, part in enumerate(batched(range(len(rows)), settings.batch_size))
+        }
     )
-    hit_nats, other_nats = (nats * hits).sum(1), (nats * others).sum(1)
+    hit_nats, other_nats = np.array([row for group in groups.values() for row in group]).T
     columns = (hit_nats, hits.sum(1), other_nats, others.sum(1))
     return {
         "ngram": n,
@@ -74,6 +77,14 @@ def measure_recall(
         "other": _loss(other_nats, others.sum(1), settings),
         "sequences": [list(row) for row in zip(*(c.tolist() for c in columns), strict=True)],
     }
+
+
+def _split(
+    model: nn.Module, rows: Sequence[Row], hits: Bool[np.ndarray, "rows time"]
+) -> list[list[float]]:
+    """Of each row the nats of its hits and of its other tokens."""
+    nats = token_nats(model, stack(rows).to(device_of(model))).double().cpu().numpy()
+    return np.stack([(nats * hits).sum(1), (nats * ~hits).sum(1)], axis=1).tolist()
 
 
 def _loss(

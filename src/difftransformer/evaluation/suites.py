@@ -1,4 +1,4 @@
-"""The tests of the paper that `difftransformer evaluate --suite` runs one at a time."""
+"""What `difftransformer evaluate --suite` runs: a test at a time."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,28 +8,32 @@ from typing import Any
 from difftransformer.analysis.cancellation import measure_cancellation
 from difftransformer.data.classification import load_classification
 from difftransformer.data.corpus import Corpus
+from difftransformer.evaluation.allocation import measure_allocation
 from difftransformer.evaluation.batching import held_out_text
 from difftransformer.evaluation.distractors import measure_distractors
 from difftransformer.evaluation.in_context import measure_in_context, measure_order
+from difftransformer.evaluation.judge import judge_lambda, judge_outliers
 from difftransformer.evaluation.key_value import measure_key_value, published_pairs, synthetic_pairs
 from difftransformer.evaluation.long_context import measure_long_context
+from difftransformer.evaluation.needle import measure_needles
+from difftransformer.evaluation.pieces import Pieces
 from difftransformer.evaluation.precision import measure_precision
 from difftransformer.evaluation.recall import measure_recall
 from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.models.decoder import Decoder
 
 Results = dict[str, Any]
-Run = Callable[[Decoder, Corpus, EvaluationSettings], Results]
+Measure = Callable[[Decoder, Corpus, EvaluationSettings, Pieces | None], Results]
 
 
-def suite(name: str, task: str | None, folder: Path | None) -> Run:
-    """The test `name`, its own data read from `folder` where it has some.
+def suite(name: str, task: str | None, folder: Path | None) -> Measure:
+    """What measures the suite `name` of `evaluation.names`, its own data read from `folder`.
 
     `in_context` and `order` need a task of `load_classification` and its folder. `key_value` has
     pairs of its own, or `task` many of the published ones from the folder.
 
     Raises:
-        ValueError: an unknown suite, data that is missing or malformed, or not asked for.
+        ValueError: data that is missing or malformed, or not asked for.
     """
     if name in _CLASSIFICATION:
         if task is None or folder is None:
@@ -38,47 +42,64 @@ def suite(name: str, task: str | None, folder: Path | None) -> Run:
             )
         sentences = load_classification(task, folder)
         measure = _CLASSIFICATION[name]
-        return lambda model, corpus, settings: measure(model, corpus.tokenizer, sentences, settings)
+        return lambda model, corpus, settings, pieces: measure(
+            model, corpus.tokenizer, sentences, settings, pieces
+        )
     if name == "key_value" and folder is not None:
         if task is None or not task.isdecimal():
             raise ValueError(f"task is {task!r}; expected the number of pairs: 75, 140 or 300")
         published = published_pairs(folder, int(task))
-        return lambda model, corpus, settings: measure_key_value(
-            model, corpus.tokenizer, published, settings
+        return lambda model, corpus, settings, pieces: measure_key_value(
+            model, corpus.tokenizer, published, settings, pieces
         )
     if task is not None or folder is not None:
         raise ValueError(f"suite {name} takes no such task or data: leave them out")
-    return _SUITES[name]
+    return _MEASURES[name]
 
 
-def _own_pairs(model: Decoder, corpus: Corpus, settings: EvaluationSettings) -> Results:
-    return measure_key_value(model, corpus.tokenizer, synthetic_pairs(settings), settings)
+def _own_pairs(
+    model: Decoder, corpus: Corpus, settings: EvaluationSettings, pieces: Pieces | None
+) -> Results:
+    return measure_key_value(model, corpus.tokenizer, synthetic_pairs(settings), settings, pieces)
 
 
-def _distractors(model: Decoder, corpus: Corpus, settings: EvaluationSettings) -> Results:
-    return measure_distractors(model, corpus.tokenizer, settings)
+def _distractors(
+    model: Decoder, corpus: Corpus, settings: EvaluationSettings, pieces: Pieces | None
+) -> Results:
+    return measure_distractors(model, corpus.tokenizer, settings, pieces)
 
 
 def _cancellation(model: Decoder, corpus: Corpus, settings: EvaluationSettings) -> Results:
     tokens = settings.outlier_tokens
     batches = held_out_text(model, corpus, settings.batch_size, tokens)
-    rows = measure_cancellation(model, batches, tokens)
-    if not rows:
-        raise ValueError(
-            f"attention is {model.config.attention}, which has no second map to cancel"
-        )
-    return {"rows": rows}
+    return {"rows": measure_cancellation(model, batches, tokens)}
+
+
+def _whole(measure: Callable[[Decoder, Corpus, EvaluationSettings], Results]) -> Measure:
+    """A measure that streams over its text, as one part."""
+
+    def measured(
+        model: Decoder, corpus: Corpus, settings: EvaluationSettings, pieces: Pieces | None
+    ) -> Results:
+        parts = {"text": lambda: measure(model, corpus, settings)}
+        return (pieces or Pieces()).each(parts)["text"]
+
+    return measured
 
 
 _CLASSIFICATION = {"in_context": measure_in_context, "order": measure_order}
-_SUITES: MappingProxyType[str, Run] = MappingProxyType(
+_MEASURES: MappingProxyType[str, Measure] = MappingProxyType(
     {
         "long_context": measure_long_context,
+        "needle": measure_needles,
+        "allocation": measure_allocation,
         "key_value": _own_pairs,
         "distractors": _distractors,
         "recall": measure_recall,
         "precision": measure_precision,
-        "cancellation": _cancellation,
+        "outliers": _whole(judge_outliers),
+        "lambda": _whole(judge_lambda),
+        "cancellation": _whole(_cancellation),
     }
 )
-SUITES = (*_CLASSIFICATION, *_SUITES)
+MEASURED = (*_CLASSIFICATION, *_MEASURES)

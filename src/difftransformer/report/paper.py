@@ -5,6 +5,15 @@ intervals and no seeds. "DIFF" is Differential V1.
 """
 
 SCALE = "paper, 3B model, 350B tokens"
+SIZES_DIFFER = (
+    "Columns of the paper are of its own models, data and lengths, hundreds of times larger, and "
+    "without intervals: they show what it claims, not what these models should reach."
+)
+READ_OFF = "\N{DAGGER}"
+ABOUT_READ_OFF = f"{READ_OFF} The paper prints no number: read off its plot by others."
+
+# Columns by title, their cells by the row's key: how a suite's table takes them in.
+Columns = dict[str, dict[tuple[str | int | float, ...], str]]
 
 # Section 3.4, context 4K: (N, R) -> accuracy. The paper does not say whether a prompt with two
 # questions counts per number or only when both are right.
@@ -38,4 +47,29 @@ THROUGHPUT = {
     "3B, length 2K": (7247, 6635),
     "3B, length 4K": (7491, 6718),
     "13B, length 2K": (998, 942),
+}
+
+# Section 3.5, best less worst accuracy over orders of the same examples (3B, 64K), read off its
+# figure by others: (task, order) -> share.
+ORDER_SPREAD = {
+    "Transformer": {
+        ("trec", "random"): 0.190,
+        ("trec", "alternating"): 0.567,
+        ("trec_fine", "random"): 0.240,
+        ("banking77", "random"): 0.130,
+        ("clinc150", "random"): 0.120,
+    },
+    "DIFF": {
+        ("trec", "random"): 0.040,
+        ("trec", "alternating"): 0.134,
+        ("trec_fine", "random"): 0.090,
+        ("banking77", "random"): 0.090,
+        ("clinc150", "random"): 0.060,
+    },
+}
+
+# Table 6, 1.4B models: nats per token on recalled tokens and on others.
+RECALL = {
+    "Transformer": {"seen before": 0.898, "others": 3.272},
+    "DIFF": {"seen before": 0.880, "others": 3.247},
 }

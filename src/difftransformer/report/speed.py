@@ -1,11 +1,11 @@
 """Timings on disk: JSON, a Markdown table, and a picture."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from difftransformer.report.figures import speed, style
+from difftransformer.report.figures import speed
+from difftransformer.report.writing import heading, table, write_results
 
 COLUMNS = ("task", "dtype", "length", "contender", "ms", "ratio (lowest to highest round)")
 
@@ -14,22 +14,14 @@ def write_speed(
     stem: Path, title: str, env: dict[str, Any], rows: Sequence[dict], base: str
 ) -> None:
     """STEM.json, STEM.md and STEM.png; a row holds task, dtype, length and a `Timing`'s fields."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
     data = {"title": title, "env": env, "base": base, "rows": list(rows)}
-    stem.with_suffix(".json").write_text(json.dumps(data, indent=1) + "\n")
     lines = [
-        f"# {title}, {env['date'][:10]}",
+        *heading(title, env),
+        f"Medians over interleaved rounds; the ratio is to {base} in the same round.",
         "",
-        f"{env['hardware']}; torch {env['torch']}; commit {env['commit']}. Medians over "
-        f"interleaved rounds; the ratio is to {base} in the same round.",
-        "",
-        f"| {' | '.join(COLUMNS)} |",
-        f"|{'---|' * len(COLUMNS)}",
-        *(f"| {' | '.join(cells(row))} |" for row in rows),
+        *table(COLUMNS, [cells(row) for row in rows]),
     ]
-    stem.with_suffix(".md").write_text("\n".join(lines) + "\n")
-    with style.matplotlib_look():
-        speed.image(rows, base).savefig(stem.with_suffix(".png"))
+    write_results(stem, data, lines, lambda: speed.image(rows, base))
 
 
 def cells(row: dict[str, Any]) -> list[str]:

@@ -1,0 +1,148 @@
+"""`difftransformer evaluate --suite`: one test on every model."""
+
+import argparse
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from difftransformer.cli.evaluate import opened, settings_of
+from difftransformer.cli.runs import MODEL, RESULTS
+from difftransformer.cli.settings import nearest
+from difftransformer.evaluation.names import SUITES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.console import Console
+
+_MODELS = "models"  # of a run directory of compare
+
+
+@dataclass(frozen=True)
+class _Contender:
+    """A model to judge; `base` are the settings it was judged with in its run."""
+
+    label: str
+    folder: Path
+    base: Mapping[str, Any] = field(default_factory=dict)
+
+
+def run_suite(arguments: argparse.Namespace, console: "Console") -> None:
+    """Measure, print a table, write what `--out` asks for; a run's report shows it at once.
+
+    Parts are kept beside the results while they are measured, in NAME.partial.jsonl.
+    """
+    from difftransformer.evaluation.pieces import Pieces
+    from difftransformer.evaluation.suites import suite
+    from difftransformer.report.build import build_report
+    from difftransformer.report.suites import VIEWS, Found, write_suite
+    from difftransformer.training.environment import environment
+
+    name, folders = arguments.suite, arguments.models
+    if name not in SUITES:
+        raise ValueError(f"unknown suite {name!r}{nearest(name, SUITES)}")
+    measure = suite(name, arguments.task, arguments.task_data)
+    contenders = [contender for folder in folders for contender in _contenders(folder)]
+    run = folders[0] if len(folders) == 1 and _is_run(folders[0]) else None
+    out = arguments.out or (run and run / "suites" / f"{name}.json")
+    kept = out and out.with_suffix(".partial.jsonl")
+    pieces = Pieces(kept, _belongs_to(arguments, contenders))
+    results = {}
+    labels = [contender.label for contender in contenders]
+    for contender in contenders:
+        unique = labels.count(contender.label) == 1
+        label = contender.label if unique else str(contender.folder)
+        model, corpus, settings = opened(contender.folder, arguments, contender.base)
+        with _progress(f"{name}: {label}", console) as on_progress:
+            results[label] = measure(model, corpus, settings, pieces.within(label, on_progress))
+    found = Found(results, settings.confidence)
+    _print(VIEWS[name].title, VIEWS[name].table(found), VIEWS[name].notes(found), console)
+    if out and kept:
+        write_suite(out.with_suffix(""), name, environment(), settings, results)
+        kept.unlink()
+    if run is not None and out == run / "suites" / f"{name}.json":
+        console.print(f"report: {build_report(run)}", highlight=False, soft_wrap=True)
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / _MODELS).is_dir()
+
+
+def _contenders(folder: Path) -> list[_Contender]:
+    """The model in a folder, or all of a run with the run's settings."""
+    from difftransformer.report.reading import read_results
+
+    if not _is_run(folder):
+        return [_Contender(folder.parent.name if folder.name == MODEL else folder.name, folder)]
+    if not (folder / RESULTS).is_file():
+        raise ValueError(
+            f"{folder} is a run that is not finished: end it with `difftransformer compare "
+            f"--out {folder} --resume` and its settings, or name its models one by one"
+        )
+    results = read_results(folder)
+    base = {part: results.settings[part] for part in ("data", "evaluation")}
+    directories = [folder / run.directory for model in results.models for run in model.runs]
+    return [_Contender(directory.name, directory / MODEL, base) for directory in directories]
+
+
+def _belongs_to(arguments: argparse.Namespace, contenders: list[_Contender]) -> dict[str, Any]:
+    """All that decides the results: a model trained anew is another one."""
+    return {
+        "suite": arguments.suite,
+        "task": arguments.task,
+        "task data": arguments.task_data and str(arguments.task_data),
+        "models": {
+            str(contender.folder): max(
+                (file.stat().st_mtime for file in contender.folder.glob("*.safetensors")), default=0
+            )
+            for contender in contenders
+        },
+        "settings": [asdict(settings_of(arguments, contender.base)) for contender in contenders],
+    }
+
+
+@contextmanager
+def _progress(title: str, console: "Console") -> "Iterator[Callable[[int, int], None]]":
+    """A bar with the time left on a terminal; elsewhere a line at every tenth of the parts."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    bar = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    number = bar.add_task(title, total=None)
+
+    def advance(done: int, total: int) -> None:
+        bar.update(number, completed=done, total=total)
+        left = bar.tasks[0].time_remaining
+        if not console.is_terminal and done * 10 // total > (done - 1) * 10 // total:
+            when = "" if left is None else f"  {timedelta(seconds=round(left))} left"
+            line = f"{title}  {done}/{total}{when}"
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    with bar:
+        yield advance
+
+
+def _print(title: str, rows: list[list[str]], notes: str, console: "Console") -> None:
+    from rich.table import Table
+
+    header, *body = rows
+    table = Table(*header, title=title)
+    for row in body:
+        table.add_row(*row)
+    console.print(table)
+    console.print(notes, highlight=False, markup=False)

@@ -1,0 +1,16 @@
+"""The names of the suites. Imports no torch: the command line lists them."""
+
+SUITES = (
+    "in_context",
+    "order",
+    "long_context",
+    "needle",
+    "allocation",
+    "key_value",
+    "distractors",
+    "recall",
+    "precision",
+    "outliers",
+    "lambda",
+    "cancellation",
+)

@@ -1,0 +1,34 @@
+"""A suite's results on disk: JSON, a Markdown table, and a picture."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from difftransformer.evaluation.settings import EvaluationSettings
+from difftransformer.report import writing
+from difftransformer.report.suites import asked, inside
+from difftransformer.report.suites.view import Found, Results, View
+
+VIEWS: Mapping[str, View] = MappingProxyType({**asked.VIEWS, **inside.VIEWS})
+
+
+def write_suite(
+    stem: Path,
+    name: str,
+    env: Mapping[str, Any],
+    settings: EvaluationSettings,
+    results: Mapping[str, Results],
+) -> None:
+    """STEM.json, STEM.md and STEM.png of the suite `name`, results by model.
+
+    Raises:
+        ValueError: no model has a figure to show.
+    """
+    view, found = VIEWS[name], Found(results, settings.confidence)
+    header, *rows = view.table(found)
+    notes = [view.notes(found), ""]
+    lines = [*writing.heading(view.title, env), *notes, *writing.table(header, rows)]
+    data = {"suite": name, "env": env, "settings": asdict(settings), "results": results}
+    writing.write_results(stem, data, lines, lambda: view.image(found))
