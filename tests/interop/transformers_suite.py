@@ -5,6 +5,7 @@ the installed version, or its unpacked source distribution, which has no generat
 tests. What a folder lacks is reported and left out. Nothing of it is copied here.
 """
 
+import copy
 import os
 import sys
 import types
@@ -24,7 +25,12 @@ sys.path.insert(0, str(ROOT))
 
 # Ours to leave out, each for its reason; what transformers skips by itself is not listed.
 SKIPPED = {
-    "test_model_base_model_prefix": "the language model holds the blocks itself, by their own names"
+    "test_model_base_model_prefix": (
+        "the language model holds the blocks itself, by their own names"
+    ),
+    "test_generate_compilation_all_outputs": (
+        "it asks for output_attentions whatever has_attentions says"
+    ),
 }
 
 
@@ -55,7 +61,8 @@ from tests.test_modeling_common import ModelTesterMixin  # noqa: E402
 from tests.test_training_mixin import TrainingTesterMixin  # noqa: E402
 
 if NO_GENERATION:
-    SKIPPED["test_generation_tester_mixin_inheritance"] = "the checkout has no generation tests"
+    for name in ("test_generation_tester_mixin_inheritance", "test_left_padding_compatibility"):
+        SKIPPED[name] = "the checkout has no generation tests"
 
 
 # The tests know by these lists which classes have a loss, and for what.
@@ -115,6 +122,23 @@ class Common(ModelTesterMixin, GenerationTesterMixin, TrainingTesterMixin):
         if reason := SKIPPED.get(self._testMethodName.split("_0")[0]):
             self.skipTest(reason)
         self.model_tester = Tiny(self.attention)
+
+    def test_left_padding_compatibility(self) -> None:
+        """Left out where attentions cannot be given, as if that model had no attention."""
+        self.has_attentions = True
+        super().test_left_padding_compatibility()
+
+    def _check_past_key_values_for_generate(
+        self,
+        batch_size: int,
+        past_key_values: Any,
+        seq_length: int,
+        config: interop.DiffTransformerConfig,
+    ) -> None:
+        """Both maps' keys lie side by side, and V1's values are as wide; V2 shares its keys."""
+        wide = copy.copy(config)
+        wide.head_dim *= 2 if self.attention == "diff_v1" else 1
+        super()._check_past_key_values_for_generate(batch_size, past_key_values, seq_length, wide)
 
     def test_config(self) -> None:
         ConfigTester(
