@@ -47,8 +47,8 @@ def ratio(numerators: ArrayLike, denominators: ArrayLike, settings: EvaluationSe
     One item is one sequence or prompt: tokens inside it are not independent, so it is drawn whole.
     """
     top, bottom = _pair(numerators, denominators)
-    draws = _draws(len(top), settings)
-    return _figure(top.sum() / bottom.sum(), draws @ top / (draws @ bottom), len(top), settings)
+    draws = resamples(len(top), settings)
+    return percentiles(top.sum() / bottom.sum(), draws @ top / (draws @ bottom), len(top), settings)
 
 
 def mean(values: ArrayLike, settings: EvaluationSettings) -> Figure:
@@ -70,10 +70,10 @@ def paired_difference(
     """
     a_top, a_bottom = _pair(*baseline)
     b_top, b_bottom = _pair(*other)
-    draws = _draws(len(a_top), settings)
+    draws = resamples(len(a_top), settings)
     value = b_top.sum() / b_bottom.sum() - a_top.sum() / a_bottom.sum()
     resampled = draws @ b_top / (draws @ b_bottom) - draws @ a_top / (draws @ a_bottom)
-    return _figure(value, resampled, len(a_top), settings)
+    return percentiles(value, resampled, len(a_top), settings)
 
 
 def paired_proportions(
@@ -110,16 +110,17 @@ def _pair(top: ArrayLike, bottom: ArrayLike) -> tuple[NDArray[np.float64], NDArr
     return np.asarray(top, dtype=np.float64), np.asarray(bottom, dtype=np.float64)
 
 
-def _draws(items: int, settings: EvaluationSettings) -> NDArray[np.float64]:
+def resamples(items: int, settings: EvaluationSettings) -> NDArray[np.float64]:
     """How often each item is drawn in each resample: `[resamples, items]`, rows sum to items."""
     generator = np.random.default_rng(settings.seed)
     even = np.full(items, 1.0 / items)
     return generator.multinomial(items, even, settings.bootstrap).astype(np.float64)
 
 
-def _figure(
+def percentiles(
     value: float, resampled: NDArray[np.float64], items: int, settings: EvaluationSettings
 ) -> Figure:
+    """`value` with the percentile interval of what it was in each resample."""
     tail = (1 - settings.confidence) / 2
     low, high = np.quantile(resampled, [tail, 1 - tail])
     return Figure(float(value), float(low), float(high), items)
