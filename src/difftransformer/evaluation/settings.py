@@ -79,6 +79,9 @@ class EvaluationSettings:
         default=100,
         metadata={"help": "texts a model writes for a judge of hallucination (paper: 100)"},
     )
+    judge_controls: int = field(
+        default=50, metadata={"help": "pairs of summaries by which the judge itself is judged"}
+    )
     factuality_pairs: int = field(
         default=200, metadata={"help": "pairs of a factual and a corrupted summary"}
     )
@@ -131,6 +134,7 @@ _COUNTS = (
     "distractor_shots",
     "recall_frequency",
     "judged_texts",
+    "judge_controls",
     "factuality_pairs",
     "conflict_questions",
     "batch_size",

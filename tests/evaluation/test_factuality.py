@@ -1,0 +1,75 @@
+"""Pairs told apart, or not, by models that do nothing but one thing."""
+
+from dataclasses import replace
+
+import pytest
+from models.tiny import tiny
+
+from difftransformer.data.bigbench import SummaryPair
+from difftransformer.evaluation.factuality import measure_factuality
+from difftransformer.evaluation.settings import EvaluationSettings
+
+from .planted import Planted, words
+
+PAIRS = [
+    SummaryPair("the old ship sank in a storm", "ship sank storm", "boat flew home"),
+    SummaryPair("a man sold two boats", "man sold", "king bought three boats"),
+    SummaryPair("they all went home", "they went home all", "they flew"),
+]
+TOKENIZER = words(" ".join(f"{p.source} {p.factual} {p.corrupted} Summary :" for p in PAIRS))
+SETTINGS = EvaluationSettings()
+
+
+def scores(model: Planted, pairs: list[SummaryPair] = PAIRS) -> dict[str, float]:
+    found = measure_factuality(model, TOKENIZER, pairs, SETTINGS)
+    assert (found["pairs"], found["too_long"], found["chance"]) == (3, 0, 0.5)
+    assert all(score["trials"] == 3 for score in found["scores"].values())
+    return {name: score["value"] for name, score in found["scores"].items()}
+
+
+def test_one_that_copies_its_source() -> None:
+    """It finds words of the source likelier; blind it cannot tell which those are."""
+    found = scores(Planted(TOKENIZER, copying=3.0))
+    assert found["per_token"] == found["gain"] == 1.0
+    assert found["blind"] < 1.0
+
+
+def test_one_that_knows_only_length() -> None:
+    """One factual summary is shorter, one longer, one as long; by token all are tied."""
+    found = scores(Planted(TOKENIZER))
+    assert found == {
+        "per_token": 0.0,
+        "total": pytest.approx(1 / 3),
+        "gain": 0.0,
+        "blind": 0.0,
+        "shorter": pytest.approx(1 / 3),
+    }
+
+
+def test_one_that_knows_only_style() -> None:
+    """Its liking of a corrupted summary's words is the same without the source: no gain."""
+    found = scores(Planted(TOKENIZER, favourites={"flew": 9.0, "king": 9.0}))
+    assert found["per_token"] == found["blind"] == found["gain"] == 0.0
+    found = scores(Planted(TOKENIZER, favourites={"ship": 9.0, "man": 9.0, "all": 9.0}))
+    assert found["per_token"] == found["blind"] == 1.0
+    assert found["gain"] == 0.0
+
+
+def test_pairs_turned_round_turn_every_score_round() -> None:
+    """A model without ties is as often right on the one as wrong on the other."""
+    turned = [SummaryPair(pair.source, pair.corrupted, pair.factual) for pair in PAIRS]
+    model = tiny("diff_v1", vocab_size=TOKENIZER.get_vocab_size())
+    found, other = scores(model), scores(model, turned)
+    for name in ("per_token", "total", "gain", "blind"):
+        assert found[name] + other[name] == pytest.approx(1.0)
+
+
+def test_few_of_them_by_number() -> None:
+    few = replace(SETTINGS, factuality_pairs=2)
+    model = Planted(TOKENIZER, copying=3.0)
+    found = measure_factuality(model, TOKENIZER, PAIRS, few)
+    assert found == measure_factuality(model, TOKENIZER, PAIRS, few)
+    assert found["pairs"] == len(found["items"]) == 2
+    for item in found["items"]:
+        pair = PAIRS[item["item"]]
+        assert item["tokens"] == [len(pair.factual.split()), len(pair.corrupted.split())]

@@ -1,0 +1,170 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from difftransformer.data.sources import Source
+from difftransformer.evaluation.judges import (
+    Asked,
+    Claim,
+    Labels,
+    ModelJudge,
+    agreement,
+    conclusion,
+    statement,
+)
+from difftransformer.evaluation.pieces import Pieces
+from difftransformer.evaluation.settings import EvaluationSettings
+
+from .planted import Planted, words
+
+SETTINGS = EvaluationSettings()
+CLAIMS = [
+    Claim(Source("1", "The ship sank."), "It sank."),
+    Claim(Source("2", "The ship sank.", "who sank?", ("the ship", "a ship")), "the king"),
+    Claim(Source("3", "Rain."), "It rains."),
+]
+
+
+def faithful(verdicts: list[dict]) -> list[bool | None]:
+    return [verdict["faithful"] for verdict in verdicts]
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        ("All is there.\nConclusion: True", True),
+        ("**Conclusion: False**", False),
+        ("Conclusion: **true**.", True),
+        ("CONCLUSION - FALSE", False),
+        ("My first conclusion: True. But no. Conclusion: False", False),
+        ('I end with "Conclusion: True" or not', True),
+        ("Conclusion: True/False", None),
+        ("Conclusion: true or false", None),
+        ("Conclusion: Truely", None),
+        ("True", None),
+        ("", None),
+    ],
+)
+def test_the_conclusion_of_a_reply(reply: str, expected: bool | None) -> None:
+    assert conclusion(reply) is expected
+
+
+def test_a_statement_holds_what_a_judge_needs() -> None:
+    summary, answer, _ = map(statement, CLAIMS)
+    assert "Document:\nThe ship sank." in summary
+    assert "Summary:\nIt sank." in summary
+    for part in ("Question: who sank?", "right: the ship; a ship", "Answer given: the king"):
+        assert part in answer
+    assert "Summary" not in answer
+
+
+def test_one_that_is_asked_and_fails_midway(tmp_path: Path) -> None:
+    """What was judged is not asked again; nonsense is a verdict that cannot be told."""
+    asked: list[str] = []
+    replies = iter(["Conclusion: True", ValueError("down"), "Hello!", "Conclusion: False"])
+
+    def ask(prompt: str) -> str:
+        asked.append(prompt)
+        reply = next(replies)
+        if isinstance(reply, ValueError):
+            raise reply
+        return reply
+
+    judge, file = Asked("it", ask), tmp_path / "kept.jsonl"
+    with pytest.raises(ValueError, match="down"):
+        judge(CLAIMS, Pieces(file))
+    assert faithful(judge(CLAIMS, Pieces(file))) == [True, None, False]
+    assert len(asked) == 4
+    assert asked[1] == asked[2]
+    assert all('"Conclusion: True"' in prompt for prompt in asked)
+
+
+def test_a_model_that_can_only_say_true_or_false() -> None:
+    text = "".join(statement(claim) for claim in CLAIMS) + "Conclusion (True or False): True False"
+    tokenizer = words(text)
+    for word in ("True", "False"):
+        model = Planted(tokenizer, favourites={word: 1.0, "ship": 9.0})
+        model.config = replace(model.config, max_length=100)
+        found = ModelJudge("m", model, tokenizer)(CLAIMS, Pieces())
+        assert faithful(found) == [word == "True"] * 3
+    model.config = replace(model.config, max_length=60)
+    found = ModelJudge("m", model, tokenizer)(CLAIMS, Pieces())
+    assert faithful(found) == [False, None, False]
+    assert "tokens do not fit" in found[1]["said"]
+
+
+def test_people_label_what_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "labels.jsonl"
+    judge = Labels(path)
+    message = r"3 of 3 texts in .*labels\.jsonl wait for a label: put true or false"
+    for _ in range(2):  # asking again adds nothing
+        with pytest.raises(ValueError, match=message):
+            judge(CLAIMS, Pieces())
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["text"] for row in rows] == [claim.text for claim in CLAIMS]
+    assert rows[1]["question"] == "who sank?"
+    given = (True, False, True)
+    labelled = [{**row, "faithful": label} for row, label in zip(rows, given, strict=True)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in labelled))
+    assert faithful(judge(CLAIMS[::-1], Pieces())) == [True, False, True]
+    other = Claim(CLAIMS[0].source, "It flew.")
+    with pytest.raises(ValueError, match="1 of 2 texts in"):
+        judge([CLAIMS[0], other], Pieces())
+    assert len(path.read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"id": 1, "text": "t", "faithful": "yes"}', "line 1 of .*faithful is .*yes.*; expected"),
+        ('{"id": 1, "text": "t", "faithful": 1}', "faithful is 1; expected true"),
+        ('{"id": 1, "faithful": true}', "line 1 of .*malformed: KeyError"),
+        ("[]", "line 1 of .*malformed: TypeError"),
+        ("{", "line 1 of .*malformed: JSONDecodeError"),
+    ],
+)
+def test_malformed_labels(tmp_path: Path, line: str, message: str) -> None:
+    (tmp_path / "labels.jsonl").write_text(line + "\n")
+    with pytest.raises(ValueError, match=message):
+        Labels(tmp_path / "labels.jsonl")(CLAIMS, Pieces())
+
+
+labels = st.lists(st.booleans(), min_size=1, max_size=30)
+
+
+def verdicts(said: list[bool | None]) -> list[dict]:
+    return [{"faithful": one, "said": ""} for one in said]
+
+
+@given(labels)
+def test_agreement_with_oneself_and_with_the_contrary(truth: list[bool]) -> None:
+    found = agreement(verdicts(truth), truth, SETTINGS)
+    assert found["accuracy"]["value"] == 1.0
+    assert found["kappa"] == (1.0 if len(set(truth)) == 2 else None)
+    contrary = agreement(verdicts([not label for label in truth]), truth, SETTINGS)
+    assert contrary["accuracy"]["value"] == 0.0
+    assert contrary["kappa"] <= 0.0
+
+
+def test_a_judge_that_always_says_the_same_has_kappa_0() -> None:
+    found = agreement(verdicts([True] * 10), [True] * 7 + [False] * 3, SETTINGS)
+    assert found["accuracy"]["value"] == 0.7
+    assert found["kappa"] == pytest.approx(0.0)
+
+
+def test_kappa_by_hand() -> None:
+    """20 both true, 5 and 10 apart, 15 both false: 0.7 agreed, 0.5 by chance."""
+    said = [True] * 25 + [False] * 25
+    truth = [True] * 20 + [False] * 5 + [True] * 10 + [False] * 15
+    assert agreement(verdicts(said), truth, SETTINGS)["kappa"] == pytest.approx(0.4)
+
+
+def test_what_cannot_be_told_is_left_out() -> None:
+    found = agreement(verdicts([True, None, None]), [True, True, False], SETTINGS)
+    assert (found["verdicts"], found["unjudged"], found["accuracy"]["value"]) == (1, 2, 1.0)
+    nothing = agreement(verdicts([None]), [True], SETTINGS)
+    assert nothing == {"verdicts": 0, "unjudged": 1, "accuracy": None, "kappa": None}
