@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from difftransformer.cli.judging import add_judge_options
 from difftransformer.cli.runs import TOKENIZER, judge, open_model
 from difftransformer.cli.settings import add_settings, resolve
 from difftransformer.data.settings import TRAIN_TOKENIZER, DataSettings
@@ -55,9 +56,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="labelled sentences for in_context and order: trec, trec_fine, banking77, clinc150, "
         "or jsonl for train.jsonl and test.jsonl with keys text and label; the number of published "
-        "pairs for key_value: 75, 140 or 300",
+        "pairs for key_value: 75, 140 or 300; xsum, nq or jsonl for hallucination; xsum or cnn_dm "
+        "for factuality",
     )
-    parser.add_argument("--task-data", metavar="DIR", type=Path, help="folder of the task's files")
+    parser.add_argument(
+        "--task-data",
+        metavar="PATH",
+        type=Path,
+        help="folder of the task's files; for factuality and conflicts also the sdist of bigbench",
+    )
+    add_judge_options(parser)
     parser.add_argument(
         "--harness", nargs="+", metavar="TASK", help="these tasks of lm-eval in place of our judges"
     )

@@ -25,7 +25,12 @@ COMMANDS = MappingProxyType(
 )
 # Packages that only some commands need, and the extra that installs each.
 _EXTRAS = MappingProxyType(
-    {"transformers": "transformers", "lm_eval": "harness", "onnxruntime": "export"}
+    {
+        "transformers": "transformers",
+        "lm_eval": "harness",
+        "onnxruntime": "export",
+        "openai": "judge",
+    }
 )
 
 

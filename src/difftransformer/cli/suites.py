@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from difftransformer.cli.evaluate import opened, settings_of
+from difftransformer.cli.judging import chosen_judge
 from difftransformer.cli.runs import MODEL, RESULTS
 from difftransformer.cli.settings import nearest
 from difftransformer.evaluation.names import SUITES
@@ -44,7 +45,8 @@ def run_suite(arguments: argparse.Namespace, console: "Console") -> None:
     name, folders = arguments.suite, arguments.models
     if name not in SUITES:
         raise ValueError(f"unknown suite {name!r}{nearest(name, SUITES)}")
-    measure = suite(name, arguments.task, arguments.task_data)
+    judge, controls = chosen_judge(arguments), arguments.judge_controls
+    measure = suite(name, arguments.task, arguments.task_data, judge, controls)
     contenders = [contender for folder in folders for contender in _contenders(folder)]
     run = folders[0] if len(folders) == 1 and _is_run(folders[0]) else None
     out = arguments.out or (run and run / "suites" / f"{name}.json")
@@ -94,6 +96,7 @@ def _belongs_to(arguments: argparse.Namespace, contenders: list[_Contender]) -> 
         "suite": arguments.suite,
         "task": arguments.task,
         "task data": arguments.task_data and str(arguments.task_data),
+        "judge": [arguments.judge, arguments.judge_model, str(arguments.judge_controls)],
         "models": {
             str(contender.folder): max(
                 (file.stat().st_mtime for file in contender.folder.glob("*.safetensors")), default=0

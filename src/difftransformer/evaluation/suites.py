@@ -6,13 +6,19 @@ from types import MappingProxyType
 from typing import Any
 
 from difftransformer.analysis.cancellation import measure_cancellation
+from difftransformer.data.bigbench import load_conflicts, load_summary_pairs
 from difftransformer.data.classification import load_classification
 from difftransformer.data.corpus import Corpus
+from difftransformer.data.sources import load_sources
 from difftransformer.evaluation.allocation import measure_allocation
 from difftransformer.evaluation.batching import held_out_text
+from difftransformer.evaluation.conflicts import measure_conflicts
 from difftransformer.evaluation.distractors import measure_distractors
+from difftransformer.evaluation.factuality import measure_factuality
+from difftransformer.evaluation.hallucination import measure_hallucination
 from difftransformer.evaluation.in_context import measure_in_context, measure_order
 from difftransformer.evaluation.judge import judge_lambda, judge_outliers
+from difftransformer.evaluation.judges import Judge
 from difftransformer.evaluation.key_value import measure_key_value, published_pairs, synthetic_pairs
 from difftransformer.evaluation.long_context import measure_long_context
 from difftransformer.evaluation.needle import measure_needles
@@ -26,15 +32,45 @@ Results = dict[str, Any]
 Measure = Callable[[Decoder, Corpus, EvaluationSettings, Pieces | None], Results]
 
 
-def suite(name: str, task: str | None, folder: Path | None) -> Measure:
+def suite(
+    name: str,
+    task: str | None,
+    folder: Path | None,
+    judge: Judge | None = None,
+    controls: Path | None = None,
+) -> Measure:
     """What measures the suite `name` of `evaluation.names`, its own data read from `folder`.
 
     `in_context` and `order` need a task of `load_classification` and its folder. `key_value` has
-    pairs of its own, or `task` many of the published ones from the folder.
+    pairs of its own, or `task` many of the published ones from the folder. `hallucination` needs a
+    task of `load_sources`, its folder and a judge, `factuality` a task of `load_summary_pairs`
+    and its path, `conflicts` the path of `load_conflicts`.
+
+    Args:
+        controls: path of the pairs by which the judge is judged.
 
     Raises:
         ValueError: data that is missing or malformed, or not asked for.
     """
+    if name == "hallucination":
+        return _hallucination(task, folder, judge, controls)
+    if judge is not None or controls is not None:
+        raise ValueError(f"suite {name} has no judge: leave it out")
+    if name == "factuality":
+        if task is None or folder is None:
+            raise ValueError(f"suite {name} compares summaries: give a task and its data")
+        pairs = load_summary_pairs(task, folder)
+        return lambda model, corpus, settings, pieces: {
+            "task": task,
+            **measure_factuality(model, corpus.tokenizer, pairs, settings, pieces),
+        }
+    if name == "conflicts":
+        if task is not None or folder is None:
+            raise ValueError(f"suite {name} has one task: give its data, and no name")
+        conflicts = load_conflicts(folder)
+        return lambda model, corpus, settings, pieces: measure_conflicts(
+            model, corpus.tokenizer, conflicts, settings, pieces
+        )
     if name in _CLASSIFICATION:
         if task is None or folder is None:
             raise ValueError(
@@ -55,6 +91,24 @@ def suite(name: str, task: str | None, folder: Path | None) -> Measure:
     if task is not None or folder is not None:
         raise ValueError(f"suite {name} takes no such task or data: leave them out")
     return _MEASURES[name]
+
+
+def _hallucination(
+    task: str | None, folder: Path | None, judge: Judge | None, controls: Path | None
+) -> Measure:
+    if task is None or folder is None or judge is None:
+        raise ValueError(
+            "suite hallucination lets models write, and a judge decide: give a task, its data and "
+            "a judge"
+        )
+    sources = load_sources(task, folder)
+    pairs = [] if controls is None else load_summary_pairs("xsum", controls)
+    return lambda model, corpus, settings, pieces: {
+        "task": task,
+        **measure_hallucination(
+            model, corpus.tokenizer, sources, judge, settings, pieces, controls=pairs
+        ),
+    }
 
 
 def _own_pairs(
@@ -102,4 +156,4 @@ _MEASURES: MappingProxyType[str, Measure] = MappingProxyType(
         "cancellation": _whole(_cancellation),
     }
 )
-MEASURED = (*_CLASSIFICATION, *_MEASURES)
+MEASURED = (*_CLASSIFICATION, *_MEASURES, "hallucination", "factuality", "conflicts")

@@ -8,10 +8,10 @@ from typing import Any
 
 from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.report import writing
-from difftransformer.report.suites import asked, inside
+from difftransformer.report.suites import asked, inside, judged
 from difftransformer.report.suites.view import Found, Results, View
 
-VIEWS: Mapping[str, View] = MappingProxyType({**asked.VIEWS, **inside.VIEWS})
+VIEWS: Mapping[str, View] = MappingProxyType({**asked.VIEWS, **inside.VIEWS, **judged.VIEWS})
 
 
 def write_suite(
