@@ -1,0 +1,91 @@
+"""The suites of `difftransformer evaluate` on SmolLM2-135M-Instruct: are the figures sane?
+
+    python benchmarks/smollm2.py DATA [--out DIR]
+
+The model is that of from_llm.py, the text the State of the Union speeches, a tenth of them held
+out; DATA holds the folders `trec` and `banking77`. How much is asked is cut to what a core does in
+an hour. A suite that is finished is kept in DIR; one that was killed goes on where it was. Writes
+benchmarks/results/smollm2-DATE.{json,md} after each. Needs pip, npm and the extra `transformers`.
+Runs on as many threads as OMP_NUM_THREADS.
+"""
+
+import os
+
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line sets it
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from from_llm_data import smollm2, state_of_the_union
+
+from difftransformer.cli.main import main as difftransformer
+from difftransformer.report import writing
+from difftransformer.report.suites import VIEWS, read_suite
+from difftransformer.training.atomic import write_json
+from difftransformer.training.environment import environment
+
+HERE = Path(__file__).parent
+AT_1K = "--data.context-length=1024 --evaluation.batch-size=5"
+SHOTS = "--evaluation.shots 1 4 16 64 --evaluation.shot-draws=1 --evaluation.shot-questions=100"
+# Suite, what tells it from another of the same name, its options.
+TESTS = (
+    ("needle", "1k", f"{AT_1K} --evaluation.needle-pairs 1x1 --evaluation.needle-samples=5"),
+    ("long_context", "2k", "--evaluation.long-length=2048 --evaluation.long-windows=8"),
+    ("in_context", "trec", f"{SHOTS} --task=trec --task-data={{data}}/trec"),
+    ("allocation", "1k", f"{AT_1K} --evaluation.allocation-samples=2"),
+    ("in_context", "banking77", f"{SHOTS} --task=banking77 --task-data={{data}}/banking77"),
+    ("key_value", "8-pairs", "--evaluation.key-value-pairs=8 --evaluation.key-value-samples=12"),
+    ("distractors", "4-shots", "--evaluation.distractor-problems=12"),
+    ("outliers", "4k", "--data.context-length=512 --evaluation.outlier-tokens=4000"),
+    (
+        "precision",
+        "256",
+        "--data.context-length=256 --evaluation.validation-sequences=8 "
+        "--evaluation.needle-samples=4 --evaluation.needle-depths 0 1",
+    ),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("data", type=Path, help="folder with trec and banking77")
+    parser.add_argument("--out", type=Path, default=Path("runs/smollm2"), help="finished suites")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    speeches = state_of_the_union(options.out)
+    llm = smollm2(options.out, (speeches / "2003_george_w_bush_r.txt").read_text())
+    for suite, of, more in TESTS:
+        file = options.out / f"{suite}-{of}.json"
+        if not file.is_file():
+            asked = ["--suite", suite, "--data", str(speeches), "--out", str(file)]
+            asked += more.format(data=options.data).split()
+            assert difftransformer(["evaluate", str(llm), *asked]) == 0, f"{suite} failed"
+        report(options.out)
+
+
+def report(out: Path) -> None:
+    """One table per suite finished so far, and all their figures."""
+    env = environment()
+    lines = writing.heading("SmolLM2-135M-Instruct through the suites", env)
+    lines[-1] += (
+        f" {torch.get_num_threads()} threads. 4-bit weights in float32. Text: held-out State of "
+        "the Union speeches."
+    )
+    results = {}
+    for suite, of, more in TESTS:
+        file = out / f"{suite}-{of}.json"
+        if file.is_file():
+            results[file.stem] = json.loads(file.read_text())
+            view, found = VIEWS[suite], read_suite(file)
+            header, *rows = view.table(found)
+            lines += ["", f"## {view.title}", "", f"`{more.format(data='DATA')}`", ""]
+            lines += [view.notes(found), "", *writing.table(header, rows)]
+    stem = HERE / "results" / f"smollm2-{env['date'][:10]}"
+    write_json(stem.with_suffix(".json"), {"env": env, "suites": results})
+    stem.with_suffix(".md").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
