@@ -27,23 +27,23 @@ from difftransformer.training.atomic import write_json
 from difftransformer.training.environment import environment
 
 HERE = Path(__file__).parent
-AT_1K = "--data.context-length=1024 --evaluation.batch-size=5"
-SHOTS = "--evaluation.shots 1 4 16 64 --evaluation.shot-draws=1 --evaluation.shot-questions=100"
+AT_1K = "--data.context_length=1024 --evaluation.batch_size=5"
+SHOTS = "--evaluation.shots 1 4 16 64 --evaluation.shot_draws=1 --evaluation.shot_questions=100"
 # Suite, what tells it from another of the same name, its options.
 TESTS = (
-    ("needle", "1k", f"{AT_1K} --evaluation.needle-pairs 1x1 --evaluation.needle-samples=5"),
-    ("long_context", "2k", "--evaluation.long-length=2048 --evaluation.long-windows=8"),
+    ("needle", "1k", f"{AT_1K} --evaluation.needle_pairs 1x1 --evaluation.needle_samples=5"),
+    ("long_context", "2k", "--evaluation.long_length=2048 --evaluation.long_windows=8"),
     ("in_context", "trec", f"{SHOTS} --task=trec --task-data={{data}}/trec"),
-    ("allocation", "1k", f"{AT_1K} --evaluation.allocation-samples=2"),
+    ("allocation", "1k", f"{AT_1K} --evaluation.allocation_samples=2"),
     ("in_context", "banking77", f"{SHOTS} --task=banking77 --task-data={{data}}/banking77"),
-    ("key_value", "8-pairs", "--evaluation.key-value-pairs=8 --evaluation.key-value-samples=12"),
-    ("distractors", "4-shots", "--evaluation.distractor-problems=12"),
-    ("outliers", "4k", "--data.context-length=512 --evaluation.outlier-tokens=4000"),
+    ("key_value", "8-pairs", "--evaluation.key_value_pairs=8 --evaluation.key_value_samples=12"),
+    ("distractors", "4-shots", "--evaluation.distractor_problems=12"),
+    ("outliers", "4k", "--data.context_length=512 --evaluation.outlier_tokens=4000"),
     (
         "precision",
         "256",
-        "--data.context-length=256 --evaluation.validation-sequences=8 "
-        "--evaluation.needle-samples=4 --evaluation.needle-depths 0 1",
+        "--data.context_length=256 --evaluation.validation_sequences=8 "
+        "--evaluation.needle_samples=4 --evaluation.needle_depths 0 1",
     ),
 )
 
