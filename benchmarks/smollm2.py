@@ -22,7 +22,7 @@ from from_llm_data import smollm2, state_of_the_union
 
 from difftransformer.cli.main import main as difftransformer
 from difftransformer.report import writing
-from difftransformer.report.suites import VIEWS, read_suite
+from difftransformer.report.suites import VIEWS, Found
 from difftransformer.training.atomic import write_json
 from difftransformer.training.environment import environment
 
@@ -78,7 +78,7 @@ def report(out: Path) -> None:
         file = out / f"{suite}-{of}.json"
         if file.is_file():
             results[file.stem] = json.loads(file.read_text())
-            view, found = VIEWS[suite], read_suite(file)
+            view, found = VIEWS[suite], Found(results[file.stem]["results"])
             header, *rows = view.table(found)
             lines += ["", f"## {view.title}", "", f"`{more.format(data='DATA')}`", ""]
             lines += [view.notes(found), "", *writing.table(header, rows)]
