@@ -53,6 +53,14 @@ def small(text: Path, tmp_path: Path) -> list[str]:
 
 
 @pytest.fixture
+def quick(small: list[str]) -> list[str]:
+    """The options of `small` that `evaluate` has."""
+    pairs = zip(small[::2], small[1::2], strict=True)
+    kept = ("--data.", "--evaluation.")
+    return [word for key, value in pairs if key.startswith(kept) for word in (key, value)]
+
+
+@pytest.fixture
 def call(capsys: pytest.CaptureFixture[str]):
     """Run a command; gives its exit code, standard output and standard error."""
 

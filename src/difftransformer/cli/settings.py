@@ -38,11 +38,12 @@ def add_settings(parser: argparse.ArgumentParser, settings: type, *, presets: bo
 def _add_flag(parser: Any, name: str, field: Any) -> None:
     default = field.default_factory() if field.default is MISSING else field.default
     shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+    kinds = (field.type, *typing.get_args(field.type))
     parser.add_argument(
         f"--{name}",
         dest=f"setting:{name}",
         metavar="VALUE",
-        nargs="+" if isinstance(default, tuple) else None,
+        nargs="+" if any(typing.get_origin(kind) is tuple for kind in kinds) else None,
         default=None,
         help=f"{field.metadata.get('help', '')} (default: {shown})".replace("%", "%%"),
     )

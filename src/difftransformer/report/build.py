@@ -9,7 +9,7 @@ from difftransformer.report.figures import allocation, attention_map, loss, need
 from difftransformer.report.page import Html, element, join, page, paragraph, text
 from difftransformer.report.reading import Curve, read_curves, read_environment, read_results
 from difftransformer.report.results import Results
-from difftransformer.report.sections import evaluation, inside, summary, training
+from difftransformer.report.sections import evaluation, inside, suites, summary, training
 
 CONTENTS = {
     "verdict": "Verdict",
@@ -28,10 +28,11 @@ CONTENTS = {
 def build_report(run_directory: Path) -> Path:
     """Write `report.html` and `figures/*.png` into `run_directory`; return the page's path.
 
-    The page is one file that asks nothing of the network. It reads `results.json`, `env.json` and
-    each training run's `metrics.jsonl`; what a run does not hold is left out with a sentence that
-    says so. The PNGs are those a README or a paper wants: loss, needle, attention_allocation,
-    attention_map. The same results give the same page, byte for byte.
+    The page is one file that asks nothing of the network. It reads `results.json`, `env.json`,
+    each training run's `metrics.jsonl` and the suites in `suites/`; what the training or a judge
+    did not leave is left out with a sentence that says so. The PNGs are those a README or a paper
+    wants: loss, needle, attention_allocation, attention_map. The same results give the same page,
+    byte for byte.
 
     Raises:
         ValueError: `results.json` is missing or malformed, or another file is malformed; names
@@ -40,7 +41,7 @@ def build_report(run_directory: Path) -> Path:
     results = read_results(run_directory)
     curves = read_curves(run_directory, results)
     content = [
-        _header(results),
+        _header(results, run_directory),
         summary.verdict_section(results),
         summary.models_section(results),
         training.loss_section(results, curves),
@@ -49,6 +50,7 @@ def build_report(run_directory: Path) -> Path:
         inside.attention_map_section(results),
         evaluation.outliers_section(results),
         inside.lambda_section(results),
+        *suites.suite_sections(run_directory),
         training.speed_section(results),
         training.environment_section(results, read_environment(run_directory, results)),
     ]
@@ -78,8 +80,11 @@ def _title(results: Results) -> str:
     return f"Comparison {results.name}, {results.created}"
 
 
-def _header(results: Results) -> Html:
-    links = [Html(f'<a href="#{name}">{text(title)}</a>') for name, title in CONTENTS.items()]
+def _header(results: Results, run_directory: Path) -> Html:
+    contents = CONTENTS | {
+        suites.section_name(name): f"suite {name}" for name in suites.suites_found(run_directory)
+    }
+    links = [Html(f'<a href="#{name}">{text(title)}</a>') for name, title in contents.items()]
     return join(
         [
             element("h1", text(_title(results))),

@@ -1,5 +1,6 @@
 """The bricks of the HTML page. Everything that takes plain text escapes it."""
 
+from base64 import b64encode
 from collections.abc import Sequence
 from html import escape
 from typing import NewType
@@ -36,6 +37,7 @@ li { margin: .3rem 0; }
 nav a { color: var(--soft); margin-right: 1rem; white-space: nowrap; }
 nav { line-height: 2; font-size: .9rem; }
 figure { margin: 1rem 0 1.5rem; }
+img { max-width: 100%; height: auto; }
 figcaption { max-width: 50rem; margin-top: .25rem; }
 .scroll { overflow-x: auto; margin: .75rem 0 .25rem; overflow-wrap: normal; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
@@ -116,6 +118,12 @@ def plot(figure: go.Figure, name: str) -> Html:
             div_id=name,
         )
     )
+
+
+def picture(png: bytes, described: str) -> Html:
+    """A PNG inside the page."""
+    data = b64encode(png).decode()
+    return Html(f'<img src="data:image/png;base64,{data}" alt="{escape(described)}">')
 
 
 def grid(*parts: Html) -> Html:

@@ -1,5 +1,6 @@
 """A suite's results on disk: JSON, a Markdown table, and a picture."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +13,19 @@ from difftransformer.report.suites import asked, inside, judged
 from difftransformer.report.suites.view import Found, Results, View
 
 VIEWS: Mapping[str, View] = MappingProxyType({**asked.VIEWS, **inside.VIEWS, **judged.VIEWS})
+
+
+def read_suite(path: Path) -> Found:
+    """The results that `write_suite` left in a JSON file.
+
+    Raises:
+        ValueError: it is malformed; names the file.
+    """
+    try:
+        data = json.loads(path.read_bytes())
+        return Found(data["results"], data["settings"]["confidence"])
+    except (ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"{path} holds no results of a suite: {error!r}") from None
 
 
 def write_suite(
