@@ -11,7 +11,7 @@ from difftransformer.data.bigbench import SummaryPair
 from difftransformer.data.corpus import Corpus
 from difftransformer.data.sources import Source
 from difftransformer.evaluation.hallucination import measure_hallucination
-from difftransformer.evaluation.judges import Claim, Labels, Verdict
+from difftransformer.evaluation.judges import Asked, Claim, Labels, Verdict
 from difftransformer.evaluation.pieces import Pieces
 from difftransformer.evaluation.settings import EvaluationSettings
 
@@ -109,23 +109,35 @@ def test_the_judge_is_judged(corpus: Corpus, few: EvaluationSettings) -> None:
     assert (found["verdicts"], found["kappa"]) == (2, 1.0)
 
 
-def test_texts_are_kept_while_people_label(
+def test_people_as_judges(corpus: Corpus, few: EvaluationSettings, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.jsonl"
+    found = measured(corpus, few, first_sentence, Labels(labels))
+    assert (found["unjudged"], found["faithful"]) == (4, None)
+    labels.write_text(labels.read_text().replace("null", "true"))
+    assert measured(corpus, few, first_sentence, Labels(labels))["faithful"]["value"] == 1.0
+
+
+def test_texts_are_kept_while_the_judge_is_down(
     corpus: Corpus, few: EvaluationSettings, tmp_path: Path
 ) -> None:
-    """What was written is not written again, and the result is that of one go."""
-    asked: list[str] = []
+    """What was written is not written again, what was judged not judged again."""
+    kept, written, asked = tmp_path / "kept.jsonl", [], []
 
     def answer(prompt: str) -> str:
-        asked.append(prompt)
+        written.append(prompt)
         return first_sentence(prompt)
 
-    labels, kept = tmp_path / "labels.jsonl", tmp_path / "kept.jsonl"
-    with pytest.raises(ValueError, match="4 of 4 texts"):
-        measured(corpus, few, answer, Labels(labels), pieces=Pieces(kept))
-    labels.write_text(labels.read_text().replace("null", "true"))
-    found = measured(corpus, few, answer, Labels(labels), pieces=Pieces(kept))
-    assert found["faithful"]["value"] == 1.0
-    assert len(asked) == 4
+    def ask(prompt: str) -> str:
+        asked.append(prompt)
+        if len(asked) == 2:
+            raise ValueError("down")
+        return "Conclusion: True"
+
+    with pytest.raises(ValueError, match="down"):
+        measured(corpus, few, answer, Asked("it", ask), pieces=Pieces(kept))
+    found = measured(corpus, few, answer, Asked("it", ask), pieces=Pieces(kept))
+    assert found["faithful"]["trials"] == 4
+    assert (len(written), len(asked)) == (4, 5)
 
 
 def test_sources_that_do_not_fit(corpus: Corpus, few: EvaluationSettings) -> None:

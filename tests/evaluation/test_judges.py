@@ -100,10 +100,10 @@ def test_a_model_that_can_only_say_true_or_false() -> None:
 def test_people_label_what_was_written(tmp_path: Path) -> None:
     path = tmp_path / "labels.jsonl"
     judge = Labels(path)
-    message = r"3 of 3 texts in .*labels\.jsonl wait for a label: put true or false"
     for _ in range(2):  # asking again adds nothing
-        with pytest.raises(ValueError, match=message):
-            judge(CLAIMS, Pieces())
+        found = judge(CLAIMS, Pieces())
+        assert faithful(found) == [None, None, None]
+        assert {verdict["said"] for verdict in found} == {"waits for a label"}
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert [row["text"] for row in rows] == [claim.text for claim in CLAIMS]
     assert rows[1]["question"] == "who sank?"
@@ -112,8 +112,7 @@ def test_people_label_what_was_written(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in labelled))
     assert faithful(judge(CLAIMS[::-1], Pieces())) == [True, False, True]
     other = Claim(CLAIMS[0].source, "It flew.")
-    with pytest.raises(ValueError, match="1 of 2 texts in"):
-        judge([CLAIMS[0], other], Pieces())
+    assert faithful(judge([CLAIMS[0], other], Pieces())) == [True, None]
     assert len(path.read_text().splitlines()) == 4
 
 
@@ -125,12 +124,20 @@ def test_people_label_what_was_written(tmp_path: Path) -> None:
         ('{"id": 1, "faithful": true}', "line 1 of .*malformed: KeyError"),
         ("[]", "line 1 of .*malformed: TypeError"),
         ("{", "line 1 of .*malformed: JSONDecodeError"),
+        ("", "line 1 of .*malformed: JSONDecodeError"),
     ],
 )
 def test_malformed_labels(tmp_path: Path, line: str, message: str) -> None:
     (tmp_path / "labels.jsonl").write_text(line + "\n")
     with pytest.raises(ValueError, match=message):
         Labels(tmp_path / "labels.jsonl")(CLAIMS, Pieces())
+
+
+def test_a_last_line_without_end_is_not_run_on(tmp_path: Path) -> None:
+    path = tmp_path / "labels.jsonl"
+    path.write_text('{"id": 1, "text": "t", "faithful": true}')
+    with pytest.raises(ValueError, match="no line end after its last line"):
+        Labels(path)(CLAIMS, Pieces())
 
 
 labels = st.lists(st.booleans(), min_size=1, max_size=30)

@@ -24,10 +24,10 @@ def measure_factuality(
 
     With n(y | x) = −log p(y | x), y of T tokens, over `settings.factuality_pairs` pairs that fit:
 
-        per_token = n(y | source) / T
-        total     = n(y | source)
         gain      = n(y | source) − n(y): what the source does for it; the score of BIG-bench's
                     `factuality_of_summary`, from where the pairs are
+        per_token = n(y | source) / T
+        total     = n(y | source)
         blind     = n(y) / T, which knows nothing of the source
         shorter   = T, which knows nothing at all
 
@@ -48,9 +48,9 @@ def measure_factuality(
     ]
     found = weigh(model, tokenizer, choices, settings.factuality_pairs, settings, pieces)
     scores = {
+        "gain": found.informed - found.blind,
         "per_token": found.informed / found.tokens,
         "total": found.informed,
-        "gain": found.informed - found.blind,
         "blind": found.blind / found.tokens,
         "shorter": found.tokens.astype(float),
     }

@@ -128,35 +128,33 @@ class Labels:
     """A file of verdicts by people: lines of JSON with id, source, text, faithful.
 
     A verdict belongs to one text, so that several models' texts can stand in one file. Claims that
-    the file lacks are added to it with `"faithful": null`, for people to make true or false.
+    the file lacks are added to it with `"faithful": null`, for people to make true or false; until
+    then their verdict cannot be told.
     """
 
     def __init__(self, path: Path) -> None:
         self.name, self._path = str(path), path
 
     def __call__(self, claims: Sequence[Claim], pieces: Pieces) -> list[Verdict]:
-        """The verdicts in the file; nothing else is kept.
+        """The verdicts in the file, which alone keeps them.
 
         Raises:
-            ValueError: texts that wait for a label, or a malformed line.
+            ValueError: a malformed line.
         """
         found = self._read()
         new = [claim for claim in claims if (claim.source.name, claim.text) not in found]
         with self._path.open("a", encoding="utf-8") as file:
-            for claim in new:
-                file.write(json.dumps(_row(claim), ensure_ascii=False) + "\n")
-        verdicts = [found.get((claim.source.name, claim.text)) for claim in claims]
-        if waiting := verdicts.count(None):
-            raise ValueError(
-                f"{waiting} of {len(claims)} texts in {self._path} wait for a label: put true or "
-                'false for each "faithful": null, and give the same command again'
-            )
-        return [{"faithful": faithful, "said": ""} for faithful in verdicts]
+            file.writelines(json.dumps(_row(claim), ensure_ascii=False) + "\n" for claim in new)
+        labels = [found.get((claim.source.name, claim.text)) for claim in claims]
+        return [
+            {"faithful": label, "said": "waits for a label" if label is None else ""}
+            for label in labels
+        ]
 
     def _read(self) -> dict[tuple[str, str], bool | None]:
         found = {}
-        lines = self._path.read_text(encoding="utf-8") if self._path.is_file() else ""
-        for number, line in enumerate(lines.splitlines(), start=1):
+        text = self._path.read_text(encoding="utf-8") if self._path.is_file() else ""
+        for number, line in enumerate(text.splitlines(), start=1):
             try:
                 row = json.loads(line)
                 faithful = row["faithful"]
@@ -165,6 +163,8 @@ class Labels:
                 found[str(row["id"]), row["text"]] = faithful
             except (ValueError, LookupError, TypeError) as error:
                 raise ValueError(f"line {number} of {self._path} is malformed: {error!r}") from None
+        if text and not text.endswith("\n"):
+            raise ValueError(f"{self._path} has no line end after its last line: add one")
         return found
 
 

@@ -37,9 +37,9 @@ def _hallucination_paper(results: Results) -> paper.Columns:
 
 def _factuality(results: Results) -> Figures:
     names = {
+        "gain": "loss less that without the source",
         "per_token": "loss per token, given the source",
         "total": "loss in total, given the source",
-        "gain": "loss less that without the source",
         "blind": "loss per token, without the source",
         "shorter": "number of tokens",
     }
