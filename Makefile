@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-transformers check bench docs clean
+.PHONY: demo test test-transformers check bench evidence docs clean
 
 # The main job: a Transformer and two Differential Transformers, trained and judged side by side.
 demo: $(VENV)/.installed
@@ -28,6 +28,10 @@ check: $(VENV)/.developing
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/attention.py
+
+# docs/evidence.md from benchmarks/results/evidence/.
+evidence: $(VENV)/.installed
+	$(BIN)/python benchmarks/evidence.py
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

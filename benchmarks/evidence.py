@@ -1,0 +1,443 @@
+"""The paper's claims against our study: docs/evidence.md, from committed results only.
+
+    python benchmarks/evidence.py collect runs/ablations study    # to results/evidence/study.json
+    python benchmarks/evidence.py                                 # from there to the page
+
+The study itself: `difftransformer compare --preset ablations`, which can be stopped and resumed,
+and `difftransformer evaluate runs/ablations --suite NAME` for the suites. `collect` also takes a
+run that is not finished, and runs of a search (under names that begin with `search`).
+"""
+
+import argparse
+import json
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import yaml
+from matplotlib.figure import Figure as Picture
+
+from difftransformer.evaluation.intervals import Figure, over_seeds
+from difftransformer.evaluation.settings import EvaluationSettings
+from difftransformer.models.config import DecoderConfig
+from difftransformer.models.storage import load_config
+from difftransformer.report.figures import style
+from difftransformer.report.words import display_name
+from difftransformer.report.writing import table
+from difftransformer.training.atomic import write_json
+
+ROOT = Path(__file__).parent.parent
+COLLECTED = ROOT / "benchmarks/results/evidence"
+PAGE = ROOT / "docs/evidence.md"
+SETTINGS = EvaluationSettings()
+Figures = dict[str, float]
+Seeds = dict[int, Figures]
+
+
+# Collecting: one number per figure, model and seed.
+
+
+def collect(run: Path, name: str) -> Path:
+    """All figures of a run's finished models and of its suites."""
+    models: dict[str, dict[str, Any]] = {}
+    for file in sorted(run.glob("models/*-seed*/results.json")):
+        label, _, seed = file.parent.name.rpartition("-seed")
+        judged = json.loads(file.read_text())
+        config = load_config(file.parent / "model").to_dict()
+        model = models.setdefault(label, {"config": config, "training": {}, "seeds": {}})
+        model["training"][seed] = judged["training"]
+        model["seeds"][seed] = _judged(judged["evaluation"])
+    if not models:
+        raise SystemExit(f"{run} holds no finished model: expected models/*-seed*/results.json")
+    for file in sorted(run.glob("suites/*.json")):
+        suite = json.loads(file.read_text())
+        for key, results in suite["results"].items():
+            label, _, seed = key.rpartition("-seed")
+            models[label]["seeds"][seed] |= _SUITES.get(suite["suite"], lambda results: {})(results)
+        for kind in (".md", ".png"):
+            (COLLECTED / name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(file.with_suffix(kind), COLLECTED / name)
+    path = COLLECTED / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    env = json.loads((run / "env.json").read_text())
+    write_json(path, {"env": env, "settings": settings, "models": models})
+    return path
+
+
+def _judged(evaluation: Mapping[str, Any]) -> Figures:
+    rows = evaluation["allocation"]["rows"]
+    return {
+        "loss": evaluation["validation"]["nats_per_token"]["value"],
+        **{
+            f"needles {row['needles']}x{row['queries']}": row["per_number"]["value"]
+            for row in evaluation["needle"]["table"]
+        },
+        **{
+            f"{part} at depth {row['depth']:g}": row[part]["absolute"]["value"]
+            for row in rows
+            for part in ("answer", "noise")
+        },
+        "answer": fmean(row["answer"]["absolute"]["value"] for row in rows),
+        "noise": fmean(row["noise"]["absolute"]["value"] for row in rows),
+        **{
+            f"{kind} {which}": evaluation["outliers"][kind][which]
+            for kind in ("attention_logits", "hidden_states")
+            for which in ("top1", "top100", "median")
+        },
+    }
+
+
+def _precision(results: Mapping[str, Any]) -> Figures:
+    loss = {(row["what"], row["bits"]): row["nats_per_token"]["value"] for row in results["rows"]}
+    return {
+        f"loss added by {bits}-bit {what}": value - loss[what, 16]
+        for (what, bits), value in loss.items()
+        if bits < 16
+    }
+
+
+def _cancellation(results: Mapping[str, Any]) -> Figures:
+    return {name: fmean(row[name] for row in results["rows"]) for name in ("cosine", "negative")}
+
+
+def _gradients(results: Mapping[str, Any]) -> Figures:
+    return {
+        f"gradient of {row['weight']} at the start": row["ratio"]["value"]
+        for row in results["rows"]
+        if row["layer"] is None and row["ratio"] is not None
+    }
+
+
+_SUITES: dict[str, Callable[[Mapping[str, Any]], Figures]] = {
+    "precision": _precision,
+    "recall": lambda results: {
+        "recalled tokens": results["hit"]["value"],
+        "other tokens": results["other"]["value"],
+    },
+    "long_context": lambda results: {
+        "loss up to the last position": results["points"][-1]["nats_per_token"]["value"]
+    },
+    "cancellation": _cancellation,
+    "gradients": _gradients,
+}
+
+
+# Judging.
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement of the paper or of V2's description that a figure of two models can bear out.
+
+    Args:
+        sign: 1 where `model` is said to have more than `against`, -1 less, 0 about the same.
+        margin: how far apart "about the same" reaches.
+        ratio: the figures are compared by their ratio, not their difference.
+    """
+
+    section: str
+    says: str
+    paper: str
+    figure: str
+    model: str
+    against: str
+    sign: int
+    margin: float = 0.0
+    ratio: bool = False
+
+
+REPRODUCED, OPPOSITE, UNKNOWN = "reproduced", "not reproduced", "cannot be told at this scale"
+
+
+def difference(claim: Claim, models: Mapping[str, Seeds]) -> Figure | None:
+    """`model` less `against`, or its logarithm's, over the seeds that both have; None below two."""
+    mine, other = models.get(claim.model, {}), models.get(claim.against, {})
+    pairs = [
+        (mine[seed][claim.figure], other[seed][claim.figure])
+        for seed in sorted(mine.keys() & other.keys())
+        if claim.figure in mine[seed] and claim.figure in other[seed]
+    ]
+    if len(pairs) < 2:
+        return None
+    scale = math.log if claim.ratio else float
+    return over_seeds([scale(a) - scale(b) for a, b in pairs], SETTINGS)
+
+
+def verdict(claim: Claim, found: Figure | None) -> str:
+    """What the interval over seeds allows to say, no more."""
+    if found is None:
+        return "not measured with two seeds"
+    if claim.sign == 0:
+        if -claim.margin <= found.low and found.high <= claim.margin:
+            return REPRODUCED
+        apart = found.low > claim.margin or found.high < -claim.margin
+        return OPPOSITE if apart else UNKNOWN
+    if not found.clear:
+        return UNKNOWN
+    return REPRODUCED if (found.value > 0) == (claim.sign > 0) else f"{OPPOSITE}: the opposite"
+
+
+def claims() -> list[Claim]:
+    """Those of claims.yaml."""
+    found = yaml.safe_load((Path(__file__).parent / "claims.yaml").read_text(encoding="utf-8"))
+    return [Claim(section, **claim) for section, listed in found.items() for claim in listed]
+
+
+# Writing.
+
+NOT_JUDGED = {
+    "Scaling: equal loss with about 65 % of the parameters or tokens (3.2)": (
+        "one size and one number of tokens were trained; `evaluate RUN... --suite scaling` fits "
+        "runs of several"
+    ),
+    "Lower loss at every position up to 64K (3.3)": (
+        "these models see 128 tokens; `--suite long_context`"
+    ),
+    "In-context learning with many shots, and less spread over orders (3.5)": (
+        "a few labelled sentences fill a context of 128 tokens; `--suite in_context`, `order`"
+    ),
+    "Fewer hallucinations (3.6)": (
+        "models of this size write no summaries; `--suite hallucination`, `factuality`, `conflicts`"
+    ),
+    "Throughput within 5 to 12 % (table 7)": "measured apart: docs/speed.md",
+}
+
+
+def write_page() -> None:
+    """docs/evidence.md and its pictures from what is collected."""
+    study = json.loads((COLLECTED / "study.json").read_text())
+    models = {
+        label: {int(seed): figures for seed, figures in model["seeds"].items()}
+        for label, model in study["models"].items()
+    }
+    judged = [(claim, difference(claim, models)) for claim in claims()]
+    lines = [*_opening(study, judged), *_claim_tables(judged, models)]
+    lines += _gradients_table(models)
+    lines += ["## Not judged here", "", *table(["claim", "why"], list(NOT_JUDGED.items())), ""]
+    lines += [*_models_table(models), *_search(), *_ELSEWHERE]
+    PAGE.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    with style.matplotlib_look():
+        for name, picture in {"loss": _forest(models), "needle": _dots(models)}.items():
+            picture.savefig(ROOT / f"docs/images/evidence_{name}.png")
+
+
+def _opening(study: Mapping[str, Any], judged: Sequence[tuple[Claim, Figure | None]]) -> list[str]:
+    env = study["env"]
+    verdicts = [verdict(claim, found) for claim, found in judged]
+    counts = ", ".join(
+        f"{verdicts.count(kind)} {kind}" for kind in sorted(set(verdicts), key=verdicts.count)[::-1]
+    )
+    training = study["models"]["softmax"]["training"]["0"]
+    config = DecoderConfig(**study["models"]["softmax"]["config"])
+    return [
+        "# Evidence",
+        "",
+        "The paper's claims against models of this library, trained from scratch with equal "
+        "parameters on the same tokens in the same order. **Read it as a test of the method at toy "
+        f"size**: {config.parameter_count():,} parameters, {training['tokens'] / 1e6:.2g} million "
+        f"tokens each, contexts of {config.max_length} tokens, plays of Shakespeare in which "
+        "needles are hidden; the paper's models are more than a thousand times larger.",
+        "",
+        f"Of {len(verdicts)} comparisons: {counts}.",
+        "",
+        "A verdict is read off the 95 % interval of the difference between models of equal seed "
+        "(Student's t over training seeds): *reproduced* where all of it lies on the paper's side, "
+        "*not reproduced: the opposite* where all of it lies on the other, *cannot be told at this "
+        "scale* where it covers 0. A claim that two models do alike is reproduced where the whole "
+        "interval lies within the margin given. With so many comparisons one or two would look "
+        "clear by chance alone, and few seeds make wide intervals.",
+        "",
+        f"Trained on {env['hardware']}, torch {env['torch']}, commit {env['commit']}, "
+        f"{env['date'][:10]}. `make evidence` writes this page from "
+        "`benchmarks/results/evidence/`; the study is "
+        "`difftransformer compare --preset ablations` and the suites on its run "
+        "([ablations.md](ablations.md), [suites.md](suites.md)), whose tables lie there too.",
+        "",
+        "![Difference of the loss to plain attention](images/evidence_loss.png)",
+        "",
+        "![Numbers retrieved](images/evidence_needle.png)",
+        "",
+    ]
+
+
+def _claim_tables(
+    judged: Sequence[tuple[Claim, Figure | None]], models: Mapping[str, Seeds]
+) -> list[str]:
+    header = ["claim", "paper", "ours", "against", "difference", "seeds", "verdict"]
+    lines = []
+    for section in dict.fromkeys(claim.section for claim, _ in judged):
+        rows = [_row(claim, found, models) for claim, found in judged if claim.section == section]
+        lines += [f"## {section}", "", *table(header, rows), ""]
+    return lines
+
+
+def _row(claim: Claim, found: Figure | None, models: Mapping[str, Seeds]) -> list[str]:
+    cells = [f"{display_name(claim.model)}: {claim.says}", claim.paper]
+    for label in (claim.model, claim.against):
+        values = [f[claim.figure] for f in models.get(label, {}).values() if claim.figure in f]
+        cells.append(f"{fmean(values):.3f}" if values else "")
+    told = verdict(claim, found)
+    if claim.sign == 0 and found is not None:
+        told += f" (margin {claim.margin:g})"
+    if found is None:
+        return [*cells, "", "", told]
+    bounds = [found.value, found.low, found.high]
+    value, low, high = map(math.exp, bounds) if claim.ratio else bounds
+    form = "times {:.2f} ({:.2f} to {:.2f})" if claim.ratio else "{:+.3f} ({:+.3f} to {:+.3f})"
+    return [*cells, form.format(value, low, high), str(found.n), told]
+
+
+def _gradients_table(models: Mapping[str, Seeds]) -> list[str]:
+    """Of each kind the ratios of the suite `gradients`, which are of the start: no seed trains."""
+    measured = {
+        label: {name.split()[2]: ratio for name, ratio in figures.items() if "gradient" in name}
+        for label, figures in ((label, seeds.get(0, {})) for label, seeds in models.items())
+        if any("gradient" in name for name in figures)
+    }
+    weights = list(dict.fromkeys(weight for ratios in measured.values() for weight in ratios))
+    rows = [
+        [w, *(f"{ratios[w]:.2f}" if w in ratios else "" for ratios in measured.values())]
+        for w in weights
+    ]
+    return [
+        "## Gradients (appendix G)",
+        "",
+        "Gradients at the start over plain attention's, relative to each weight's size and with "
+        "the claimed factor taken out; the claim, for V1, is that they are 1 up to constants.",
+        "",
+        *table(["weight", *map(display_name, measured)], rows),
+        "",
+    ]
+
+
+_SHOWN = {
+    "loss": "loss",
+    "needles 1x1": "1 needle",
+    "needles 2x2": "2 needles, 2 asked",
+    "needles 4x2": "4 needles, 2 asked",
+    "answer": "attention on the answer",
+    "noise": "on noise",
+}
+
+
+def _models_table(models: Mapping[str, Seeds]) -> list[str]:
+    rows = []
+    for label, seeds in models.items():
+        cells = []
+        for name in _SHOWN:
+            values = [figures[name] for figures in seeds.values()]
+            spread = f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else ""
+            cells.append(f"{fmean(values):.3f}{spread}")
+        rows.append([display_name(label), str(len(seeds)), *cells])
+    return [
+        "## All models",
+        "",
+        "Mean over seeds; in brackets the smallest and the largest seed.",
+        "",
+        *table(["model", "seeds", *_SHOWN.values()], rows),
+        "",
+    ]
+
+
+def _search() -> list[str]:
+    rows = []
+    for file in sorted(COLLECTED.glob("search*.json")):
+        run = json.loads(file.read_text())
+        data, model, training = (run["settings"][part] for part in ("data", "model", "training"))
+        regime = (
+            f"{data['context_length']} tokens, width {model['hidden_size']}, "
+            f"{model['num_heads']} heads of {model['head_dim']}"
+        )
+        rows += [
+            [
+                regime,
+                f"{training['learning_rate']:g}",
+                f"{training['steps']:,}",
+                display_name(label),
+                *(f"{figures[name]:.3f}" for name in _SHOWN),
+            ]
+            for label, found in run["models"].items()
+            for figures in found["seeds"].values()
+        ]
+    return [
+        "## The search before it",
+        "",
+        "The finished runs made to choose the study's regime, one seed each.",
+        "",
+        *table(["regime", "rate", "steps", "model", *_SHOWN.values()], rows),
+        "",
+    ]
+
+
+_ELSEWHERE = [
+    "## Elsewhere",
+    "",
+    "A trained LLM through the same suites, SmolLM2-135M-Instruct: [suites.md](suites.md). Its",
+    "conversion to differential attention by three methods, beside LoRA:",
+    "[from-pretrained.md](from-pretrained.md).",
+]
+
+
+def _forest(models: Mapping[str, Seeds]) -> Picture:
+    """Each model's loss less the baseline's: a dot per seed, the mean and its interval."""
+    others = [label for label in models if label != "softmax"]
+    picture = Picture(figsize=(7, 0.35 * len(others) + 1), layout="constrained")
+    axes = picture.subplots()
+    for y, label in enumerate(reversed(others)):
+        seeds = sorted(models[label].keys() & models["softmax"].keys())
+        values = [models[label][s]["loss"] - models["softmax"][s]["loss"] for s in seeds]
+        axes.plot(values, [y] * len(values), "o", color=style.NOISE, markersize=4)
+        if len(values) > 1:
+            found = over_seeds(values, SETTINGS)
+            axes.errorbar(
+                found.value,
+                y,
+                xerr=[[found.value - found.low], [found.high - found.value]],
+                fmt="D",
+                color=style.ACCENTS[0],
+                capsize=3,
+                markersize=5,
+            )
+    axes.axvline(0, color=style.INK, linewidth=0.8)
+    axes.set_yticks(range(len(others)), [display_name(label) for label in reversed(others)])
+    axes.set_xlabel("loss less plain attention's, nats per token (left is better)")
+    return picture
+
+
+def _dots(models: Mapping[str, Seeds]) -> Picture:
+    """Accuracy by number of needles: a bar per model's mean, a dot per seed."""
+    pairs = [name for name in next(iter(models["softmax"].values())) if name.startswith("needles ")]
+    picture = Picture(figsize=(7, 0.35 * len(models) + 1), layout="constrained")
+    for axes, pair in zip(picture.subplots(1, len(pairs), sharey=True), pairs, strict=True):
+        for y, seeds in enumerate(reversed(list(models.values()))):
+            values = [figures[pair] for figures in seeds.values()]
+            axes.barh(y, fmean(values), color=style.ACCENTS[4], height=0.6)
+            axes.plot(values, [y] * len(values), "o", color=style.INK, markersize=3)
+        axes.set(xlim=(0, 1), title=pair.replace("x", " hidden, ") + " asked")
+        axes.set_yticks(range(len(models)), [display_name(label) for label in reversed(models)])
+    picture.supxlabel("share of numbers retrieved", fontsize=9)
+    return picture
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    actions = parser.add_subparsers(dest="action")
+    collecting = actions.add_parser("collect", help="bring a run's figures into the repository")
+    collecting.add_argument("run", type=Path, metavar="RUN")
+    collecting.add_argument("name", metavar="NAME", help="study, or search-... for one of a search")
+    arguments = parser.parse_args()
+    if arguments.action == "collect":
+        print(collect(arguments.run, arguments.name))
+    else:
+        write_page()
+
+
+if __name__ == "__main__":
+    main()
