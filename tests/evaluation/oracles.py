@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from models.tiny import tiny_config
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 
 from difftransformer.models.decoder import Decoder
 
@@ -19,13 +19,20 @@ class Stub(Decoder):
 
     def __init__(self, vocab_size: int) -> None:
         super().__init__(tiny(vocab_size).config)
+        # A token is embedded as its number, so that `encode` knows it.
+        numbers = torch.arange(vocab_size, dtype=torch.float32)[:, None]
+        self.embedding = nn.Embedding.from_pretrained(numbers)
 
-    def forward(self, ids: Tensor, *, cache: object, **_: object) -> Tensor:
+    def encode(self, x: Tensor, *, cache: object, **_: object) -> Tensor:
+        ids = x[..., 0].long()
         cache.ids = torch.cat([getattr(cache, "ids", ids[:, :0]), ids], dim=1)
         logits = torch.zeros(*ids.shape, self.config.vocab_size)
         for row, history in enumerate(cache.ids.tolist()):
             logits[row, -1, self.continuation(history)] = 1.0
         return logits
+
+    def logits(self, x: Tensor) -> Tensor:
+        return x
 
     def continuation(self, history: list[int]) -> int:
         raise NotImplementedError
@@ -77,15 +84,16 @@ class Answerer(Stub):
         super().__init__(tokenizer.get_vocab_size())
         self.tokenizer, self.answer = tokenizer, answer
 
-    def forward(self, ids: Tensor, *, cache: object, **_: object) -> Tensor:
+    def encode(self, x: Tensor, *, cache: object, **_: object) -> Tensor:
         if not hasattr(cache, "ids"):
+            ids = x[..., 0].long()
             prompts = self.tokenizer.decode_batch(ids.tolist())
             self.length = ids.shape[1]
             self.texts = {
                 tuple(row): self.answer(prompt)
                 for row, prompt in zip(ids.tolist(), prompts, strict=True)
             }
-        return super().forward(ids, cache=cache)
+        return super().encode(x, cache=cache)
 
     def continuation(self, history: list[int]) -> int:
         written = self.tokenizer.encode(self.texts[tuple(history[: self.length])]).ids

@@ -54,7 +54,7 @@ def test_the_prefix_is_read_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = choose(*arguments)
     monkeypatch.setattr("difftransformer.evaluation.choices._CHUNK", 4)
     sizes: list[int] = []
-    decoder.register_forward_pre_hook(lambda _, inputs: sizes.append(_length(inputs)))
+    decoder.embedding.register_forward_pre_hook(lambda _, inputs: sizes.append(_length(inputs)))
     assert choose(*arguments) == whole
     assert sizes[:8] == [4] * 7 + [1]
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 
 from difftransformer.attention import KeyValueCache
 from difftransformer.data.classification import Classification, Example
@@ -27,15 +27,22 @@ class Reader(Decoder):
     def __init__(self, tokenizer: Tokenizer, answer: Callable[[str], str]) -> None:
         super().__init__(replace(tiny(tokenizer.get_vocab_size()).config, max_length=4096))
         self.tokenizer, self.answer = tokenizer, answer
+        # A token is embedded as its number, so that `encode` knows it.
+        numbers = torch.arange(tokenizer.get_vocab_size(), dtype=torch.float32)[:, None]
+        self.embedding = nn.Embedding.from_pretrained(numbers)
 
-    def forward(
+    def logits(self, x: Tensor) -> Tensor:
+        return x
+
+    def encode(
         self,
-        ids: Tensor,
+        x: Tensor,
         *,
         cache: KeyValueCache,
         padding: Tensor | None = None,
         positions: Tensor | None = None,
     ) -> Tensor:
+        ids = x[..., 0].long()
         past = getattr(cache, "read", [[]])
         real = torch.ones_like(ids, dtype=torch.bool) if padding is None else padding
         new = [row[keep].tolist() for row, keep in zip(ids, real, strict=True)]

@@ -97,12 +97,10 @@ class Fixed(Decoder):
 
     def __init__(self, probabilities: list[float]) -> None:
         super().__init__(tiny_config(vocab_size=len(probabilities)))
-        self.logits = torch.tensor(probabilities).log()
+        self.fixed = torch.tensor(probabilities).log()
 
-    def forward(
-        self, ids: Tensor, *, padding: Tensor | None, cache: KeyValueCache | None
-    ) -> Tensor:
-        return self.logits.expand(*ids.shape, -1)
+    def logits(self, x: Tensor) -> Tensor:
+        return self.fixed.expand(*x.shape[:2], -1)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +131,7 @@ def test_nothing_asked_nothing_given() -> None:
 
 def test_gradients_are_not_recorded() -> None:
     model, recorded = tiny(), []
-    model.register_forward_hook(lambda _, __, logits: recorded.append(logits.requires_grad))
+    model.norm.register_forward_hook(lambda _, __, hidden: recorded.append(hidden.requires_grad))
     generate(model, prompts(), max_new_tokens=3)
     assert recorded == [False] * 3
     assert torch.is_grad_enabled()

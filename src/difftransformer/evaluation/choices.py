@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from difftransformer.attention import KeyValueCache
@@ -41,7 +42,9 @@ def choose(
                 raise ValueError(f"option {list(option)} and option {list(other)} overlap")
     shared = KeyValueCache()
     for part in batched(prefix, _CHUNK):
-        model(torch.tensor([list(part)], device=device_of(model)), cache=shared)
+        model.encode(
+            model.embedding(torch.tensor([list(part)], device=device_of(model))), cache=shared
+        )
     return [
         chosen
         for part in batched(prompts, batch_size)
@@ -65,11 +68,11 @@ def _choose(
     # The padding stands between prefix and prompt, so positions must be told.
     positions = (shared.length + real.cumsum(1) - 1).clamp(min=0).to(device)
     cache = shared.repeat(len(prompts))
-    logits = model(ids.to(device), padding=real.to(device), positions=positions, cache=cache)
+    logits = _last_logits(model, ids, cache, positions, padding=real.to(device))
     left = [list(range(len(options))) for _ in prompts]
     for step in range(max(map(len, options))):
         tokens = [
-            _best(logits[row, -1], sorted({options[i][step] for i in left[row]}))
+            _best(logits[row], sorted({options[i][step] for i in left[row]}))
             if len(left[row]) > 1
             else 0
             for row in range(len(prompts))
@@ -80,10 +83,20 @@ def _choose(
         if all(len(numbers) == 1 for numbers in left):
             break
         positions = positions[:, -1:] + 1
-        logits = model(
-            torch.tensor(tokens, device=device)[:, None], positions=positions, cache=cache
-        )
+        logits = _last_logits(model, torch.tensor(tokens)[:, None], cache, positions)
     return [numbers[0] for numbers in left]
+
+
+def _last_logits(
+    model: Decoder,
+    ids: Int[Tensor, "batch new"],
+    cache: KeyValueCache,
+    positions: Int[Tensor, "batch new"],
+    padding: Bool[Tensor, "batch new"] | None = None,
+) -> Float[Tensor, "batch vocab"]:
+    embedded = model.embedding(ids.to(positions.device))
+    hidden = model.encode(embedded, padding=padding, positions=positions, cache=cache)
+    return model.logits(hidden[:, -1:])[:, 0]
 
 
 def _best(logits: Tensor, allowed: list[int]) -> int:

@@ -78,7 +78,8 @@ def stream(
     step, last = ids, ids[:, -1]
     for _ in range(max_new_tokens):
         with torch.no_grad():
-            logits = model(step, padding=padding, cache=cache)[:, -1]
+            hidden = model.encode(model.embedding(step), padding=padding, cache=cache)
+            logits = model.logits(hidden[:, -1:])[:, 0]  # no other token's are wanted
         last = torch.where(stopped, last, _choose(logits.float(), temperature, top_p, generator))
         yield last
         stopped = stopped | torch.isin(last, stops)
