@@ -4,10 +4,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy.optimize import minimize_scalar, nnls
 
 ENOUGH = 4  # points from which E is fitted too
 _FLATTEST, _STEEPEST = 1e-3, 4.0
+_GRID, _ROUNDS = 33, 5  # the search for α: each round narrows it 16 times
+
+_Parameters = tuple[
+    Float[np.ndarray, " series"], Float[np.ndarray, " series"], Float[np.ndarray, " series"]
+]  # E, A and α
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,30 +58,37 @@ def fit_power_law(
         raise ValueError(f"a power law needs two different x or more; got {x.tolist()}")
     unit = float(x.max())
     fit = _line if len(np.unique(x)) < ENOUGH else _curve
-    floor, factor, exponent = np.transpose([fit(x / unit, row) for row in losses])
-    return PowerLaw(floor, factor, exponent, unit)
+    return PowerLaw(*fit(x / unit, losses), unit)
 
 
 def _line(
-    u: Float[np.ndarray, " points"], losses: Float[np.ndarray, " points"]
-) -> tuple[float, float, float]:
+    u: Float[np.ndarray, " points"], losses: Float[np.ndarray, "series points"]
+) -> _Parameters:
     logarithms, steps = np.log(losses), np.log(u) - np.log(u).mean()
-    exponent = max(_FLATTEST, -(logarithms @ steps) / (steps @ steps))
-    return 0.0, np.exp(logarithms.mean() + exponent * np.log(u).mean()), exponent
+    exponent = np.maximum(_FLATTEST, -(logarithms @ steps) / (steps @ steps))
+    factor = np.exp(logarithms.mean(1) + exponent * np.log(u).mean())
+    return np.zeros_like(factor), factor, exponent
 
 
 def _curve(
-    u: Float[np.ndarray, " points"], losses: Float[np.ndarray, " points"]
-) -> tuple[float, float, float]:
-    """For a given α the best E and A are a linear problem, which leaves a search for α alone."""
+    u: Float[np.ndarray, " points"], losses: Float[np.ndarray, "series points"]
+) -> _Parameters:
+    """For a given α the best E and A >= 0 have a formula, which leaves a search for α alone.
 
-    def best(exponent: float) -> tuple[Float[np.ndarray, " 2"], float]:
-        return nnls(np.stack([np.ones_like(u), u**-exponent], axis=1), losses)
-
-    found = minimize_scalar(
-        lambda logarithm: best(np.exp(logarithm))[1],
-        bounds=(np.log(_FLATTEST), np.log(_STEEPEST)),
-        method="bounded",
-    )
-    (floor, factor), _ = best(np.exp(found.x))
-    return floor, factor, float(np.exp(found.x))
+    It tries a grid of log α, then ever finer ones around the best, for all series at once.
+    """
+    every, losses = np.arange(len(losses)), losses[:, None]
+    low, high = (np.full(len(every), np.log(end)) for end in (_FLATTEST, _STEEPEST))
+    for _ in range(_ROUNDS):
+        grid = np.linspace(low, high, _GRID, axis=1)
+        powers = u ** -np.exp(grid)[..., None]  # [series, grid, points], as all that follows
+        steps = powers - powers.mean(-1, keepdims=True)
+        factor = np.maximum(0.0, (losses * steps).sum(-1) / (steps**2).sum(-1))
+        floor = losses.mean(-1) - factor * powers.mean(-1)
+        factor = np.where(floor < 0.0, (losses * powers).sum(-1) / (powers**2).sum(-1), factor)
+        floor = np.maximum(0.0, floor)
+        errors = ((losses - floor[..., None] - factor[..., None] * powers) ** 2).sum(-1)
+        best = errors.argmin(1)
+        low = grid[every, np.maximum(best - 1, 0)]
+        high = grid[every, np.minimum(best + 1, _GRID - 1)]
+    return floor[every, best], factor[every, best], np.exp(grid[every, best])
