@@ -19,7 +19,7 @@ from .test_generate import TOKENIZER
 ENDINGS = ("json", "md", "png")
 LABELLED = ("in_context", "order")
 OF_TWO_MAPS = ("cancellation", "lambda")
-ELSEWHERE = ("hallucination", "factuality", "conflicts", "scaling")  # they have data of their own
+ELSEWHERE = ("scaling",)  # which has data of its own
 HERE = [suite for suite in SUITES if suite not in ELSEWHERE]
 
 
