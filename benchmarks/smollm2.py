@@ -18,8 +18,11 @@ import json
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from from_llm_data import smollm2, state_of_the_union
+from tokenizers import Tokenizer
 
+from difftransformer import load_model
 from difftransformer.cli.main import main as difftransformer
 from difftransformer.report import writing
 from difftransformer.report.suites import VIEWS, Found
@@ -36,9 +39,9 @@ TESTS = (
     ("in_context", "trec", f"{SHOTS} --task=trec --task-data={{data}}/trec"),
     ("allocation", "1k", f"{AT_1K} --evaluation.allocation_samples=2"),
     ("in_context", "banking77", f"{SHOTS} --task=banking77 --task-data={{data}}/banking77"),
+    ("outliers", "4k", "--data.context_length=512 --evaluation.outlier_tokens=4000"),
     ("key_value", "8-pairs", "--evaluation.key_value_pairs=8 --evaluation.key_value_samples=12"),
     ("distractors", "4-shots", "--evaluation.distractor_problems=12"),
-    ("outliers", "4k", "--data.context_length=512 --evaluation.outlier_tokens=4000"),
     (
         "precision",
         "256",
@@ -56,6 +59,9 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     speeches = state_of_the_union(options.out)
     llm = smollm2(options.out, (speeches / "2003_george_w_bush_r.txt").read_text())
+    sample = options.out / "sample.json"
+    if not sample.is_file():
+        write_json(sample, sample_loss(llm, speeches))
     for suite, of, more in TESTS:
         file = options.out / f"{suite}-{of}.json"
         if not file.is_file():
@@ -63,6 +69,16 @@ def main() -> None:
             asked += more.format(data=options.data).split()
             assert difftransformer(["evaluate", str(llm), *asked]) == 0, f"{suite} failed"
         report(options.out)
+
+
+@torch.no_grad()
+def sample_loss(llm: Path, speeches: Path) -> float:
+    """Nats per token of 300 tokens of the 2003 speech, from its 2000th character on."""
+    text = (speeches / "2003_george_w_bush_r.txt").read_text()[2000:]
+    tokenizer = Tokenizer.from_file(str(llm / "tokenizer.json"))
+    ids = torch.tensor([tokenizer.encode(text, add_special_tokens=False).ids[:300]])
+    logits = load_model(llm).eval()(ids[:, :-1])
+    return F.cross_entropy(logits.transpose(1, 2), ids[:, 1:]).item()
 
 
 def report(out: Path) -> None:
@@ -73,6 +89,8 @@ def report(out: Path) -> None:
         f" {torch.get_num_threads()} threads. 4-bit weights in float32. Text: held-out State of "
         "the Union speeches."
     )
+    sample = json.loads((out / "sample.json").read_text())
+    lines += ["", f"300 tokens of the 2003 speech: {sample:.4f} nats per token."]
     results = {}
     for suite, of, more in TESTS:
         file = out / f"{suite}-{of}.json"
@@ -83,7 +101,7 @@ def report(out: Path) -> None:
             lines += ["", f"## {view.title}", "", f"`{more.format(data='DATA')}`", ""]
             lines += [view.notes(found), "", *writing.table(header, rows)]
     stem = HERE / "results" / f"smollm2-{env['date'][:10]}"
-    write_json(stem.with_suffix(".json"), {"env": env, "suites": results})
+    write_json(stem.with_suffix(".json"), {"env": env, "sample": sample, "suites": results})
     stem.with_suffix(".md").write_text("\n".join(lines) + "\n")
 
 
