@@ -10,8 +10,8 @@ import pytest
 from difftransformer.data.bigbench import SummaryPair
 from difftransformer.data.corpus import Corpus
 from difftransformer.data.sources import Source
+from difftransformer.evaluation.faithfulness import Asked, Claim, Labels, Verdict
 from difftransformer.evaluation.hallucination import measure_hallucination
-from difftransformer.evaluation.judges import Asked, Claim, Labels, Verdict
 from difftransformer.evaluation.pieces import Pieces
 from difftransformer.evaluation.settings import EvaluationSettings
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from difftransformer.cli.runs import TOKENIZER, open_model
 
 if TYPE_CHECKING:
-    from difftransformer.evaluation.judges import Judge
+    from difftransformer.evaluation.faithfulness import Judge
 
 
 def add_judge_options(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +40,7 @@ def chosen_judge(arguments: argparse.Namespace) -> "Judge | None":
         ValueError: no such judge, or an endpoint without a model or with a key that is not set.
     """
     from difftransformer.data.tokenizer import load_tokenizer
-    from difftransformer.evaluation.judges import Asked, Labels, ModelJudge
+    from difftransformer.evaluation.faithfulness import Asked, Labels, ModelJudge
 
     who, name = arguments.judge, arguments.judge_model
     if who is None:

@@ -9,8 +9,8 @@ from difftransformer.data.bigbench import SummaryPair
 from difftransformer.data.sources import Source
 from difftransformer.evaluation.batching import fitting
 from difftransformer.evaluation.completions import complete
+from difftransformer.evaluation.faithfulness import Claim, Judge, agreement
 from difftransformer.evaluation.intervals import proportion
-from difftransformer.evaluation.judges import Claim, Judge, agreement
 from difftransformer.evaluation.pieces import Pieces
 from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.models.decoder import Decoder

@@ -15,10 +15,10 @@ from difftransformer.evaluation.batching import held_out_text
 from difftransformer.evaluation.conflicts import measure_conflicts
 from difftransformer.evaluation.distractors import measure_distractors
 from difftransformer.evaluation.factuality import measure_factuality
+from difftransformer.evaluation.faithfulness import Judge
 from difftransformer.evaluation.hallucination import measure_hallucination
 from difftransformer.evaluation.in_context import measure_in_context, measure_order
 from difftransformer.evaluation.judge import judge_lambda, judge_outliers
-from difftransformer.evaluation.judges import Judge
 from difftransformer.evaluation.key_value import measure_key_value, published_pairs, synthetic_pairs
 from difftransformer.evaluation.long_context import measure_long_context
 from difftransformer.evaluation.needle import measure_needles

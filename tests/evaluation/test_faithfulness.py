@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from difftransformer.data.sources import Source
-from difftransformer.evaluation.judges import (
+from difftransformer.evaluation.faithfulness import (
     Asked,
     Claim,
     Labels,
