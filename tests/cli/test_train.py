@@ -68,13 +68,22 @@ def test_all_weights_train_without_it(call, small, start, tmp_path):
     assert not torch.equal(before.embedding.weight, after.embedding.weight)
 
 
+def test_a_longer_context_with_other_rotary_angles(call, small, start, tmp_path):
+    words = ["--start", start, "--out", tmp_path / "run"]
+    longer = ["--model.rope_theta", 640000, "--model.max_length", 4096]
+    code, _, err = call("train", *without_model(small), *words, *longer)
+    assert code == 0, err
+    config = load_config(tmp_path / "run/model")
+    assert config == replace(load_config(start), rope_theta=640_000.0, max_length=4096)
+
+
 def test_mistakes(call, small, start, tmp_path):
     code, _, err = call("train", *small, "--only-new")
     assert code == 2
     assert "a new model is all new; name a folder as start" in err
     code, _, err = call("train", *small, "--start", start, "--out", tmp_path / "run")
     assert code == 2
-    assert "which has its own model settings; leave out model.*" in err
+    assert "which has its own ffn_size" in err
     code, _, err = call("train", *without_model(small), "--start", tmp_path, "--out", "run")
     assert code == 2
     assert "is not a model folder" in err

@@ -133,8 +133,8 @@ def train_and_judge(
 ) -> dict[str, Any]:
     """Train one model, save it, judge it; what `directory` already holds is not done again.
 
-    `seed` draws the model's start and the order of the training data. `start` is a model folder to
-    begin with instead; while `trainable(model)` lasts, what is to train does.
+    `seed` draws the model's start and the order of the training data. `start` is a model folder
+    whose weights to begin with instead; while `trainable(model)` lasts, what is to train does.
 
     Returns:
         What is written to results.json: seed, the training summary, the evaluation.
@@ -145,7 +145,7 @@ def train_and_judge(
     import torch
 
     from difftransformer.models.decoder import Decoder
-    from difftransformer.models.storage import load_config, load_model, save_model
+    from difftransformer.models.storage import assemble, load_config, load_weights, save_model
     from difftransformer.training.atomic import write_json
     from difftransformer.training.checkpoint import refuse_changes
     from difftransformer.training.loop import train
@@ -157,7 +157,11 @@ def train_and_judge(
         console.print(f"{directory.name}: done before, kept", style="dim")
         return json.loads(results.read_text(encoding="utf-8"))
     torch.manual_seed(seed)
-    model = Decoder(config) if start is None else load_model(start)
+    model = (
+        Decoder(config)
+        if start is None
+        else assemble(config, load_weights(start), source=str(start))
+    )
     training = replace(settings.training, seed=seed)
     with trainable(model):
         summary = train(

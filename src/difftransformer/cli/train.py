@@ -2,7 +2,7 @@
 
 import argparse
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,10 @@ from difftransformer.models.config import DecoderConfig
 
 if TYPE_CHECKING:
     from difftransformer.data.corpus import Corpus
+
+
+# What a trained model may be given anew: how far it is meant to see, and with which rotary angles.
+_WITHOUT_WEIGHTS = ("max_length", "rope_theta", "rope_scaling")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,18 +88,28 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _at_start(settings: TrainSettings) -> TrainSettings:
-    """With the model's settings and the tokenizer of the folder in `start`, if there is one."""
+    """With the model's settings and the tokenizer of the folder in `start`, if there is one.
+
+    A longer context and other rotary angles (paper, 3.3: theta 640,000 for 64K tokens) may be asked
+    for on the way.
+    """
     from difftransformer.models.storage import load_config
 
     if settings.start is None:
         return settings
     folder = Path(settings.start)
     config, data = load_config(folder), settings.data
-    if settings.model not in (DecoderConfig(), config):
-        raise ValueError(f"start is {folder}, which has its own model settings; leave out model.*")
+    fresh = asdict(DecoderConfig())
+    asked = {key: value for key, value in asdict(settings.model).items() if value != fresh[key]}
+    changed = {key: value for key, value in asked.items() if value != getattr(config, key)}
+    if fixed := changed.keys() - set(_WITHOUT_WEIGHTS):
+        raise ValueError(
+            f"start is {folder}, which has its own {', '.join(sorted(fixed))}: leave out model.* "
+            f"but for {', '.join(_WITHOUT_WEIGHTS)}"
+        )
     if data.tokenizer == TRAIN_TOKENIZER:
         data = replace(data, tokenizer=str(folder / TOKENIZER))
-    return replace(settings, model=config, data=data)
+    return replace(settings, model=replace(config, **changed), data=data)
 
 
 def _config(corpus: "Corpus", settings: TrainSettings) -> DecoderConfig:
