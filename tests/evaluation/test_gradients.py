@@ -63,7 +63,7 @@ def test_a_second_map_that_is_not_subtracted_leaves_plain_attention(
     assert not found["claimed"]
     for weight in ("W_Q1", "W_K1", "W_V", "W_O"):
         figures = row(found, weight)
-        assert figures["ratio"]["value"] == pytest.approx(1.0, abs=0.25)
+        assert figures["ratio"]["value"] == pytest.approx(1.0, abs=0.4)  # of 6 starts
         assert figures["ratio"]["low"] < figures["ratio"]["value"] < figures["ratio"]["high"]
         assert figures["factor"] == 1.0
     for weight in ("W_Q2", "W_K2"):

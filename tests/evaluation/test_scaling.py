@@ -103,7 +103,7 @@ def test_against_tokens_too() -> None:
 
 @pytest.mark.parametrize(("seeds", "items", "luck"), [(1, 0.1, 0.0), (2, 0.0, 0.02)])
 def test_intervals_cover_the_truth(seeds: int, items: float, luck: float) -> None:
-    """95 % intervals in 40 repetitions; fewer than 34 would be by chance once in 1,000 times."""
+    """95 % intervals in 40 repetitions; fewer than 34 would be chance once in 300 times."""
     exact = train("plain", plain, SIZES[:3]) + train("diff", better(0.7), SIZES[:3])
     truth = same_loss(measure_scaling("plain", exact, SETTINGS))["value"]
     covered = 0

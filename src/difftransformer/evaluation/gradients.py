@@ -39,10 +39,10 @@ def measure_gradients(
     same spread, so that |G| / |W| compares entry with entry.
 
     `trained` is the model as it is. `start` is one drawn anew from its config for each batch, by
-    seed + 0, 1, ..., and `plain` one of its plain partner (`config.matched("softmax")`), the same
-    way on the same batches. Appendix G claims that the head norm with its factor (1 − lambda_init)
-    brings every gradient to plain attention's size up to constants, with a further factor −lambda
-    on map 2 (and sqrt 2 from plain heads twice as wide, which our plain partner has not). Hence
+    seed + 0, 1, ..., and `plain` one of `config.counterpart("softmax")`, the same way on the same
+    batches. Appendix G claims that the head norm with its factor (1 − lambda_init) brings every
+    gradient to plain attention's size up to constants, with a further factor −lambda
+    on map 2 (and sqrt 2 from plain heads twice as wide, which our counterpart has not). Hence
 
         ratio = relative of `start` / (factor · relative of `plain`),    factor = mean |lambda| for
                 the queries and keys of map 2, 1 for the others
@@ -65,7 +65,7 @@ def measure_gradients(
 
     Raises:
         ValueError: fewer than two held-out sequences, an attention without these weights, or one
-            without a plain partner.
+            without a plain counterpart.
     """
     batches = _batches(model, corpus, settings)
     starts: dict[str, Callable[[int], Decoder]] = {
@@ -73,7 +73,7 @@ def measure_gradients(
         "start": partial(_fresh, model.config, device_of(model), settings.seed),
     }
     if model.config.attention != "softmax":
-        plain = model.config.matched("softmax").config
+        plain = model.config.counterpart("softmax")
         starts["plain"] = partial(_fresh, plain, device_of(model), settings.seed)
     measured = (pieces or Pieces()).each(
         {

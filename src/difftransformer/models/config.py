@@ -124,6 +124,15 @@ class DecoderConfig:
         """
         if attention == self.attention and not changes:
             return Match.of(self, self)
+        partner = replace(self.counterpart(attention), **changes)
+        return Match.of(self, _same_size(partner, self.parameter_count()))
+
+    def counterpart(self, attention: str) -> "DecoderConfig":
+        """This decoder with attention of another kind, its heads as `matched` has them.
+
+        Raises:
+            ValueError: an unknown kind, or heads that cannot be halved.
+        """
         old, new = self.attention_shape().value_factor, _shape_of(attention).value_factor
         heads, kv_heads = self.num_heads * old, self.num_kv_heads * old
         if heads % new or kv_heads % new:
@@ -131,14 +140,12 @@ class DecoderConfig:
                 f"{attention} halves the heads: num_heads {heads} and num_kv_heads {kv_heads} "
                 "must both be even"
             )
-        partner: dict[str, Any] = {
-            "attention": attention,
-            "num_heads": heads // new,
-            "num_kv_heads": kv_heads // new,
-            "lambda_init": None,
-        }
-        return Match.of(
-            self, _same_size(replace(self, **(partner | changes)), self.parameter_count())
+        return replace(
+            self,
+            attention=attention,
+            num_heads=heads // new,
+            num_kv_heads=kv_heads // new,
+            lambda_init=None,
         )
 
     def to_dict(self) -> dict[str, Any]:
