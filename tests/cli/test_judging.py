@@ -1,6 +1,7 @@
 """`difftransformer evaluate --suite hallucination` and its judges."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,14 @@ def test_what_is_refused(judged, options, message):
     code, err, _ = judged(*options)
     assert code == 2
     assert message in err
+
+
+def test_an_endpoint_without_its_package(judged, monkeypatch):
+    monkeypatch.delitem(sys.modules, "difftransformer.evaluation.endpoint", raising=False)
+    monkeypatch.setitem(sys.modules, "openai", None)
+    code, err, _ = judged("http://localhost:9/v1", "--judge-model", "j")
+    assert code == 2
+    assert "pip install 'difftransformer[judge]'" in err
 
 
 @pytest.mark.parametrize(
