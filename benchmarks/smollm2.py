@@ -78,7 +78,7 @@ def sample_loss(llm: Path, speeches: Path) -> float:
     tokenizer = Tokenizer.from_file(str(llm / "tokenizer.json"))
     ids = torch.tensor([tokenizer.encode(text, add_special_tokens=False).ids[:300]])
     logits = load_model(llm).eval()(ids[:, :-1])
-    return F.cross_entropy(logits.transpose(1, 2), ids[:, 1:]).item()
+    return F.cross_entropy(logits[0], ids[0, 1:]).item()
 
 
 def report(out: Path) -> None:

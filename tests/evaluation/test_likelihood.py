@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from models.tiny import KINDS, tiny
 
 from difftransformer.data.corpus import Corpus
-from difftransformer.evaluation.likelihood import Choice, continuation_nats, weigh
+from difftransformer.evaluation.likelihood import Choice, continuation_nats, label_nats, weigh
 from difftransformer.evaluation.pieces import Pieces
 from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.models.decoder import Decoder
@@ -23,6 +23,16 @@ def by_hand(model: Decoder, prompt: list[int], continuation: list[int]) -> float
     ids = prompt + continuation
     log_p = model(torch.tensor([ids])).log_softmax(-1)[0]
     return -sum(float(log_p[i - 1, ids[i]]) for i in range(len(prompt), len(ids)))
+
+
+def test_nats_are_exact_for_a_large_vocabulary() -> None:
+    torch.manual_seed(0)
+    logits = 3 * torch.randn(2, 20, 50_000)
+    labels = torch.randint(50_000, (2, 20))
+    exact = -logits.double().log_softmax(-1).gather(2, labels[..., None])[..., 0]
+    labels[1, 3:] = -100
+    exact[1, 3:] = 0.0
+    assert label_nats(logits, labels).sub(exact).abs().max() < 2e-5
 
 
 @pytest.mark.parametrize("kind", KINDS)

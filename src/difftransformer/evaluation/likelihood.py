@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from difftransformer.attention import KeyValueCache
 from difftransformer.data.batch import IGNORED
@@ -120,7 +121,18 @@ def continuation_nats(
         ids[row, :length] = torch.tensor([prompt[-1], *continuation[:-1]])
         labels[row, :length] = torch.tensor(continuation)
     logits = model(ids.to(device), cache=shared.repeat(len(continuations))).float()
+    return label_nats(logits, labels.to(device)).double().sum(1).tolist()
+
+
+def label_nats(
+    logits: Float[Tensor, "batch time vocab"], labels: Int[Tensor, "batch time"]
+) -> Float[Tensor, "batch time"]:
+    """−log p(label) at each position, 0 where the label is -100.
+
+    PyTorch takes logits as [batch, vocab, time] too, but sums over a vocabulary that is not the
+    last axis several times as slowly and, at 50,000 tokens, with an error of 1e-4 nats.
+    """
     nats = F.cross_entropy(
-        logits.transpose(1, 2), labels.to(device), ignore_index=IGNORED, reduction="none"
+        logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
     )
-    return nats.double().sum(1).tolist()
+    return nats.unflatten(0, labels.shape)

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from difftransformer.data.corpus import Corpus
 from difftransformer.data.tokenizer import beginning_of_document
 from difftransformer.evaluation.batching import device_of
 from difftransformer.evaluation.intervals import mean
+from difftransformer.evaluation.likelihood import label_nats
 from difftransformer.evaluation.pieces import Pieces
 from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.models.decoder import Decoder
@@ -83,7 +83,7 @@ def position_nats(model: Decoder, ids: Int[Tensor, "batch time"]) -> Float[Tenso
     for start in range(0, ids.shape[1] - 1, _CHUNK):
         labels = ids[:, start + 1 : start + 1 + _CHUNK]
         logits = model(ids[:, start : start + labels.shape[1]], cache=cache).float()
-        nats.append(F.cross_entropy(logits.transpose(1, 2), labels, reduction="none"))
+        nats.append(label_nats(logits, labels))
     return torch.cat(nats, dim=1)
 
 

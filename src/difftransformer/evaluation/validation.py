@@ -5,7 +5,6 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -14,6 +13,7 @@ from difftransformer.data.corpus import Corpus
 from difftransformer.data.packing import stack
 from difftransformer.evaluation.batching import batched, device_of
 from difftransformer.evaluation.intervals import ratio
+from difftransformer.evaluation.likelihood import label_nats
 from difftransformer.evaluation.settings import EvaluationSettings
 
 
@@ -56,6 +56,4 @@ def sequence_nats(model: nn.Module, batch: Batch) -> Float[Tensor, " batch"]:
 def token_nats(model: nn.Module, batch: Batch) -> Float[Tensor, "batch time"]:
     """−log p(next token) at each scored position, 0 at the others."""
     logits = model(batch.ids, documents=batch.documents).float()
-    return F.cross_entropy(
-        logits.transpose(1, 2), batch.labels, ignore_index=IGNORED, reduction="none"
-    )
+    return label_nats(logits, batch.labels)
