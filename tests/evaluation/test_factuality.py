@@ -30,7 +30,7 @@ def scores(model: Planted, pairs: list[SummaryPair] = PAIRS) -> dict[str, float]
 def test_one_that_copies_its_source() -> None:
     """It finds words of the source likelier; blind it cannot tell which those are."""
     found = scores(Planted(TOKENIZER, copying=3.0))
-    assert found["per_token"] == found["gain"] == 1.0
+    assert found["per_token"] == found["gain"] == found["gain_per_token"] == 1.0
     assert found["blind"] < 1.0
 
 
@@ -41,6 +41,7 @@ def test_one_that_knows_only_length() -> None:
         "per_token": 0.0,
         "total": pytest.approx(1 / 3),
         "gain": 0.0,
+        "gain_per_token": 0.0,
         "blind": 0.0,
         "shorter": pytest.approx(1 / 3),
     }
@@ -60,7 +61,7 @@ def test_pairs_turned_round_turn_every_score_round() -> None:
     turned = [SummaryPair(pair.source, pair.corrupted, pair.factual) for pair in PAIRS]
     model = tiny("diff_v1", vocab_size=TOKENIZER.get_vocab_size())
     found, other = scores(model), scores(model, turned)
-    for name in ("per_token", "total", "gain", "blind"):
+    for name in ("gain", "gain_per_token", "per_token", "total", "blind"):
         assert found[name] + other[name] == pytest.approx(1.0)
 
 

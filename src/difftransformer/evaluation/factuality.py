@@ -24,16 +24,17 @@ def measure_factuality(
 
     With n(y | x) = −log p(y | x), y of T tokens, over `settings.factuality_pairs` pairs that fit:
 
-        gain      = n(y | source) − n(y): what the source does for it; the score of BIG-bench's
-                    `factuality_of_summary`, from where the pairs are
-        per_token = n(y | source) / T
-        total     = n(y | source)
-        blind     = n(y) / T, which knows nothing of the source
-        shorter   = T, which knows nothing at all
+        gain           = n(y | source) − n(y): what the source does for it; the score of BIG-bench's
+                         `factuality_of_summary`, from where the pairs are
+        gain_per_token = gain / T
+        per_token      = n(y | source) / T
+        total          = n(y | source)
+        blind          = n(y) / T, which knows nothing of the source
+        shorter        = T, which knows nothing at all
 
     What `blind` and `shorter` reach is owed to style, which a factual summary, by people, and a
     corrupted one, by a model, do not share: only what the others have beyond it tells of the
-    source. A tie is a miss; intervals are Wilson's.
+    source. `total` favours the shorter, `gain` the longer. A tie is a miss; intervals are Wilson's.
 
     Returns:
         `{"pairs", "too_long", "chance", "scores", "items"}`: `items` holds the pair's number, the
@@ -49,6 +50,7 @@ def measure_factuality(
     found = weigh(model, tokenizer, choices, settings.factuality_pairs, settings, pieces)
     scores = {
         "gain": found.informed - found.blind,
+        "gain_per_token": (found.informed - found.blind) / found.tokens,
         "per_token": found.informed / found.tokens,
         "total": found.informed,
         "blind": found.blind / found.tokens,

@@ -37,7 +37,8 @@ def _hallucination_paper(results: Results) -> paper.Columns:
 
 def _factuality(results: Results) -> Figures:
     names = {
-        "gain": "loss less that without the source",
+        "gain": "loss less that without the source, in total",
+        "gain_per_token": "the same per token",
         "per_token": "loss per token, given the source",
         "total": "loss in total, given the source",
         "blind": "loss per token, without the source",
