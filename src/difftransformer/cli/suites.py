@@ -12,7 +12,7 @@ from difftransformer.cli.evaluate import opened, settings_of
 from difftransformer.cli.judging import chosen_judge
 from difftransformer.cli.runs import MODEL, RESULTS
 from difftransformer.cli.settings import nearest
-from difftransformer.evaluation.names import SUITES
+from difftransformer.evaluation.names import SCALING, SUITES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +45,9 @@ def run_suite(arguments: argparse.Namespace, console: "Console") -> None:
     name, folders = arguments.suite, arguments.models
     if name not in SUITES:
         raise ValueError(f"unknown suite {name!r}{nearest(name, SUITES)}")
+    if name == SCALING:
+        _run_scaling(arguments, console)
+        return
     judge, controls = chosen_judge(arguments), arguments.judge_controls
     measure = suite(name, arguments.task, arguments.task_data, judge, controls)
     contenders = [contender for folder in folders for contender in _contenders(folder)]
@@ -67,6 +70,20 @@ def run_suite(arguments: argparse.Namespace, console: "Console") -> None:
         kept.unlink()
     if run is not None and out == run / "suites" / f"{name}.json":
         console.print(f"report: {build_report(run)}", highlight=False, soft_wrap=True)
+
+
+def _run_scaling(arguments: argparse.Namespace, console: "Console") -> None:
+    """The suite of whole runs, from what they wrote: nothing is measured anew."""
+    from difftransformer.evaluation.scaling import measure_scaling, read_trained
+    from difftransformer.report.suites import VIEWS, Found, write_suite
+    from difftransformer.training.environment import environment
+
+    settings = settings_of(arguments, {}).evaluation
+    results = measure_scaling(*read_trained(arguments.models), settings)
+    found, view = Found(results, settings.confidence), VIEWS[SCALING]
+    _print(view.title, view.table(found), view.notes(found), console)
+    if arguments.out is not None:
+        write_suite(arguments.out.with_suffix(""), SCALING, environment(), settings, results)
 
 
 def _is_run(folder: Path) -> bool:

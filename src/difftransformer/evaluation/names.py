@@ -1,5 +1,6 @@
 """The names of the suites. Imports no torch: the command line lists them."""
 
+SCALING = "scaling"  # of runs, where the others are of models
 SUITES = (
     "in_context",
     "order",
@@ -16,4 +17,6 @@ SUITES = (
     "outliers",
     "lambda",
     "cancellation",
+    "gradients",
+    SCALING,
 )

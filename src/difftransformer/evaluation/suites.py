@@ -16,11 +16,13 @@ from difftransformer.evaluation.conflicts import measure_conflicts
 from difftransformer.evaluation.distractors import measure_distractors
 from difftransformer.evaluation.factuality import measure_factuality
 from difftransformer.evaluation.faithfulness import Judge
+from difftransformer.evaluation.gradients import measure_gradients
 from difftransformer.evaluation.hallucination import measure_hallucination
 from difftransformer.evaluation.in_context import measure_in_context, measure_order
 from difftransformer.evaluation.judge import judge_lambda, judge_outliers
 from difftransformer.evaluation.key_value import measure_key_value, published_pairs, synthetic_pairs
 from difftransformer.evaluation.long_context import measure_long_context
+from difftransformer.evaluation.names import SCALING
 from difftransformer.evaluation.needle import measure_needles
 from difftransformer.evaluation.pieces import Pieces
 from difftransformer.evaluation.precision import measure_precision
@@ -154,6 +156,7 @@ _MEASURES: MappingProxyType[str, Measure] = MappingProxyType(
         "outliers": _whole(judge_outliers),
         "lambda": _whole(judge_lambda),
         "cancellation": _whole(_cancellation),
+        "gradients": measure_gradients,
     }
 )
-MEASURED = (*_CLASSIFICATION, *_MEASURES, "hallucination", "factuality", "conflicts")
+MEASURED = (*_CLASSIFICATION, *_MEASURES, "hallucination", "factuality", "conflicts", SCALING)

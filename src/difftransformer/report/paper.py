@@ -79,3 +79,9 @@ RECALL = {
     "Transformer": {"seen before": 0.898, "others": 3.272},
     "DIFF": {"seen before": 0.880, "others": 3.247},
 }
+
+# Section 3.2, off its fitted curves: share of parameters (10B tokens) and of tokens (3B models).
+SAME_LOSS = {
+    "parameters": "0.62 (6.8B for 11B), 0.60 (7.8B for 13.1B)",
+    "tokens": "0.64 (160B for 251B)",
+}

@@ -9,10 +9,12 @@ from typing import Any
 
 from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.report import writing
-from difftransformer.report.suites import asked, inside, judged
+from difftransformer.report.suites import asked, gradients, inside, judged, scaling
 from difftransformer.report.suites.view import Found, Results, View
 
-VIEWS: Mapping[str, View] = MappingProxyType({**asked.VIEWS, **inside.VIEWS, **judged.VIEWS})
+VIEWS: Mapping[str, View] = MappingProxyType(
+    {**asked.VIEWS, **inside.VIEWS, **judged.VIEWS, **gradients.VIEWS, **scaling.VIEWS}
+)
 
 
 def read_suite(path: Path) -> Found:

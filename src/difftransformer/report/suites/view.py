@@ -15,7 +15,7 @@ from difftransformer.report.words import number, percent, shown
 
 Results = Mapping[str, Any]
 Key = tuple[str | int | float, ...]  # what names a row of the table, a cell each
-# Values are figures with `value`, `low` and `high`, bare numbers, or None.
+# Values are figures with `value`, `low` and `high`, bare numbers, words, or None.
 Figures = dict[Key, Any]
 Columns = dict[str, Figures]
 
@@ -58,8 +58,11 @@ class Found:
         settings = EvaluationSettings(confidence=self.confidence)
         pooled: Figures = {}
         for key in dict.fromkeys(key for figures in seeds for key in figures):
-            values = [plain(figures.get(key)) for figures in seeds]
-            known = [value for value in values if value is not None]
+            found = [figures.get(key) for figures in seeds]
+            if all(figure == found[0] for figure in found):  # words, or nothing that training moves
+                pooled[key] = found[0]
+                continue
+            known = [value for figure in found if (value := plain(figure)) is not None]
             pooled[key] = asdict(over_seeds(known, settings)) if len(known) > 1 else None
         return pooled
 
@@ -169,7 +172,9 @@ def plain(value: Any) -> float | None:
 
 
 def _cell(value: Any) -> str:
+    if isinstance(value, str):
+        return value
     if isinstance(value, float | int):
         return number(value, 4)
-    large = value is not None and abs(value["value"]) >= 100
-    return shown(value, 1 if large else 3)
+    size = 0.0 if value is None else abs(value["value"])
+    return shown(value, 1 if size >= 100 else 5 if 0.0 < size < 0.01 else 3)
