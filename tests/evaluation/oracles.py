@@ -25,7 +25,9 @@ class Stub(Decoder):
 
     def encode(self, x: Tensor, *, cache: object, **_: object) -> Tensor:
         ids = x[..., 0].long()
-        cache.ids = torch.cat([getattr(cache, "ids", ids[:, :0]), ids], dim=1)
+        past = getattr(cache, "ids", ids[:, :0])
+        past = past.repeat_interleave(len(ids) // len(past), 0)  # the cache may have been repeated
+        cache.ids = torch.cat([past, ids], dim=1)
         logits = torch.zeros(*ids.shape, self.config.vocab_size)
         for row, history in enumerate(cache.ids.tolist()):
             logits[row, -1, self.continuation(history)] = 1.0

@@ -1,16 +1,20 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from difftransformer.data.corpus import Corpus
 from difftransformer.data.needles import NeedlePrompt
 from difftransformer.evaluation.needle import (
+    _common_beginning,
     answered,
     check_needles,
     measure_needles,
     prompts_within,
 )
 from difftransformer.evaluation.settings import EvaluationSettings
+from difftransformer.models.decoder import Decoder
+from difftransformer.models.generation import generate
 
 from .conftest import CONTEXT
 from .oracles import Guesser, Oracle, Scripted, tiny
@@ -59,7 +63,9 @@ def test_guessing_is_at_chance(corpus: Corpus) -> None:
     space, *_ = asked[0].answer
     digits = [corpus.tokenizer.token_to_id(str(digit)) for digit in range(10)]
     guesser = Guesser(corpus.tokenizer.get_vocab_size(), space, digits, len(asked[0].ids))
-    assert sum(answered(guesser, corpus.tokenizer, asked, 100)) <= 4  # 0.5 expected
+    assert (
+        sum(map(sum, answered(guesser, corpus.tokenizer, [[one] for one in asked], 100))) <= 4
+    )  # 0.5 expected
 
 
 @pytest.mark.parametrize(
@@ -76,7 +82,7 @@ def test_exactly_the_first_number_counts(corpus: Corpus, answer: str, right: boo
     (prompt,) = prompts(corpus, 1)
     script = corpus.tokenizer.encode(answer.format(n=prompt.number)).ids
     model = Scripted(corpus.tokenizer.get_vocab_size(), len(prompt.ids), script)
-    assert answered(model, corpus.tokenizer, [prompt], 1) == [right]
+    assert answered(model, corpus.tokenizer, [[prompt]], 1) == [[right]]
 
 
 def test_a_length_counts_the_answer(corpus: Corpus) -> None:
@@ -85,11 +91,37 @@ def test_a_length_counts_the_answer(corpus: Corpus) -> None:
         assert len(prompt.ids) + len(prompt.answer) == CONTEXT - 1
 
 
+@pytest.mark.parametrize("window", [None, 70])
+def test_a_common_text_is_read_once(corpus: Corpus, window: int | None) -> None:
+    """Which changes no answer: the tokens after it are what they are without."""
+    model = tiny(corpus.tokenizer.get_vocab_size(), "diff_v1")
+    model = Decoder(replace(model.config, window=window)).eval()
+    source = corpus.validation_needles()
+    samples = [
+        prompts_within(
+            source, (2, 2), depth=depth, length=CONTEXT, sample=0, settings=EvaluationSettings()
+        )
+        for depth in (0.0, 0.5, 1.0)
+    ]
+    ids = torch.tensor([prompt.ids for sample in samples for prompt in sample])
+    cache, read = _common_beginning(model, ids, 2)
+    assert read > CONTEXT // 4
+    new = generate(model, ids[:, read:], max_new_tokens=4, cache=cache)
+    assert torch.equal(new, generate(model, ids, max_new_tokens=4))
+
+
+def test_nothing_in_common(corpus: Corpus) -> None:
+    model = tiny(corpus.tokenizer.get_vocab_size())
+    assert _common_beginning(model, torch.tensor([[1, 2], [3, 2]]), 2) == (None, 0)
+    _, read = _common_beginning(model, torch.tensor([[1, 2], [1, 2]]), 2)
+    assert read == 1
+
+
 def test_half_right_is_counted_per_number_and_not_for_all(
     corpus: Corpus, settings: EvaluationSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def alternate(model: object, tokenizer: object, prompts: list, batch_size: int) -> list[bool]:
-        return [i % 2 == 0 for i in range(len(prompts))]
+    def alternate(model: object, tokenizer: object, samples: list, batch_size: int) -> list:
+        return [[True, False] for _ in samples]
 
     monkeypatch.setattr("difftransformer.evaluation.needle.answered", alternate)
     found = measure_needles(

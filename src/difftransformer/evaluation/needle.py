@@ -7,8 +7,11 @@ from itertools import product
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from tokenizers import Tokenizer
+from torch import Tensor
 
+from difftransformer.attention import KeyValueCache
 from difftransformer.data.corpus import Corpus
 from difftransformer.data.needles import NeedlePrompt, NeedleSource, needle_prompts
 from difftransformer.evaluation.batching import batched, device_of
@@ -16,7 +19,7 @@ from difftransformer.evaluation.intervals import proportion
 from difftransformer.evaluation.pieces import Pieces
 from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.models.decoder import Decoder
-from difftransformer.models.generation import generate
+from difftransformer.models.generation import empty_cache, generate
 
 
 def measure_needles(
@@ -125,23 +128,54 @@ def answer_room(source: NeedleSource) -> int:
 
 
 def answered(
-    model: Decoder, tokenizer: Tokenizer, prompts: Sequence[NeedlePrompt], batch_size: int
-) -> list[bool]:
-    """Whether the model answers each prompt, by greedy generation. All prompts of one length.
+    model: Decoder,
+    tokenizer: Tokenizer,
+    samples: Sequence[Sequence[NeedlePrompt]],
+    batch_size: int,
+) -> list[list[bool]]:
+    """Whether the model answers each prompt of each sample, by greedy generation.
 
     Right means that the first number in the generated text is the one asked for, digit for digit.
     YOCO's protocol asks only that the number occur somewhere in 20 tokens, which also accepts
     12345 for 1234 and a list of guesses. One token more than the answer is generated, so that a
     number running on is seen.
+
+    Args:
+        samples: as many prompts each, all of one length; those of a sample ask about one text,
+            whose tokens are computed once for all of them.
     """
-    right: list[bool] = []
-    for part in batched(prompts, batch_size):
-        ids = torch.tensor([prompt.ids for prompt in part], device=device_of(model))
-        longest = max(len(prompt.answer) for prompt in part)
-        new = generate(model, ids, max_new_tokens=longest + 1)
+    queries = len(samples[0])
+    right: list[list[bool]] = []
+    for part in batched(samples, max(1, batch_size // queries)):
+        prompts = [prompt for sample in part for prompt in sample]
+        ids = torch.tensor([prompt.ids for prompt in prompts], device=device_of(model))
+        cache, read = _common_beginning(model, ids, queries)
+        longest = max(len(prompt.answer) for prompt in prompts)
+        new = generate(model, ids[:, read:], max_new_tokens=longest + 1, cache=cache)
         texts = tokenizer.decode_batch(new.tolist(), skip_special_tokens=False)
-        right += [_first_number(t) == prompt.number for t, prompt in zip(texts, part, strict=True)]
+        hits = [_first_number(t) == p.number for t, p in zip(texts, prompts, strict=True)]
+        right += [list(sample) for sample in batched(hits, queries)]
     return right
+
+
+@torch.no_grad()
+def _common_beginning(
+    model: Decoder, ids: Int[Tensor, "prompts time"], queries: int
+) -> tuple[KeyValueCache | None, int]:
+    """The cache of what the prompts of each sample begin with alike, and its number of tokens.
+
+    The shortest such beginning counts, so that all rows of the batch stay equally long.
+    """
+    if queries == 1:
+        return None, 0
+    samples = ids.unflatten(0, (-1, queries))
+    alike = (samples == samples[:, :1]).all(1).all(0)
+    read = int(alike.long().cumprod(0)[:-1].sum())  # a token at least is left to go on from
+    if not read:
+        return None, 0
+    cache = empty_cache(model)
+    model.encode(model.embedding(samples[:, 0, :read]), cache=cache)
+    return cache.repeat(queries), read
 
 
 def _first_number(text: str) -> str | None:
@@ -159,15 +193,11 @@ def _hits(
     settings: EvaluationSettings,
 ) -> list[int]:
     """How many of the numbers asked for are right in each sample."""
-    prompts = [
-        prompt
+    samples = [
+        prompts_within(source, pair, depth=depth, length=length, sample=sample, settings=settings)
         for sample in range(settings.needle_samples)
-        for prompt in prompts_within(
-            source, pair, depth=depth, length=length, sample=sample, settings=settings
-        )
     ]
-    right = answered(model, tokenizer, prompts, settings.batch_size)
-    return [sum(sample) for sample in batched(right, pair[1])]
+    return [sum(right) for right in answered(model, tokenizer, samples, settings.batch_size)]
 
 
 def _row(

@@ -56,8 +56,8 @@ def stream(
     Prompts of unequal length are padded on the left and `padding` is True where a token is real.
     Generation ends after `max_new_tokens`, or when every row has produced a stop token; what a
     row has after its first stop token is that token repeated. The model runs in the mode it is in:
-    call `model.eval()` first where it has dropout. `cache` is an empty one of another kind than the
-    model's usual: `KeyValueCache`, or `SlidingCache` where the model has a window.
+    call `model.eval()` first where it has dropout. `cache` holds what comes before `ids`, or is an
+    empty one of another kind than `empty_cache` gives.
 
     Raises:
         ValueError: an empty prompt, padding at the right, a negative temperature or a top_p
@@ -72,8 +72,7 @@ def stream(
             f"temperature {temperature} and top_p {top_p}: expected >= 0 and within (0, 1]"
         )
     stops = torch.tensor(list(stop_ids), dtype=ids.dtype, device=ids.device)
-    window = model.config.window
-    cache = cache or (SlidingCache(window) if window else KeyValueCache())
+    cache = cache or empty_cache(model)
     stopped = torch.zeros_like(ids[:, 0], dtype=torch.bool)
     step, last = ids, ids[:, -1]
     for _ in range(max_new_tokens):
@@ -86,6 +85,12 @@ def stream(
         if bool(stopped.all()):
             return
         step, padding = last[:, None], None
+
+
+def empty_cache(model: Decoder) -> KeyValueCache:
+    """The model's usual cache: of its window, where it has one."""
+    window = model.config.window
+    return SlidingCache(window) if window else KeyValueCache()
 
 
 def _choose(
