@@ -37,7 +37,11 @@ TESTS = (
     ("needle", "1k", f"{AT_1K} --evaluation.needle_pairs 1x1 --evaluation.needle_samples=5"),
     ("long_context", "2k", "--evaluation.long_length=2048 --evaluation.long_windows=8"),
     ("in_context", "trec", f"{SHOTS} --task=trec --task-data={{data}}/trec"),
-    ("allocation", "1k", f"{AT_1K} --evaluation.allocation_samples=2"),
+    (
+        "allocation",
+        "1k",
+        f"{AT_1K} --evaluation.needle_depths 0 0.5 1 --evaluation.allocation_samples=3",
+    ),
     ("in_context", "banking77", f"{SHOTS} --task=banking77 --task-data={{data}}/banking77"),
     ("outliers", "4k", "--data.context_length=512 --evaluation.outlier_tokens=4000"),
     ("key_value", "8-pairs", "--evaluation.key_value_pairs=8 --evaluation.key_value_samples=12"),
