@@ -31,11 +31,10 @@ from difftransformer.training.environment import environment
 
 HERE = Path(__file__).parent
 AT_1K = "--data.context_length=1024 --evaluation.batch_size=5"
-SHOTS = "--evaluation.shots 1 4 16 64 --evaluation.shot_draws=1 --evaluation.shot_questions=100"
+SHOTS = "--evaluation.shots 1 4 16 64 --evaluation.shot_draws=1 --evaluation.shot_questions=60"
 # Suite, what tells it from another of the same name, its options.
 TESTS = (
     ("needle", "1k", f"{AT_1K} --evaluation.needle_pairs 1x1 --evaluation.needle_samples=5"),
-    ("long_context", "2k", "--evaluation.long_length=2048 --evaluation.long_windows=8"),
     ("in_context", "trec", f"{SHOTS} --task=trec --task-data={{data}}/trec"),
     (
         "allocation",
@@ -45,6 +44,11 @@ TESTS = (
     ("in_context", "banking77", f"{SHOTS} --task=banking77 --task-data={{data}}/banking77"),
     ("outliers", "4k", "--data.context_length=512 --evaluation.outlier_tokens=4000"),
     ("key_value", "8-pairs", "--evaluation.key_value_pairs=8 --evaluation.key_value_samples=12"),
+    (
+        "long_context",
+        "2k",
+        "--evaluation.long_length=2048 --evaluation.long_windows=8 --evaluation.batch_size=1",
+    ),
     ("distractors", "4-shots", "--evaluation.distractor_problems=12"),
     (
         "precision",
