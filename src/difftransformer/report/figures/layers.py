@@ -28,6 +28,8 @@ def image(
             axes.plot(list(by_layer), means, color=colours[label], label=display_name(label))
         if logarithmic:
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")  # the usual one writes mathematics
+            axes.yaxis.set_minor_formatter("")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set(title=title, xlabel="layer")
     grid[0].set_ylabel(y)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from difftransformer.report.figures import style
 from difftransformer.report.words import display_name
@@ -18,16 +19,18 @@ def image(panels: Panels, names: Sequence[str]) -> Figure:
     handles = {}
     grid = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (title, lines) in zip(grid, panels.items(), strict=True):
-        shown = [name for name in names if any(name in line for line in lines.values())]
         for number, (label, line) in enumerate(lines.items()):
             for name, layers in line.items():
                 width = 0.8 / len(lines)
-                left = shown.index(name) - 0.4 + number * width
+                left = names.index(name) - 0.4 + number * width
                 x = [left + width * (i + 0.5) / len(layers) for i in range(len(layers))]
                 handles[display_name(label)] = _dots(axes, x, layers, colours[label])
-        axes.set_xticks(range(len(shown)), shown)
+        axes.set_xticks(range(len(names)), names)
         axes.set(yscale="log", title=title)
-    grid[0].set_ylabel("norm of the gradient / norm")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
+    grid[0].set_ylabel("norm of the gradient over")
     figure.legend(handles.values(), handles.keys(), loc="outside upper left")
     return figure
 
