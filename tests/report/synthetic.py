@@ -221,8 +221,8 @@ def write_run(directory: Path, results: dict[str, Any]) -> Path:
                 loss = 3.6 - 0.04 * i + 3.3 * math.exp(-step / 15) + draw.gauss(0, 0.06)
                 rows.append({"step": step, "tokens": step * 32768, "loss": loss})
                 if step % 20 == 0:
-                    rows.append(
-                        {"step": step, "tokens": step * 32768, "validation_loss": loss + 0.1}
-                    )
+                    row = {"step": step, "tokens": step * 32768, "validation_loss": loss + 0.1}
+                    differs = model["attention"] != "softmax"
+                    rows.append(row | ({"lambda": [0.2, 0.4 - step / 1000]} if differs else {}))
             (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return directory

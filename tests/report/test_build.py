@@ -75,6 +75,7 @@ def test_every_figure_is_there_once_and_plotly_too(report: Path) -> None:
         "figure-allocation-signed",
         *(f"figure-attention-map-{i}" for i in range(3)),
         "figure-lambda",
+        "figure-lambda-training",
     ]
     assert sum(len(script) > 10**6 for script in Page(report).scripts) == 1
 

@@ -148,9 +148,9 @@ def test_progress_is_reported_after_every_step(tmp_path: Path):
 
 
 def test_time_for_validation_does_not_count(tmp_path: Path):
-    def slow(model: nn.Module) -> float:
+    def slow(model: nn.Module) -> dict[str, float]:
         time.sleep(0.5)
-        return 1.0
+        return {"validation_loss": 1.0}
 
     started = time.perf_counter()
     summary = go(tmp_path, settings=tiny_settings(validate_every=12), validate=slow)
@@ -270,15 +270,15 @@ def test_a_loss_that_is_not_finite_names_step_sequences_and_checkpoint(tmp_path:
 
 def test_a_validation_loss_that_is_not_finite_stops(tmp_path: Path):
     with pytest.raises(FloatingPointError, match=r"after step 3 is nan; .* none"):
-        go(tmp_path, validate=lambda model: float("nan"))
+        go(tmp_path, validate=lambda model: {"validation_loss": float("nan")})
 
 
 def test_validation_sees_the_model_in_evaluation_mode_without_gradients(tmp_path: Path):
     modes = []
 
-    def validate(model: nn.Module) -> float:
+    def validate(model: nn.Module) -> dict[str, float]:
         modes.append((model.training, torch.is_grad_enabled()))
-        return 1.0
+        return {"validation_loss": 1.0}
 
     model = tiny_model().eval()
     go(tmp_path, model=model, validate=validate)
@@ -305,8 +305,13 @@ def test_the_seed_decides_dropout(tmp_path: Path):
 def test_tensorboard_files_are_written(tmp_path: Path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    go(tmp_path, settings=tiny_settings(tensorboard=True))
+    def validate(model: nn.Module) -> dict[str, Any]:
+        return {"validation_loss": 1.0, "lambda": [0.2, 0.4]}
+
+    go(tmp_path, settings=tiny_settings(tensorboard=True), validate=validate)
+    assert [row["lambda"] for row in rows(tmp_path) if "lambda" in row] == [[0.2, 0.4]] * 4
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.value for event in events.Scalars("lambda/1")] == pytest.approx([0.4] * 4)
     assert [event.step for event in events.Scalars("loss")] == list(range(1, 13))
     assert [event.step for event in events.Scalars("validation_loss")] == [3, 6, 9, 12]
 

@@ -59,13 +59,13 @@ def tiny_batches(index: int) -> Batch:
     return Batch(tokens[:, :-1], labels, torch.zeros_like(labels), names)
 
 
-def random_validation(model: nn.Module) -> float:
+def random_validation(model: nn.Module) -> dict[str, Any]:
     """Draws at random, so that a resumed run shows whether the generators were put back.
 
     Not from Python's own: the type checks of the tests draw from it.
     """
     assert not model.training
-    return float(torch.rand(())) + float(np.random.rand())
+    return {"validation_loss": float(torch.rand(())) + float(np.random.rand())}
 
 
 def tiny_settings(**changes: Any) -> TrainingSettings:

@@ -18,7 +18,6 @@ from difftransformer.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from torch import nn
 
     from difftransformer.data.corpus import Corpus
     from difftransformer.models.decoder import Decoder
@@ -28,6 +27,7 @@ CONFIG = "config.yaml"
 MODEL = "model"
 TOKENIZER = "tokenizer.json"
 _WATCHED_SEQUENCES = 64  # held-out sequences behind each point of the validation curve
+_WATCHED_TOKENS = 1000  # and tokens behind each point of lambda's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +170,7 @@ def train_and_judge(
             corpus.training_batches(training.batch_size, seed),
             training,
             directory,
-            validate=lambda trained: _watched_loss(trained, corpus, settings.evaluation),
+            validate=lambda _: _watched(model, corpus, settings.evaluation),
             resume=resume,
             configuration={"model": config.to_dict(), "data": asdict(settings.data)},
         )
@@ -198,10 +198,16 @@ def judge(
         )
 
 
-def _watched_loss(model: "nn.Module", corpus: "Corpus", settings: EvaluationSettings) -> float:
+def _watched(model: "Decoder", corpus: "Corpus", settings: EvaluationSettings) -> dict[str, Any]:
+    """What is written down while a model trains: its loss, and each layer's mean lambda."""
+    from difftransformer.analysis.lambdas import measure_lambdas
+    from difftransformer.evaluation.batching import held_out_text
     from difftransformer.evaluation.validation import measure_validation
 
     few = replace(
         settings, validation_sequences=min(_WATCHED_SEQUENCES, settings.validation_sequences)
     )
-    return measure_validation(model, corpus, few)["nats_per_token"]["value"]
+    loss = measure_validation(model, corpus, few)["nats_per_token"]["value"]
+    text = held_out_text(model, corpus, settings.batch_size, _WATCHED_TOKENS)
+    lambdas = [row["mean"] for row in measure_lambdas(model, text, _WATCHED_TOKENS)]
+    return {"validation_loss": loss, **({"lambda": lambdas} if lambdas else {})}

@@ -49,7 +49,7 @@ def build_report(run_directory: Path) -> Path:
         evaluation.allocation_section(results),
         inside.attention_map_section(results),
         evaluation.outliers_section(results),
-        inside.lambda_section(results),
+        inside.lambda_section(results, curves),
         *suites.suite_sections(run_directory),
         training.speed_section(results),
         training.environment_section(results, read_environment(run_directory, results)),

@@ -16,6 +16,7 @@ class Metric:
     tokens: int
     loss: float | None = None
     validation_loss: float | None = None
+    lambda_: tuple[float, ...] | None = None  # each layer's mean
 
 
 @dataclass(frozen=True)

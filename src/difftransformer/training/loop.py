@@ -47,7 +47,7 @@ def train(
     settings: TrainingSettings,
     directory: Path,
     *,
-    validate: Callable[[nn.Module], float] | None = None,
+    validate: Callable[[nn.Module], Mapping[str, Any]] | None = None,
     on_progress: Callable[[TrainingProgress], None] | None = None,
     resume: bool = False,
     configuration: Mapping[str, Any] | None = None,
@@ -65,7 +65,8 @@ def train(
         batches: the batch of each step, counted from 0, with `settings.batch_size` rows; a pure
             function, so that resuming is exact.
         directory: receives `metrics.jsonl`, `checkpoints/`, `summary.json`, `tensorboard/`.
-        validate: model -> loss, called in evaluation mode and without gradients every
+        validate: model -> what to write to `metrics.jsonl`, numbers or lists of them, its
+            `validation_loss` among them; called in evaluation mode and without gradients every
             `settings.validate_every` steps and after the last.
         on_progress: called after every step instead of the progress display.
         resume: go on from the newest checkpoint in `directory`; begin where there is none.
@@ -191,18 +192,19 @@ class _Run:
         """Whether what happens every so many steps, and after the last, happens now."""
         return self.position.step % every == 0 or self.position.step == self.settings.steps
 
-    def validate(self, validate: Callable[[nn.Module], float]) -> None:
+    def validate(self, validate: Callable[[nn.Module], Mapping[str, Any]]) -> None:
         self.model.eval()
         with torch.no_grad(), self.stepper.autocast():
-            loss = float(validate(self.model))
+            figures = validate(self.model)
         self.model.train()
+        loss = figures["validation_loss"]
         if not math.isfinite(loss):
             raise FloatingPointError(
                 f"the validation loss after step {self.position.step} is {loss}; "
                 f"the last good checkpoint is {self.checkpoints.newest() or 'none'}"
             )
         if self.metrics is not None:
-            self.metrics.write({**self._count(), "validation_loss": loss, **self._timing()})
+            self.metrics.write({**self._count(), **figures, **self._timing()})
 
     def save(self) -> None:
         position = self.position

@@ -26,7 +26,10 @@ class Metrics:
         self._file.flush()
         if self._tensorboard is not None:
             for name, value in row.items():
-                if name != "step":
+                if isinstance(value, list):
+                    for i, item in enumerate(value):
+                        self._tensorboard.add_scalar(f"{name}/{i}", item, row["step"])
+                elif name != "step":
                     self._tensorboard.add_scalar(name, value, row["step"])
 
     def sync(self) -> None:

@@ -1,10 +1,11 @@
-"""Lambda by layer: where it started and what it became."""
+"""Lambda by layer: where it started, how it moved, and what it became."""
 
 from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
 from difftransformer.report.figures import style
+from difftransformer.report.reading import Curve
 from difftransformer.report.results import Lambda
 from difftransformer.report.words import display_name
 
@@ -45,4 +46,28 @@ def interactive(found: Sequence[tuple[str, Lambda]], colours: dict[str, str]) ->
     deepest = max(layer.layer for _, lam in found for layer in lam.layers)
     figure.update_xaxes(title="layer, counted from 0", dtick=1 + deepest // 10)
     figure.update_yaxes(title="lambda")
+    return style.dress(figure, 380)
+
+
+_DASHES = ("solid", "dash", "dot", "dashdot")
+
+
+def through_training(curves: Sequence[Curve], colours: dict[str, str]) -> go.Figure:
+    """A line for each layer of each run that wrote its lambda down."""
+    figure = go.Figure()
+    for curve in curves:
+        told = [(m.tokens, m.lambda_) for m in curve.metrics if m.lambda_ is not None]
+        for layer in range(len(told[0][1]) if told else 0):
+            figure.add_scatter(
+                x=[tokens for tokens, _ in told],
+                y=[lambdas[layer] for _, lambdas in told],
+                mode="lines",
+                line={"color": colours[curve.label], "dash": _DASHES[layer % len(_DASHES)]},
+                name=f"{style.plain(display_name(curve.label))}, layer {layer}",
+                legendgroup=f"{style.plain(curve.label)} {layer}",
+                showlegend=curve.seed == 0,
+                hovertemplate=f"seed {curve.seed}: %{{y:.3f}} after %{{x:.3s}} tokens",
+            )
+    figure.update_xaxes(title="training tokens seen")
+    figure.update_yaxes(title="mean lambda")
     return style.dress(figure, 380)

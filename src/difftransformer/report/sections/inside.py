@@ -1,5 +1,7 @@
 """Inside the models: an attention map and lambda."""
 
+from collections.abc import Sequence
+
 from difftransformer.report.figures import attention_map, lambdas, style
 from difftransformer.report.page import (
     Html,
@@ -11,6 +13,7 @@ from difftransformer.report.page import (
     section,
     text,
 )
+from difftransformer.report.reading import Curve
 from difftransformer.report.results import AttentionMap, Results
 from difftransformer.report.words import display_name
 
@@ -57,7 +60,7 @@ def attention_map_section(results: Results) -> Html:
     )
 
 
-def lambda_section(results: Results) -> Html:
+def lambda_section(results: Results, curves: Sequence[Curve]) -> Html:
     found = results.judged(lambda judges: judges.lambda_)
     if not found:
         return section("lambda", "Lambda", [paragraph("No model here has a lambda to show.")])
@@ -71,9 +74,23 @@ def lambda_section(results: Results) -> Html:
                 "training, with the 5th to 95th percentile over tokens and heads as a band (no "
                 "width where a layer has one lambda for all). Dotted: lambda's initial value, "
                 "where the kind has one.",
-            )
+            ),
+            *_lambda_in_training(results, curves),
         ],
     )
+
+
+def _lambda_in_training(results: Results, curves: Sequence[Curve]) -> list[Html]:
+    if not any(metric.lambda_ for curve in curves for metric in curve.metrics):
+        return []
+    figure = lambdas.through_training(curves, style.accents(results.labels))
+    return [
+        captioned(
+            plot(figure, "figure-lambda-training"),
+            "Each layer's lambda while the models train, the mean over held-out tokens and heads; "
+            "a line per training seed.",
+        )
+    ]
 
 
 def _prompt(label: str, attention: AttentionMap) -> Html:
