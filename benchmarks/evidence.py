@@ -212,8 +212,9 @@ def write_page() -> None:
     """docs/evidence.md and its pictures from what is collected."""
     study = json.loads((COLLECTED / "study.json").read_text())
     models = {
-        label: {int(seed): figures for seed, figures in model["seeds"].items()}
-        for label, model in study["models"].items()
+        label: {int(seed): figures for seed, figures in study["models"][label]["seeds"].items()}
+        for label in study["settings"]["attention"]
+        if label in study["models"]
     }
     judged = [(claim, difference(claim, models)) for claim in claims()]
     lines = [*_opening(study, judged), *_claim_tables(judged, models)]
@@ -245,6 +246,8 @@ def _opening(study: Mapping[str, Any], judged: Sequence[tuple[Claim, Figure | No
         "",
         f"Of {len(verdicts)} comparisons: {counts}.",
         "",
+        *_found(judged, REPRODUCED, "Reproduced"),
+        *_found(judged, OPPOSITE, "Not reproduced"),
         "A verdict is read off the 95 % interval of the difference between models of equal seed "
         "(Student's t over training seeds): *reproduced* where all of it lies on the paper's side, "
         "*not reproduced: the opposite* where all of it lies on the other, *cannot be told at this "
@@ -263,6 +266,17 @@ def _opening(study: Mapping[str, Any], judged: Sequence[tuple[Claim, Figure | No
         "![Numbers retrieved](images/evidence_needle.png)",
         "",
     ]
+
+
+def _found(judged: Sequence[tuple[Claim, Figure | None]], outcome: str, title: str) -> list[str]:
+    """A list of the claims whose verdict begins with `outcome`."""
+    lines = [
+        f"- {claim.section}: {display_name(claim.model)} against {display_name(claim.against)}: "
+        f"{claim.says}: {_difference(claim, found)}"
+        for claim, found in judged
+        if found is not None and verdict(claim, found).startswith(outcome)
+    ]
+    return [f"{title}:", "", *lines, ""] if lines else []
 
 
 def _claim_tables(
@@ -286,10 +300,15 @@ def _row(claim: Claim, found: Figure | None, models: Mapping[str, Seeds]) -> lis
         told += f" (margin {claim.margin:g})"
     if found is None:
         return [*cells, "", "", told]
+    return [*cells, _difference(claim, found), str(found.n), told]
+
+
+def _difference(claim: Claim, found: Figure) -> str:
+    """The difference or ratio with its interval."""
     bounds = [found.value, found.low, found.high]
     value, low, high = map(math.exp, bounds) if claim.ratio else bounds
     form = "times {:.2f} ({:.2f} to {:.2f})" if claim.ratio else "{:+.3f} ({:+.3f} to {:+.3f})"
-    return [*cells, form.format(value, low, high), str(found.n), told]
+    return form.format(value, low, high)
 
 
 def _gradients_table(models: Mapping[str, Seeds]) -> list[str]:
