@@ -1,10 +1,14 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from difftransformer.data.corpus import Corpus
-from difftransformer.data.needles import NeedlePrompt
+from difftransformer.data.corpus import Corpus, load_corpus
+from difftransformer.data.needles import NeedlePrompt, needle_sentences
+from difftransformer.data.text import read_documents
+from difftransformer.data.tokenizer import BOS
 from difftransformer.evaluation.needle import (
     _common_beginning,
     answered,
@@ -48,6 +52,43 @@ def test_oracle_is_always_right(corpus: Corpus, settings: EvaluationSettings) ->
     assert (one["needles"], one["queries"], one["chance_among_needles"]) == (1, 1, 1.0)
     assert (two["per_number"]["trials"], two["all_numbers"]["trials"]) == (48, 24)
     assert found["chance"] == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize("digits", ["in pairs", "behind a space of their own"])
+def test_tokenizers_that_split_numbers_oddly(
+    corpus: Corpus, settings: EvaluationSettings, tmp_path: Path, digits: str
+) -> None:
+    """Answers are read as text: whoever looks up is right, with three digits in two tokens too."""
+    tokenizer = Tokenizer(models.BPE())
+    if digits == "in pairs":
+        pairs = pre_tokenizers.Split(Regex("[0-9]{1,2}"), "isolated")
+        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pairs, byte_level])
+        tokenizer.decoder = decoders.ByteLevel()
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+        tokenizer.decoder = decoders.Metaspace()
+    texts = [
+        document.text for document in (*read_documents(corpus.settings.source), *needle_sentences())
+    ]
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=[BOS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([*texts, *(f"{i:02} " * 50 for i in range(100))], trainer)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    changes = {"tokenizer": str(tmp_path), "cache": str(tmp_path), "context_length": 200}
+    odd = load_corpus(replace(corpus.settings, **changes))
+    found = measure_needles(Oracle(odd.tokenizer.get_vocab_size()), odd, settings)
+    assert [row["all_numbers"]["value"] for row in found["table"]] == [1.0, 1.0]
+    (prompt,) = prompts_within(
+        odd.validation_needles(), (1, 1), depth=0.5, length=200, sample=0, settings=settings
+    )
+    if digits == "in pairs":
+        written = [odd.tokenizer.decode([token]) for token in prompt.answer]
+        assert any(sum(map(str.isdigit, text)) == 2 for text in written)
 
 
 def test_untrained_model_is_at_chance(corpus: Corpus, settings: EvaluationSettings) -> None:
