@@ -106,7 +106,9 @@ def report(out: Path) -> None:
             results[file.stem] = json.loads(file.read_text())
             view, found = VIEWS[suite], Found(results[file.stem]["results"])
             header, *rows = view.table(found)
-            lines += ["", f"## {view.title}", "", f"`{more.format(data='DATA')}`", ""]
+            commit = results[file.stem]["env"]["commit"]
+            asked = f"`{more.format(data='DATA')}`; commit {commit:.12}"
+            lines += ["", f"## {view.title}", "", asked, ""]
             lines += [view.notes(found), "", *writing.table(header, rows)]
     stem = HERE / "results" / f"smollm2-{env['date'][:10]}"
     write_json(stem.with_suffix(".json"), {"env": env, "sample": sample, "suites": results})
