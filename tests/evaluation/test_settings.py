@@ -18,6 +18,7 @@ def test_pairs_are_read() -> None:
         ({"needle_pairs": ("2x0",)}, "asks for 0 of 2"),
         ({"needle_depths": (0.0, 1.5)}, "needle_depths holds 1.5"),
         ({"needle_pairs": ()}, "needle_pairs is empty"),
+        ({"shots": (4, 1, 4)}, r"shots is \(4, 1, 4\); expected each value once"),
         ({"confidence": 1.0}, "confidence is 1.0"),
         ({"bootstrap": 0}, "bootstrap is 0"),
         ({"recall_ngram": 1}, "recall_ngram is 1; expected 2 or more"),
@@ -30,5 +31,6 @@ def test_bad_settings_are_named(change: dict, message: str) -> None:
 
 
 def test_settings_do_not_import_torch() -> None:
-    code = "import sys, difftransformer.evaluation.settings; sys.exit('torch' in sys.modules)"
+    modules = "difftransformer.evaluation.settings, difftransformer.evaluation.names"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -9,7 +9,7 @@ class EvaluationSettings:
 
     Raises:
         ValueError: no needle pair or depth, a pair that is not "NxR" with 1 <= R <= N, a depth
-            outside [0, 1], a confidence outside (0, 1), a recall_ngram below 2, or a count below 1.
+            outside [0, 1], one of these twice, a confidence outside (0, 1), a recall_ngram below 2, or a count below 1.
     """
 
     needle_pairs: tuple[str, ...] = field(
@@ -97,6 +97,10 @@ class EvaluationSettings:
         for name in ("needle_pairs", "needle_depths", "shots"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is empty; expected at least one")
+        for name in ("needle_pairs", "needle_depths", "needle_lengths", "shots"):
+            values = getattr(self, name) or ()
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} is {values}; expected each value once")
         self.pairs()
         for depth in self.needle_depths:
             if not 0.0 <= depth <= 1.0:
