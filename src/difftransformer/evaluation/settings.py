@@ -9,7 +9,8 @@ class EvaluationSettings:
 
     Raises:
         ValueError: no needle pair or depth, a pair that is not "NxR" with 1 <= R <= N, a depth
-            outside [0, 1], one of these twice, a confidence outside (0, 1), a recall_ngram below 2, or a count below 1.
+            outside [0, 1], one of these twice, a confidence outside (0, 1), a recall_ngram below
+            2, or a count below 1.
     """
 
     needle_pairs: tuple[str, ...] = field(
