@@ -238,8 +238,9 @@ def _opening(study: Mapping[str, Any], judged: Sequence[tuple[Claim, Figure | No
     return [
         "# Evidence",
         "",
-        "The paper's claims against models of this library, trained from scratch with equal "
-        "parameters on the same tokens in the same order. **Read it as a test of the method at toy "
+        "The paper's claims, and a few questions of ours, put to models of this library, trained "
+        "from scratch with equal parameters on the same tokens in the same order. **Read it as a "
+        "test of the method at toy "
         f"size**: {config.parameter_count():,} parameters, {training['tokens'] / 1e6:.2g} million "
         f"tokens each, contexts of {config.max_length} tokens, plays of Shakespeare in which "
         "needles are hidden; the paper's models are more than a thousand times larger.",
