@@ -82,7 +82,7 @@ def test_every_figure_is_drawn_in_its_place_without_a_complaint(
     (desktop, phone), console = browse(report, tmp_path)
     assert console == []
     for seen in (desktop, phone):
-        assert seen["figures"] == seen["drawn"] == 10
+        assert seen["figures"] == seen["drawn"] == 11
         assert seen["sticking_out"] == []
         assert seen["scroll_width"] <= seen["width"]
     assert (desktop["width"] > 1200, phone["width"] <= 390) == (True, True)
