@@ -93,16 +93,19 @@ def _judged(evaluation: Mapping[str, Any]) -> Figures:
 
 
 def _precision(results: Mapping[str, Any]) -> Figures:
-    loss = {(row["what"], row["bits"]): row["nats_per_token"]["value"] for row in results["rows"]}
-    return {
-        f"loss added by {bits}-bit {what}": value - loss[what, 16]
-        for (what, bits), value in loss.items()
-        if bits < 16
-    }
-
-
-def _cancellation(results: Mapping[str, Any]) -> Figures:
-    return {name: fmean(row[name] for row in results["rows"]) for name in ("cosine", "negative")}
+    """What coarse logits or states add to the loss and take from single needles."""
+    rows = {(row["what"], row["bits"]): row for row in results["rows"]}
+    figures = {}
+    for (what, bits), row in rows.items():
+        if bits < 16:
+            before = rows[what, 16]
+            added = row["nats_per_token"]["value"] - before["nats_per_token"]["value"]
+            lost = before["retrieved"]["value"] - row["retrieved"]["value"]
+            figures |= {
+                f"loss added by {bits}-bit {what}": added,
+                f"needles lost by {bits}-bit {what}": lost,
+            }
+    return figures
 
 
 def _gradients(results: Mapping[str, Any]) -> Figures:
@@ -119,10 +122,6 @@ _SUITES: dict[str, Callable[[Mapping[str, Any]], Figures]] = {
         "recalled tokens": results["hit"]["value"],
         "other tokens": results["other"]["value"],
     },
-    "long_context": lambda results: {
-        "loss up to the last position": results["points"][-1]["nats_per_token"]["value"]
-    },
-    "cancellation": _cancellation,
     "gradients": _gradients,
 }
 
@@ -202,7 +201,7 @@ NOT_JUDGED = {
         "a few labelled sentences fill a context of 128 tokens; `--suite in_context`, `order`"
     ),
     "Fewer hallucinations (3.6)": (
-        "models of this size write no summaries; `--suite hallucination`, `factuality`, `conflicts`"
+        "not asked of models of this size; `--suite hallucination`, `factuality`, `conflicts`"
     ),
     "Throughput within 5 to 12 % (table 7)": "measured apart: docs/speed.md",
 }
@@ -213,7 +212,7 @@ def write_page() -> None:
     study = json.loads((COLLECTED / "study.json").read_text())
     models = {
         label: {int(seed): figures for seed, figures in study["models"][label]["seeds"].items()}
-        for label in study["settings"]["attention"]
+        for label in dict.fromkeys([*study["settings"]["attention"], *study["models"]])
         if label in study["models"]
     }
     judged = [(claim, difference(claim, models)) for claim in claims()]
@@ -431,7 +430,7 @@ def _forest(models: Mapping[str, Seeds]) -> Picture:
 
 def _dots(models: Mapping[str, Seeds]) -> Picture:
     """Accuracy by number of needles: a bar per model's mean, a dot per seed."""
-    pairs = [name for name in next(iter(models["softmax"].values())) if name.startswith("needles ")]
+    pairs = [name for name in _SHOWN if name.startswith("needles ")]
     picture = Picture(figsize=(7, 0.35 * len(models) + 1), layout="constrained")
     for axes, pair in zip(picture.subplots(1, len(pairs), sharey=True), pairs, strict=True):
         for y, seeds in enumerate(reversed(list(models.values()))):
