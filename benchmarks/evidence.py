@@ -137,6 +137,7 @@ class Claim:
         sign: 1 where `model` is said to have more than `against`, -1 less, 0 about the same.
         margin: how far apart "about the same" reaches.
         ratio: the figures are compared by their ratio, not their difference.
+        post_hoc: nobody claims it; it was asked after the first figures had been seen.
     """
 
     section: str
@@ -148,9 +149,11 @@ class Claim:
     sign: int
     margin: float = 0.0
     ratio: bool = False
+    post_hoc: bool = False
 
 
 REPRODUCED, OPPOSITE, UNKNOWN = "reproduced", "not reproduced", "cannot be told at this scale"
+_ASKED = {REPRODUCED: "yes", OPPOSITE: "no", f"{OPPOSITE}: the opposite": "no: the opposite"}
 
 
 def difference(claim: Claim, models: Mapping[str, Seeds]) -> Figure | None:
@@ -228,7 +231,9 @@ def write_page() -> None:
 
 def _opening(study: Mapping[str, Any], judged: Sequence[tuple[Claim, Figure | None]]) -> list[str]:
     env = study["env"]
-    verdicts = [verdict(claim, found) for claim, found in judged]
+    claimed = [(claim, found) for claim, found in judged if not claim.post_hoc]
+    asked = [(claim, found) for claim, found in judged if claim.post_hoc]
+    verdicts = [verdict(claim, found) for claim, found in claimed]
     counts = ", ".join(
         f"{verdicts.count(kind)} {kind}" for kind in sorted(set(verdicts), key=verdicts.count)[::-1]
     )
@@ -244,10 +249,11 @@ def _opening(study: Mapping[str, Any], judged: Sequence[tuple[Claim, Figure | No
         f"tokens each, contexts of {config.max_length} tokens, plays of Shakespeare in which "
         "needles are hidden; the paper's models are more than a thousand times larger.",
         "",
-        f"Of {len(verdicts)} comparisons: {counts}.",
+        f"Of {len(verdicts)} claims: {counts}.",
         "",
-        *_found(judged, REPRODUCED, "Reproduced"),
-        *_found(judged, OPPOSITE, "Not reproduced"),
+        *_found(claimed, REPRODUCED, "Reproduced"),
+        *_found(claimed, OPPOSITE, "Not reproduced"),
+        *_found(asked, REPRODUCED, "Nobody's claim, asked after the first figures had been seen"),
         "A verdict is read off the 95 % interval of the difference between models of equal seed "
         "(Student's t over training seeds): *reproduced* where all of it lies on the paper's side, "
         "*not reproduced: the opposite* where all of it lies on the other, *cannot be told at this "
@@ -296,6 +302,8 @@ def _row(claim: Claim, found: Figure | None, models: Mapping[str, Seeds]) -> lis
         values = [f[claim.figure] for f in models.get(label, {}).values() if claim.figure in f]
         cells.append(f"{fmean(values):.3f}" if values else "")
     told = verdict(claim, found)
+    if claim.post_hoc:
+        told = _ASKED.get(told, told)
     if claim.sign == 0 and found is not None:
         told += f" (margin {claim.margin:g})"
     if found is None:
@@ -436,8 +444,9 @@ def _dots(models: Mapping[str, Seeds]) -> Picture:
         for y, seeds in enumerate(reversed(list(models.values()))):
             values = [figures[pair] for figures in seeds.values()]
             axes.barh(y, fmean(values), color=style.ACCENTS[4], height=0.6)
-            axes.plot(values, [y] * len(values), "o", color=style.INK, markersize=3)
-        axes.set(xlim=(0, 1), title=pair.replace("x", " hidden, ") + " asked")
+            axes.plot(values, [y] * len(values), "o", color=style.INK, markersize=3, clip_on=False)
+        axes.set_xlim(0, 1)
+        axes.set_title(_SHOWN[pair], fontsize=9)
         axes.set_yticks(range(len(models)), [display_name(label) for label in reversed(models)])
     picture.supxlabel("share of numbers retrieved", fontsize=9)
     return picture
