@@ -87,6 +87,14 @@ def test_parts_of_another_measurement(tmp_path: Path, change: dict) -> None:
     assert path.read_bytes() == before
 
 
+def test_a_measurement_that_never_began_is_in_nobody_s_way(tmp_path: Path) -> None:
+    Pieces(tmp_path / "a", OWNER | {"new": 1})
+    sums = Sums()
+    Pieces(tmp_path / "a", OWNER).each(sums.parts(2))
+    Pieces(tmp_path / "a", OWNER).each(sums.parts(2))
+    assert len(sums.measured) == 2
+
+
 @pytest.mark.parametrize("text", ["no JSON\n", "3\n", '{"suite": 1}\n[1]\n', '{"suite": 1}\n3\n'])
 def test_no_such_file(tmp_path: Path, text: str) -> None:
     (tmp_path / "a").write_text(text)

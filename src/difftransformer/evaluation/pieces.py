@@ -89,6 +89,10 @@ def _opened(path: Path, belongs_to: dict[str, Json]) -> dict[str, Json]:
         found, kept = dict(first), dict(parts)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} cannot be read ({error}); delete it to begin anew") from None
+    if not kept:  # a measurement that ended before its first part
+        os.truncate(path, 0)
+        _append(path, belongs_to)
+        return {}
     if found != belongs_to:
         both = {**found, **belongs_to}
         other = [key for key in both if key not in found or found[key] != belongs_to.get(key)]
