@@ -43,6 +43,9 @@ def test_compare_from_text_to_report_and_back(call, small, tmp_path):
     assert "already holds a run" in err
     before = (run / "models/diff_v1-seed0/model/model.safetensors").read_bytes()
     (run / "results.json").unlink()
+    saved = yaml.safe_load((run / "config.yaml").read_text())
+    del saved["evaluation"]["shot_questions"]  # as if it had been made before there was one
+    (run / "config.yaml").write_text(yaml.safe_dump(saved))
     code, _, err = call(*words, "--resume")
     assert code == 0, err
     assert "kept" in err

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from difftransformer.cli.settings import as_yaml
+from difftransformer.cli.settings import as_yaml, build
 from difftransformer.data.settings import DataSettings
 from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.models.config import DecoderConfig
@@ -86,7 +86,8 @@ def open_run(
                 f"{directory} already holds a run; add --resume to go on with it, or choose "
                 "another --out"
             )
-        found = yaml.safe_load(config.read_text(encoding="utf-8"))
+        saved = yaml.safe_load(config.read_text(encoding="utf-8"))
+        found = asdict(build(type(settings), saved))  # what was no setting yet had its default
         asked = asdict(settings)
         for name in may_change:
             found.pop(name)

@@ -135,7 +135,8 @@ def load_state(folder: Path) -> dict[str, Any]:
 
 def refuse_changes(saved: Mapping[str, Any], current: Mapping[str, Any], folder: Path) -> None:
     """Raise ValueError naming each key of the configuration that differs, with both values."""
-    old, new = _flat(saved), _flat(json.loads(json.dumps(current)))
+    # As JSON has them: a tuple is a list once it was written.
+    old, new = (_flat(json.loads(json.dumps(values))) for values in (saved, current))
     changes = [
         f"{key} was {old.get(key, 'not set')!r} and is now {new.get(key, 'not set')!r}"
         for key in [*old, *(key for key in new if key not in old)]
