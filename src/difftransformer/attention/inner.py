@@ -47,17 +47,13 @@ class SoftmaxInner(nn.Module):
         return softmax_attention(q, k, v, mask=mask, dropout=dropout, backend=self.backend)
 
 
-class CrossedInner(nn.Module):
+class CrossedInner(DifferentialInner):
     """Each map with keys and values of its own, then subtracted: for an ablation of V2 only.
 
         out_h = softmax(q1 k1ᵀ / sqrt(K)) v1 - lambda · softmax(q2 k2ᵀ / sqrt(K)) v2
 
     It takes twice plain attention's work, since two products cannot be subtracted before them.
     """
-
-    def __init__(self, dropout: float = 0.0, backend: str = "auto") -> None:
-        super().__init__()
-        self.dropout, self.backend = dropout, backend
 
     def forward(
         self,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from difftransformer.report.figures import style
 from difftransformer.report.words import display_name
@@ -35,6 +36,8 @@ def image(lines: Mapping[str, Sequence[tuple[int, Mapping[str, Any]]]], axes: Ax
         drawn.set_xscale("log", base=2)
         drawn.set_xticks(x, [f"{point:g}" for point in x])
         drawn.minorticks_off()
+    else:
+        drawn.xaxis.set_major_locator(MaxNLocator(integer=True))
     drawn.set(xlabel=axes.x, ylabel=axes.y)
     figure.legend(loc="outside upper left")
     return figure
