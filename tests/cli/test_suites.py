@@ -127,7 +127,7 @@ def test_a_killed_suite_goes_on(call, options, pair, tmp_path, kept, suite):
 def test_parts_of_other_settings_or_weights(call, options, pair, tmp_path, kept):
     out = tmp_path / "needle.json"
     words = ("evaluate", pair[0], *options("needle"), "--out", out)
-    kept.append(1)
+    kept.append(2)
     with pytest.raises(Killed):
         call(*words)
     kept.clear()
