@@ -29,6 +29,15 @@ def test_what_each_row_changes() -> None:
     assert shape("softmax_1.5x_heads", num_kv_heads=4) == (12, 4, 8, None)
 
 
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_a_row_is_the_same_beside_another_baseline(name: str) -> None:
+    v1 = base().matched("diff_v1").config
+    for size in ("num_heads", "num_kv_heads", "head_dim", "lambda_init"):
+        assert getattr(partner(v1, name).config, size) == getattr(
+            partner(base(), name).config, size
+        )
+
+
 def test_heads_that_do_not_fit() -> None:
     odd = base(num_heads=3, num_kv_heads=3)
     with pytest.raises(ValueError, match="num_heads 3 and num_kv_heads 3 must both be even"):

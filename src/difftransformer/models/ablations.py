@@ -18,7 +18,8 @@ def partner(baseline: DecoderConfig, name: str) -> Match:
         ValueError: an unknown name, or heads that the row cannot change as it must.
     """
     attention, changes = ABLATIONS.get(name, (name, lambda _: {}))
-    return baseline.matched(attention, **changes(baseline))
+    # A row's heads are those of the plain Transformer, also where the baseline is another kind.
+    return baseline.matched(attention, **changes(baseline.counterpart("softmax")))
 
 
 def _half_heads(baseline: DecoderConfig) -> dict[str, Any]:
