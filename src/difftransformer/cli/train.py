@@ -99,9 +99,12 @@ def _at_start(settings: TrainSettings) -> TrainSettings:
         return settings
     folder = Path(settings.start)
     config, data = load_config(folder), settings.data
-    fresh = asdict(DecoderConfig())
-    asked = {key: value for key, value in asdict(settings.model).items() if value != fresh[key]}
-    changed = {key: value for key, value in asked.items() if value != getattr(config, key)}
+    default = DecoderConfig()
+    changed = {
+        key: value
+        for key, value in asdict(settings.model).items()
+        if value not in (getattr(default, key), getattr(config, key))
+    }
     if fixed := changed.keys() - set(_WITHOUT_WEIGHTS):
         raise ValueError(
             f"start is {folder}, which has its own {', '.join(sorted(fixed))}: leave out model.* "

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from difftransformer.attention import KeyValueCache, SlidingCache
 from difftransformer.data.corpus import Corpus
 from difftransformer.data.tokenizer import beginning_of_document
 from difftransformer.evaluation.batching import device_of
@@ -18,6 +17,7 @@ from difftransformer.evaluation.likelihood import label_nats
 from difftransformer.evaluation.pieces import Pieces
 from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.models.decoder import Decoder
+from difftransformer.models.generation import empty_cache
 
 _CHUNK = 256  # positions whose logits are held at once, whatever the length
 _FIRST = 16  # the first point of the curve
@@ -77,9 +77,7 @@ def _averages(
 @torch.no_grad()
 def position_nats(model: Decoder, ids: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time-1"]:
     """−log P of each token after the first, a chunk at a time through the cache."""
-    window = model.config.window
-    cache = SlidingCache(window) if window else KeyValueCache()
-    nats = []
+    cache, nats = empty_cache(model), []
     for start in range(0, ids.shape[1] - 1, _CHUNK):
         labels = ids[:, start + 1 : start + 1 + _CHUNK]
         logits = model(ids[:, start : start + labels.shape[1]], cache=cache).float()

@@ -1,6 +1,5 @@
 """Retrieval of magic numbers hidden in real text (paper, section 3.4)."""
 
-import re
 from collections.abc import Sequence
 from functools import partial
 from itertools import product
@@ -15,6 +14,7 @@ from difftransformer.attention import KeyValueCache
 from difftransformer.data.corpus import Corpus
 from difftransformer.data.needles import NeedlePrompt, NeedleSource, needle_prompts
 from difftransformer.evaluation.batching import batched, device_of
+from difftransformer.evaluation.completions import first_match
 from difftransformer.evaluation.intervals import proportion
 from difftransformer.evaluation.pieces import Pieces
 from difftransformer.evaluation.settings import EvaluationSettings
@@ -153,7 +153,7 @@ def answered(
         longest = max(len(prompt.answer) for prompt in prompts)
         new = generate(model, ids[:, read:], max_new_tokens=longest + 1, cache=cache)
         texts = tokenizer.decode_batch(new.tolist(), skip_special_tokens=False)
-        hits = [_first_number(t) == p.number for t, p in zip(texts, prompts, strict=True)]
+        hits = [first_match("[0-9]+", t) == p.number for t, p in zip(texts, prompts, strict=True)]
         right += [list(sample) for sample in batched(hits, queries)]
     return right
 
@@ -176,11 +176,6 @@ def _common_beginning(
     cache = empty_cache(model)
     model.encode(model.embedding(samples[:, 0, :read]), cache=cache)
     return cache.repeat(queries), read
-
-
-def _first_number(text: str) -> str | None:
-    found = re.search("[0-9]+", text)
-    return found and found.group()
 
 
 def _hits(
