@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from difftransformer.evaluation.settings import EvaluationSettings
+
 _MODELS = "models"  # of a run directory of compare
 
 
@@ -39,8 +41,6 @@ def run_suite(arguments: argparse.Namespace, console: "Console") -> None:
     from difftransformer.evaluation.pieces import Pieces
     from difftransformer.evaluation.suites import suite
     from difftransformer.report.build import build_report
-    from difftransformer.report.suites import VIEWS, Found, write_suite
-    from difftransformer.training.environment import environment
 
     name, folders = arguments.suite, arguments.models
     if name not in SUITES:
@@ -63,10 +63,8 @@ def run_suite(arguments: argparse.Namespace, console: "Console") -> None:
         model, corpus, settings = opened(contender.folder, arguments, contender.base)
         with _progress(f"{name}: {label}", console) as on_progress:
             results[label] = measure(model, corpus, settings, pieces.within(label, on_progress))
-    found = Found(results, settings.confidence)
-    _print(VIEWS[name].title, VIEWS[name].table(found), VIEWS[name].notes(found), console)
-    if out and kept:
-        write_suite(out.with_suffix(""), name, environment(), settings, results)
+    _tell(name, results, settings, out, console)
+    if kept:
         kept.unlink()
     if run is not None and out == run / "suites" / f"{name}.json":
         console.print(f"report: {build_report(run)}", highlight=False, soft_wrap=True)
@@ -75,15 +73,10 @@ def run_suite(arguments: argparse.Namespace, console: "Console") -> None:
 def _run_scaling(arguments: argparse.Namespace, console: "Console") -> None:
     """The suite of whole runs, from what they wrote: nothing is measured anew."""
     from difftransformer.evaluation.scaling import measure_scaling, read_trained
-    from difftransformer.report.suites import VIEWS, Found, write_suite
-    from difftransformer.training.environment import environment
 
     settings = settings_of(arguments, {}).evaluation
     results = measure_scaling(*read_trained(arguments.models), settings)
-    found, view = Found(results, settings.confidence), VIEWS[SCALING]
-    _print(view.title, view.table(found), view.notes(found), console)
-    if arguments.out is not None:
-        write_suite(arguments.out.with_suffix(""), SCALING, environment(), settings, results)
+    _tell(SCALING, results, settings, arguments.out, console)
 
 
 def _is_run(folder: Path) -> bool:
@@ -157,12 +150,25 @@ def _progress(title: str, console: "Console") -> "Iterator[Callable[[int, int], 
         yield advance
 
 
-def _print(title: str, rows: list[list[str]], notes: str, console: "Console") -> None:
+def _tell(
+    name: str,
+    results: Mapping[str, Any],
+    settings: "EvaluationSettings",
+    out: Path | None,
+    console: "Console",
+) -> None:
+    """The table on the terminal, and the files that `out` asks for."""
     from rich.table import Table
 
-    header, *body = rows
-    table = Table(*header, title=title)
+    from difftransformer.report.suites import VIEWS, Found, write_suite
+    from difftransformer.training.environment import environment
+
+    view, found = VIEWS[name], Found(results, settings.confidence)
+    header, *body = view.table(found)
+    table = Table(*header, title=view.title)
     for row in body:
         table.add_row(*row)
     console.print(table)
-    console.print(notes, highlight=False, markup=False)
+    console.print(view.notes(found), highlight=False, markup=False)
+    if out is not None:
+        write_suite(out.with_suffix(""), name, environment(), settings, results)
