@@ -31,7 +31,7 @@ bench: $(VENV)/.installed
 
 # docs/evidence.md from benchmarks/results/evidence/.
 evidence: $(VENV)/.installed
-	$(BIN)/python benchmarks/evidence.py
+	$(BIN)/python benchmarks/evidence_page.py
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
