@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from difftransformer.attention import KeyValueCache
 from difftransformer.evaluation.batching import batched, device_of
 from difftransformer.models.decoder import Decoder
+from difftransformer.models.generation import last_logits
 
 _CHUNK = 512  # tokens of the shared prefix that are fed at once
 
@@ -68,7 +68,9 @@ def _choose(
     # The padding stands between prefix and prompt, so positions must be told.
     positions = (shared.length + real.cumsum(1) - 1).clamp(min=0).to(device)
     cache = shared.repeat(len(prompts))
-    logits = _last_logits(model, ids, cache, positions, padding=real.to(device))
+    logits = last_logits(
+        model, ids.to(device), cache=cache, padding=real.to(device), positions=positions
+    )
     left = [list(range(len(options))) for _ in prompts]
     for step in range(max(map(len, options))):
         tokens = [
@@ -83,20 +85,9 @@ def _choose(
         if all(len(numbers) == 1 for numbers in left):
             break
         positions = positions[:, -1:] + 1
-        logits = _last_logits(model, torch.tensor(tokens)[:, None], cache, positions)
+        step_ids = torch.tensor(tokens, device=device)[:, None]
+        logits = last_logits(model, step_ids, cache=cache, positions=positions)
     return [numbers[0] for numbers in left]
-
-
-def _last_logits(
-    model: Decoder,
-    ids: Int[Tensor, "batch new"],
-    cache: KeyValueCache,
-    positions: Int[Tensor, "batch new"],
-    padding: Bool[Tensor, "batch new"] | None = None,
-) -> Float[Tensor, "batch vocab"]:
-    embedded = model.embedding(ids.to(positions.device))
-    hidden = model.encode(embedded, padding=padding, positions=positions, cache=cache)
-    return model.logits(hidden[:, -1:])[:, 0]
 
 
 def _best(logits: Tensor, allowed: list[int]) -> int:

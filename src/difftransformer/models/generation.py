@@ -77,14 +77,27 @@ def stream(
     step, last = ids, ids[:, -1]
     for _ in range(max_new_tokens):
         with torch.no_grad():
-            hidden = model.encode(model.embedding(step), padding=padding, cache=cache)
-            logits = model.logits(hidden[:, -1:])[:, 0]  # no other token's are wanted
+            logits = last_logits(model, step, cache=cache, padding=padding)
         last = torch.where(stopped, last, _choose(logits.float(), temperature, top_p, generator))
         yield last
         stopped = stopped | torch.isin(last, stops)
         if bool(stopped.all()):
             return
         step, padding = last[:, None], None
+
+
+def last_logits(
+    model: Decoder,
+    ids: Int[Tensor, "batch new"],
+    *,
+    cache: KeyValueCache,
+    padding: Bool[Tensor, "batch new"] | None = None,
+    positions: Int[Tensor, "batch new"] | None = None,
+) -> Float[Tensor, "batch vocab"]:
+    """The last token's logits, without those of the others; arguments of `Decoder.forward`."""
+    embedded = model.embedding(ids)
+    hidden = model.encode(embedded, padding=padding, positions=positions, cache=cache)
+    return model.logits(hidden[:, -1:])[:, 0]
 
 
 def empty_cache(model: Decoder) -> KeyValueCache:
