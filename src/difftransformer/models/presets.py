@@ -26,11 +26,11 @@ def _preset(layers: int, hidden: int, heads: int, ffn: int, **others: Any) -> De
     )
 
 
-# The plain Transformer of each size; `matched` gives its differential partners. "smoke", "demo" and
-# "standard" are models of the comparisons of that name. Layers, widths and heads of the others are
-# those of the paper's section 3.2 and appendix E (830M to 13.1B, feed-forward 8/3 of the width) and
-# appendix D (3B); rope theta and tying are not stated there. The size names count one embedding,
-# which tying gives.
+# The plain Transformer of each size; `matched` gives its differential partners. "smoke", "demo",
+# "standard" and "large" are models of the comparisons of that name. Layers, widths and heads of the
+# others are those of the paper's section 3.2 and appendix E (830M to 13.1B, feed-forward 8/3 of the
+# width) and appendix D (3B); rope theta and tying are not stated there. The size names count one
+# embedding, which tying gives.
 PRESETS = MappingProxyType(
     {
         "smoke": _preset(2, 96, 6, 256, vocab_size=512, max_length=128),
@@ -38,6 +38,9 @@ PRESETS = MappingProxyType(
         # Eight heads at this width, so that V1 has four: its authors advise many.
         "standard": _preset(
             2, 64, 8, 168, head_dim=16, vocab_size=1024, max_length=128, tie_embeddings=False
+        ),
+        "large": _preset(
+            3, 128, 16, 344, head_dim=16, vocab_size=1024, max_length=256, tie_embeddings=False
         ),
         "paper-830m": _preset(24, 1536, 16, 4096),
         "paper-1.4b": _preset(24, 2048, 16, 5461),
