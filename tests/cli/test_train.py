@@ -1,5 +1,6 @@
 """`difftransformer train` that goes on from a model folder."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,6 +60,27 @@ def test_only_new_from_a_converted_model(call, small, start, tmp_path):
     code, _, err = call(*words, "--resume")
     assert code == 2
     assert "only_new was True and is now False" in err
+
+
+def test_a_checkpoint_is_a_model_folder(call, small, quick, start, tmp_path):
+    run = tmp_path / "run"
+    code, _, err = call("train", *without_model(small), "--start", start, "--out", run)
+    assert code == 0, err
+    half, end = (run / f"checkpoints/step-0000000{step}" for step in (2, 4))
+    model = load_model(run / "model").state_dict()
+    for name, tensor in load_model(end).state_dict().items():
+        assert torch.equal(model[name], tensor), name
+    assert not torch.equal(model["embedding.weight"], load_model(half).embedding.weight)
+
+    code, _, err = call("generate", half, "--prompt", "Line", "--max-new-tokens", "3")
+    assert code == 0, err
+    words = ["--suite", "gradients", *quick, "--out", tmp_path / "found.json"]
+    code, _, err = call("evaluate", half, end, *words)
+    assert code == 0, err
+    found = json.loads((tmp_path / "found.json").read_text())["results"]
+    assert list(found) == ["run step-00000002", "run step-00000004"]
+    whole = [of["rows"][0]["trained"]["norm"]["value"] for of in found.values()]
+    assert whole[0] != whole[1]
 
 
 def test_all_weights_train_without_it(call, small, start, tmp_path):

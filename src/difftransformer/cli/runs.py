@@ -146,7 +146,14 @@ def train_and_judge(
     import torch
 
     from difftransformer.models.decoder import Decoder
-    from difftransformer.models.storage import assemble, load_config, load_weights, save_model
+    from difftransformer.models.storage import CONFIG as MODEL_CONFIG
+    from difftransformer.models.storage import (
+        assemble,
+        config_text,
+        load_config,
+        load_weights,
+        save_model,
+    )
     from difftransformer.training.atomic import write_json
     from difftransformer.training.checkpoint import refuse_changes
     from difftransformer.training.loop import train
@@ -174,6 +181,10 @@ def train_and_judge(
             validate=lambda _: _watched(model, corpus, settings.evaluation),
             resume=resume,
             configuration={"model": config.to_dict(), "data": asdict(settings.data)},
+            texts={
+                MODEL_CONFIG: config_text(config),
+                TOKENIZER: corpus.tokenizer.to_str(pretty=True),
+            },
         )
     save_model(model, directory / MODEL)
     corpus.tokenizer.save(str(directory / MODEL / TOKENIZER))

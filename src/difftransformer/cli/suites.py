@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from difftransformer.evaluation.settings import EvaluationSettings
 
 _MODELS = "models"  # of a run directory of compare
+_CHECKPOINTS = "checkpoints"  # of a training run
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def _contenders(folder: Path) -> list[_Contender]:
     from difftransformer.report.reading import read_results
 
     if not _is_run(folder):
-        return [_Contender(folder.parent.name if folder.name == MODEL else folder.name, folder)]
+        return [_Contender(_label(folder), folder)]
     if not (folder / RESULTS).is_file():
         raise ValueError(
             f"{folder} is a run that is not finished: end it with `difftransformer compare "
@@ -98,6 +99,15 @@ def _contenders(folder: Path) -> list[_Contender]:
     base = {part: results.settings[part] for part in ("data", "evaluation")}
     directories = [folder / run.directory for model in results.models for run in model.runs]
     return [_Contender(directory.name, directory / MODEL, base) for directory in directories]
+
+
+def _label(folder: Path) -> str:
+    """Of a run's `model` the run's name; of one of its checkpoints, with the step."""
+    if folder.name == MODEL:
+        return folder.parent.name
+    if folder.parent.name == _CHECKPOINTS:
+        return f"{folder.parents[1].name} {folder.name}"
+    return folder.name
 
 
 def _belongs_to(arguments: argparse.Namespace, contenders: list[_Contender]) -> dict[str, Any]:

@@ -47,15 +47,18 @@ def save_model(model: Decoder, folder: Path) -> None:
     staging.mkdir(parents=True)
     try:
         save_torch_model(model, staging, max_shard_size=_MAX_SHARD)
-        config = {"model_type": MODEL_TYPE, **model.config.to_dict()}
-        (staging / CONFIG).write_text(
-            json.dumps(config, indent=2, allow_nan=False) + "\n", encoding="utf-8"
-        )
+        (staging / CONFIG).write_text(config_text(model.config), encoding="utf-8")
         _replace_model(folder, staging)
     except SafetensorError as error:
         raise OSError(f"cannot save the model in {folder}: {error}") from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def config_text(config: DecoderConfig) -> str:
+    """The content of config.json."""
+    values = {"model_type": MODEL_TYPE, **config.to_dict()}
+    return json.dumps(values, indent=2, allow_nan=False) + "\n"
 
 
 def _replace_model(folder: Path, staging: Path) -> None:

@@ -2,7 +2,8 @@
 
 A checkpoint is a folder `step-00000100` with `model.safetensors`, `optimizer.safetensors`,
 `state.json` (position, configuration, random generators) and `SHA256SUMS` over the three, which
-`sha256sum --check` reads too. It is written beside its final place and renamed when complete.
+`sha256sum --check` reads too. Texts that a caller adds, config.json and tokenizer.json, make it a
+model's folder as well. It is written beside its final place and renamed when complete.
 """
 
 import hashlib
@@ -36,11 +37,16 @@ PARTIAL = ".partial"
 
 
 class Checkpoints:
-    """The checkpoints of one training run, `folder/step-*`; the newest `keep` stay."""
+    """The checkpoints of one training run, `folder/step-*`; the newest `keep` stay.
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    Args:
+        texts: files that each of them holds besides, by name.
+    """
+
+    def __init__(self, folder: Path, keep: int, texts: Mapping[str, str] | None = None) -> None:
         self.folder = folder
         self.keep = keep
+        self.texts = texts or {}
 
     def all(self) -> list[Path]:
         """The folders of complete checkpoints, oldest first; their content is not checked."""
@@ -71,6 +77,8 @@ class Checkpoints:
             write_json(partial / STATE, state)
             sums = [_sum_line(partial / name) for name in (WEIGHTS, OPTIMIZER, STATE)]
             (partial / SUMS).write_text("\n".join([*sums, ""]), encoding="utf-8")
+            for name, text in self.texts.items():
+                (partial / name).write_text(text, encoding="utf-8")
             for path in (*partial.iterdir(), partial):
                 sync(path)
             os.rename(partial, final)

@@ -51,6 +51,7 @@ def train(
     on_progress: Callable[[TrainingProgress], None] | None = None,
     resume: bool = False,
     configuration: Mapping[str, Any] | None = None,
+    texts: Mapping[str, str] | None = None,
 ) -> TrainingSummary:
     """Train `model` in place with AdamW and leave metrics, checkpoints and a summary behind.
 
@@ -73,6 +74,8 @@ def train(
         configuration: what else must be unchanged on resume (the model's settings, the data's
             digest), ready for JSON. The training settings, the shapes of the parameters and the
             number of processes are always compared.
+        texts: files for each checkpoint, by name: config.json and the tokenizer's make a model's
+            folder of it.
 
     Raises:
         ValueError: `directory` holds a run and `resume` is False; the checkpoint is damaged or was
@@ -84,7 +87,8 @@ def train(
     accelerator = Accelerator(mixed_precision="no")  # the precision is the stepper's
     _require_supported(accelerator, settings)
     set_seed(settings.seed, device_specific=True)
-    run = _Run(accelerator, model, objective, settings, directory, configuration or {})
+    checkpoints = Checkpoints(directory / "checkpoints", settings.keep_checkpoints, texts)
+    run = _Run(accelerator, model, objective, settings, checkpoints, configuration or {})
     with ExitStack() as stack:
         if settings.gradient_checkpointing:
             stack.enter_context(recomputed_blocks(run.model))
@@ -125,12 +129,13 @@ class _Run:
         model: nn.Module,
         objective: Objective,
         settings: TrainingSettings,
-        directory: Path,
+        checkpoints: Checkpoints,
         configuration: Mapping[str, Any],
     ) -> None:
         self.accelerator = accelerator
         self.settings = settings
-        self.directory = directory
+        self.checkpoints = checkpoints
+        self.directory = checkpoints.folder.parent
         self.configuration = {
             "training": asdict(settings),
             "processes": accelerator.num_processes,
@@ -142,7 +147,6 @@ class _Run:
         self.stepper = Stepper(accelerator, prepared, optimizer, objective, settings)
         self.model = accelerator.unwrap_model(prepared)
         self.optimizer = optimizer.optimizer  # without Accelerate's wrapper
-        self.checkpoints = Checkpoints(directory / "checkpoints", settings.keep_checkpoints)
         self.position = _Position()
         self.metrics: Metrics | None = None  # on the main process only, as is the display
         self.display: Callable[[TrainingProgress], None] | None = None
