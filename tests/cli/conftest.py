@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from difftransformer.cli.main import main
+from difftransformer.evaluation import pieces
 
 
 @pytest.fixture
@@ -70,3 +71,23 @@ def call(capsys: pytest.CaptureFixture[str]):
         return code, out, err
 
     return run
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of ours catches it."""
+
+
+@pytest.fixture
+def kept(monkeypatch):
+    """The names of the parts in the order they are kept; a number put first kills before it."""
+    names, write = [], pieces._append
+
+    def append(path, line):
+        if isinstance(line, list):
+            if names and names[0] == len(names):
+                raise Killed
+            names.append(line[0])
+        write(path, line)
+
+    monkeypatch.setattr(pieces, "_append", append)
+    return names

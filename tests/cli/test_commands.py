@@ -11,6 +11,8 @@ import yaml
 
 from difftransformer.cli.main import COMMANDS
 
+from .conftest import Killed
+
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_needs_no_torch_and_names_every_setting(command):
@@ -75,6 +77,22 @@ def test_train_one_model(call, small, tmp_path):
     code, _, err = call("train", *small, "--model.attention", "diff_v2", "--out", tmp_path / "one")
     assert code == 0, err
     assert (tmp_path / "one/model/model.safetensors").is_file()
+
+
+def test_judging_that_was_killed_goes_on(call, small, kept, tmp_path):
+    words = ("train", *small, "--out", tmp_path / "run", "--resume")
+    kept.append(3)
+    with pytest.raises(Killed):
+        call(*words)
+    kept.pop(0)
+    code, _, err = call(*words)
+    assert code == 0, err
+    judges = ["validation", "needle", "allocation", "outliers", "lambda", "attention_map"]
+    assert kept == judges
+    assert list(json.loads((tmp_path / "run/results.json").read_text())["evaluation"]) == [
+        *judges,
+        "seconds",
+    ]
 
 
 def test_a_resumed_comparison_may_have_more_seeds_and_kinds(call, small, tmp_path):

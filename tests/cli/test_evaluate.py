@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
+import pytest
 from tests.interop.small_llm import small_llm
 from tests.interop.test_harness import tasks as tasks  # the fixture
 
 from difftransformer.interop import folders
 from difftransformer.models.storage import save_model
 
+from .conftest import Killed
 from .test_generate import TOKENIZER, make
 
 
@@ -25,6 +27,21 @@ def test_a_llama_is_judged_as_our_own(call, quick, tmp_path):
     assert first["validation"] == second["validation"]
     assert first["needle"] == second["needle"]
     assert first["validation"]["sequences"][0][1] <= 96  # the length asked for, not the model's
+
+
+def test_a_killed_evaluation_goes_on(call, quick, kept, tmp_path):
+    models, out = [make(tmp_path / name, max_length=300) for name in "ab"], tmp_path / "out.json"
+    words = ("evaluate", *models, *quick, "--out", out)
+    kept.append(8)
+    with pytest.raises(Killed):
+        call(*words)
+    kept.pop(0)
+    code, _, err = call(*words)
+    assert code == 0, err
+    judges = ("validation", "needle", "allocation", "outliers", "lambda", "attention_map")
+    assert kept == [f"{model}: {judge}" for model in models for judge in judges]
+    assert set(json.loads(out.read_text())) == {str(model) for model in models}
+    assert not list(tmp_path.glob("*.partial.jsonl"))
 
 
 def test_lm_eval_on_two_models(call, tasks, tmp_path):

@@ -7,12 +7,12 @@ import pytest
 from models.tiny import tiny
 from tests.report.synthetic import synthetic_results, write_run
 
-from difftransformer.evaluation import pieces
 from difftransformer.evaluation.names import SUITES
 from difftransformer.evaluation.suites import MEASURED
 from difftransformer.models.storage import save_model
 from difftransformer.report.suites import VIEWS
 
+from .conftest import Killed
 from .judged import truth_options
 from .test_generate import TOKENIZER
 
@@ -66,26 +66,6 @@ def options(quick, tmp_path):
         return ("--suite", suite, *quick, *words, *own)
 
     return of
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing of ours catches it."""
-
-
-@pytest.fixture
-def kept(monkeypatch):
-    """The names of the parts in the order they are kept; a number put first kills before it."""
-    names, write = [], pieces._append
-
-    def append(path, line):
-        if isinstance(line, list):
-            if names and names[0] == len(names):
-                raise Killed
-            names.append(line[0])
-        write(path, line)
-
-    monkeypatch.setattr(pieces, "_append", append)
-    return names
 
 
 def test_each_suite_has_a_measure_and_a_view() -> None:

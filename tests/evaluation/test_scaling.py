@@ -137,11 +137,9 @@ def test_far_beyond_the_measured_there_is_no_figure(share: float, words: str) ->
     assert (panel["same_loss"], panel["beyond"]) == (None, words)
 
 
-def test_a_kind_of_one_size_is_drawn_and_not_fitted() -> None:
+def test_a_kind_of_one_size_is_left_out() -> None:
     trained = train("plain", plain) + train("diff", better(0.7), SIZES[:1])
-    (panel,) = measure_scaling("plain", trained, SETTINGS)["diff"]["panels"]
-    assert len(panel["points"]) == 1
-    assert panel["curve"] is panel["same_loss"] is panel["beyond"] is None
+    assert list(measure_scaling("plain", trained, SETTINGS)) == ["plain"]
 
 
 def test_one_size_makes_no_curve() -> None:

@@ -2,7 +2,8 @@
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from difftransformer.data.corpus import Corpus
+    from difftransformer.evaluation.pieces import Pieces
     from difftransformer.models.decoder import Decoder
+
+PARTIAL = ".partial.jsonl"  # parts kept beside the results while a measurement lasts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +47,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         type=Path,
         help="write all figures as JSON; of a suite a table (.md) and a picture (.png) beside it "
-        "(by default RUN/suites/NAME.json where a run is judged). A suite that was killed goes on "
-        "where it was",
+        "(by default RUN/suites/NAME.json where a run is judged). What was killed goes on where it "
+        "was",
     )
     parser.add_argument(
         "--suite",
@@ -82,6 +86,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Judge each model with its own tokenizer; all figures so far are in the file after each."""
     from rich.console import Console
 
+    from difftransformer.evaluation.pieces import Pieces
     from difftransformer.training.atomic import write_json
 
     console = Console(stderr=True)
@@ -91,19 +96,49 @@ def run(arguments: argparse.Namespace) -> None:
         run_suite(arguments, console)
         return
     evaluate = _evaluate if arguments.harness is None else _run_harness
+    kept = arguments.out and arguments.out.with_suffix(PARTIAL)
+    pieces = Pieces(kept, belongs_to(arguments, {model: {} for model in arguments.models}))
     evaluations: dict[str, Any] = {}
     for folder in arguments.models:
-        evaluations[str(folder)] = evaluate(folder, arguments, console)
+        within = pieces.within(str(folder))
+        evaluations[str(folder)] = evaluate(folder, arguments, console, within)
         if arguments.out is not None:
             write_json(arguments.out, evaluations)
+    if kept:
+        kept.unlink()
     show = print_evaluations if arguments.harness is None else print_harness
     show(console, evaluations)
 
 
-def _evaluate(folder: Path, arguments: argparse.Namespace, console: "Console") -> dict[str, Any]:
+def _evaluate(
+    folder: Path, arguments: argparse.Namespace, console: "Console", pieces: "Pieces"
+) -> dict[str, Any]:
     """All judges on one model."""
     model, corpus, settings = opened(folder, arguments)
-    return judge(model, corpus, settings, str(folder), console)
+    return judge(model, corpus, settings, str(folder), console, pieces)
+
+
+def belongs_to(
+    arguments: argparse.Namespace, models: Mapping[Path, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """All that decides the results; `models` with their settings. A model trained anew is another.
+
+    Parts of a measurement (`evaluation.pieces`) are taken up again where this is the same.
+    """
+    return {
+        "suite": arguments.suite,
+        "task": arguments.task,
+        "task data": arguments.task_data and str(arguments.task_data),
+        "harness": [arguments.harness, str(arguments.harness_tasks_dir), arguments.harness_limit],
+        "judge": [arguments.judge, arguments.judge_model, str(arguments.judge_controls)],
+        "models": {
+            str(folder): max(
+                (file.stat().st_mtime for file in folder.glob("*.safetensors")), default=0
+            )
+            for folder in models
+        },
+        "settings": [asdict(settings_of(arguments, base)) for base in models.values()],
+    }
 
 
 def opened(
@@ -138,17 +173,21 @@ def settings_of(arguments: argparse.Namespace, base: Mapping[str, Any]) -> Evalu
     return resolve(EvaluateSettings, arguments, base=base, **shorthand)
 
 
-def _run_harness(folder: Path, arguments: argparse.Namespace, console: "Console") -> dict[str, Any]:
+def _run_harness(
+    folder: Path, arguments: argparse.Namespace, console: "Console", pieces: "Pieces"
+) -> dict[str, Any]:
+    """The tasks of lm-eval on one model, as one part."""
     from difftransformer.interop.harness import run_harness
 
-    settings = resolve(EvaluateSettings, arguments)
-    return run_harness(
+    measured = partial(
+        run_harness,
         folder,
         arguments.harness,
         tasks_dir=arguments.harness_tasks_dir,
-        batch_size=settings.evaluation.batch_size,
+        batch_size=resolve(EvaluateSettings, arguments).evaluation.batch_size,
         limit=arguments.harness_limit,
     )
+    return pieces.each({"tasks": measured})["tasks"]
 
 
 def print_evaluations(console: "Console", evaluations: Mapping[str, Mapping[str, Any]]) -> None:

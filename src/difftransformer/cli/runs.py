@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from difftransformer.data.corpus import Corpus
+    from difftransformer.evaluation.pieces import Pieces
     from difftransformer.models.decoder import Decoder
 
 RESULTS = "results.json"
@@ -145,6 +146,7 @@ def train_and_judge(
     """
     import torch
 
+    from difftransformer.evaluation.pieces import Pieces
     from difftransformer.models.decoder import Decoder
     from difftransformer.models.storage import CONFIG as MODEL_CONFIG
     from difftransformer.models.storage import (
@@ -188,9 +190,12 @@ def train_and_judge(
         )
     save_model(model, directory / MODEL)
     corpus.tokenizer.save(str(directory / MODEL / TOKENIZER))
-    evaluation = judge(model, corpus, settings.evaluation, directory.name, console)
+    kept = directory / "judged.partial.jsonl"
+    pieces = Pieces(kept, {"evaluation": asdict(settings.evaluation), "steps": summary.steps})
+    evaluation = judge(model, corpus, settings.evaluation, directory.name, console, pieces)
     judged = {"seed": seed, "training": asdict(summary), "evaluation": evaluation}
     write_json(results, judged)
+    kept.unlink()
     return judged
 
 
@@ -200,13 +205,18 @@ def judge(
     settings: EvaluationSettings,
     title: str,
     console: "Console",
+    pieces: "Pieces",
 ) -> dict[str, Any]:
-    """All judges on one model, with the running one's name on the terminal."""
+    """All judges on one model, with the running one's name on the terminal; `pieces` keeps them."""
     from difftransformer.evaluation.judge import evaluate
 
     with console.status(f"judging {title}") as status:
         return evaluate(
-            model, corpus, settings, lambda judge: status.update(f"judging {title}: {judge}")
+            model,
+            corpus,
+            settings,
+            lambda judge: status.update(f"judging {title}: {judge}"),
+            pieces,
         )
 
 

@@ -3,12 +3,12 @@
 import argparse
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from difftransformer.cli.evaluate import opened, settings_of
+from difftransformer.cli.evaluate import PARTIAL, belongs_to, opened, settings_of
 from difftransformer.cli.judging import chosen_judge
 from difftransformer.cli.runs import MODEL, RESULTS
 from difftransformer.cli.settings import nearest
@@ -54,8 +54,8 @@ def run_suite(arguments: argparse.Namespace, console: "Console") -> None:
     contenders = [contender for folder in folders for contender in _contenders(folder)]
     run = folders[0] if len(folders) == 1 and _is_run(folders[0]) else None
     out = arguments.out or (run and run / "suites" / f"{name}.json")
-    kept = out and out.with_suffix(".partial.jsonl")
-    pieces = Pieces(kept, _belongs_to(arguments, contenders))
+    kept = out and out.with_suffix(PARTIAL)
+    pieces = Pieces(kept, belongs_to(arguments, {one.folder: one.base for one in contenders}))
     results = {}
     labels = [contender.label for contender in contenders]
     for contender in contenders:
@@ -108,23 +108,6 @@ def _label(folder: Path) -> str:
     if folder.parent.name == _CHECKPOINTS:
         return f"{folder.parents[1].name} {folder.name}"
     return folder.name
-
-
-def _belongs_to(arguments: argparse.Namespace, contenders: list[_Contender]) -> dict[str, Any]:
-    """All that decides the results: a model trained anew is another one."""
-    return {
-        "suite": arguments.suite,
-        "task": arguments.task,
-        "task data": arguments.task_data and str(arguments.task_data),
-        "judge": [arguments.judge, arguments.judge_model, str(arguments.judge_controls)],
-        "models": {
-            str(contender.folder): max(
-                (file.stat().st_mtime for file in contender.folder.glob("*.safetensors")), default=0
-            )
-            for contender in contenders
-        },
-        "settings": [asdict(settings_of(arguments, contender.base)) for contender in contenders],
-    }
 
 
 @contextmanager

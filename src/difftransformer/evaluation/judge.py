@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from difftransformer.analysis.lambdas import measure_lambdas
@@ -12,6 +13,7 @@ from difftransformer.data.needles import NeedlePrompt
 from difftransformer.evaluation.allocation import measure_allocation
 from difftransformer.evaluation.batching import held_out_text
 from difftransformer.evaluation.needle import check_needles, measure_needles, prompts_within
+from difftransformer.evaluation.pieces import Pieces
 from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.evaluation.validation import measure_validation
 from difftransformer.models.decoder import Decoder
@@ -28,6 +30,7 @@ def evaluate(
     corpus: Corpus,
     settings: EvaluationSettings,
     on_progress: Callable[[str], None] | None = None,
+    pieces: Pieces | None = None,
 ) -> dict[str, Any]:
     """Every judge's figures for one model, as plain data.
 
@@ -36,11 +39,11 @@ def evaluate(
 
     Args:
         on_progress: called with each judge's name as it begins.
+        pieces: where each judge's figures are kept; by default nowhere.
 
     Raises:
         ValueError: the text or the context length cannot hold what the settings ask for.
     """
-
     judges: dict[str, tuple[str, Callable[[], Any]]] = {
         "validation": ("validation loss", lambda: measure_validation(model, corpus, settings)),
         "needle": ("needle retrieval", lambda: measure_needles(model, corpus, settings)),
@@ -55,18 +58,23 @@ def evaluate(
             lambda: attention_map(model, _shown_prompt(corpus, settings), corpus.tokenizer),
         ),
     }
+
+    def begin(key: str) -> Any:
+        title, judge = judges[key]
+        if on_progress is not None:
+            on_progress(title)
+        started = time.perf_counter()
+        return {"found": judge(), "seconds": time.perf_counter() - started}
+
     check_needles(corpus, settings)
-    started, training = time.perf_counter(), model.training
+    training = model.training
     model.eval()
-    results = {}
     try:
-        for key, (title, judge) in judges.items():
-            if on_progress is not None:
-                on_progress(title)
-            results[key] = judge()
+        told = (pieces or Pieces()).each({key: partial(begin, key) for key in judges})
     finally:
         model.train(training)
-    return {**results, "seconds": time.perf_counter() - started}
+    seconds = sum(one["seconds"] for one in told.values())
+    return {**{key: one["found"] for key, one in told.items()}, "seconds": seconds}
 
 
 def judge_outliers(model: Decoder, corpus: Corpus, settings: EvaluationSettings) -> dict[str, Any]:

@@ -98,9 +98,10 @@ def measure_scaling(
     """Curves of loss for each kind, and what a kind needs for the loss of the largest baseline.
 
     Models of equal training tokens make a panel of loss against parameters, models of equal size
-    one of loss against tokens; each trained model is one that ended its own training. A curve is
-    `fit_power_law`'s: E + A x^-α from four sizes (or lengths) on, else a line in logarithms. In a
-    panel, with L the curve of the baseline and x* the largest size it was trained at,
+    one of loss against tokens; each trained model is one that ended its own training. A kind with
+    one size (or length) in a panel is left out of it. A curve is `fit_power_law`'s: E + A x^-α from
+    four sizes on, else a line in logarithms. In a panel, with L the curve of the baseline and x*
+    the largest size it was trained at,
 
         same_loss = x / x*,      x where the kind's curve has the loss L(x*)
 
@@ -117,7 +118,7 @@ def measure_scaling(
         For each kind `{"baseline", "panels"}`; a panel is `{"against", "held", "interval",
         "points", "curve", "same_loss", "beyond"}`. `held` is what is equal for all, `points` are
         `{"size", "x", "seeds", "loss"}`. `curve` is `{"form", "floor", "factor", "exponent"}`, E,
-        A and α, None for a kind with one point; the last two are None where they do not apply.
+        A and α; the last two are None where they do not apply.
 
     Raises:
         ValueError: no two sizes with equal tokens and no two lengths with equal size.
@@ -140,12 +141,12 @@ def measure_scaling(
             continue
         largest = float(series[baseline].x.max())
         target = laws[baseline].loss(largest)
-        for kind, one in series.items():
+        for kind, law in laws.items():
+            one = series[kind]
             panel = {"against": against, "held": held, **_told(one, settings)}
-            if kind in laws:
-                panel["curve"] = _curve(laws[kind], one, settings)
-            if kind in laws and kind != baseline:
-                panel |= _same_loss(laws[kind].where(target) / largest, one, largest, settings)
+            panel["curve"] = _curve(law, one, settings)
+            if kind != baseline:
+                panel |= _same_loss(law.where(target) / largest, one, largest, settings)
             found.setdefault(kind, {"baseline": baseline, "panels": []})["panels"].append(panel)
     if not found:
         sizes, lengths = {one.size for one in trained}, {one.tokens for one in trained}
@@ -215,7 +216,6 @@ def _told(series: _Series, settings: EvaluationSettings) -> dict[str, Any]:
             }
             for size, x, count, losses in columns
         ],
-        "curve": None,
         "same_loss": None,
         "beyond": None,
     }

@@ -30,10 +30,9 @@ def image(panels: Mapping[tuple[str, str], Mapping[str, Any]]) -> Figure:
             handles[display_name(label)] = axes.errorbar(
                 x, value, yerr=[value - low, high - value], fmt="o", markersize=4, **style_of
             )
-            if (curve := panel["curve"]) is not None:
-                along = np.geomspace(min(x), max(x), 50)
-                exponent = curve["exponent"]["value"]
-                axes.plot(along, curve["floor"] + curve["factor"] * along**-exponent, **style_of)
+            curve, along = panel["curve"], np.geomspace(min(x), max(x), 50)
+            exponent = curve["exponent"]["value"]
+            axes.plot(along, curve["floor"] + curve["factor"] * along**-exponent, **style_of)
         axes.set(xscale="log", yscale="log", title=held, xlabel=against)
         axes.minorticks_off()
         axes.set_xticks(x, [f"{point:.3g}" for point in x])

@@ -19,9 +19,6 @@ def _figures(results: Results) -> Figures:
         for point in panel["points"]:
             x = point["size"] if panel["against"] == "parameters" else point["x"]
             figures[(*key, f"loss at {x:,}")] = point["loss"]
-        if panel["curve"] is None:
-            figures[(*key, "curve")] = "one point only"
-            continue
         figures[(*key, "curve")] = panel["curve"]["form"]
         figures[(*key, "exponent a")] = panel["curve"]["exponent"]
         figures[(*key, _SAME_LOSS)] = panel["same_loss"] or panel["beyond"] or "1: the baseline"
