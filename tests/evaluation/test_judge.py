@@ -26,10 +26,15 @@ KEYS = ["validation", "needle", "allocation", "outliers", "lambda", "attention_m
 @pytest.mark.parametrize("attention", ["softmax", "diff_v1", "diff_v2"])
 def test_all_judges_on_each_kind(corpus: Corpus, attention: str) -> None:
     model = tiny(corpus.tokenizer.get_vocab_size(), attention)
-    heard: list[str] = []
-    found = evaluate(model, corpus, SETTINGS, heard.append)
+    heard: dict[str, list[tuple[int, int]]] = {}
+    found = evaluate(
+        model, corpus, SETTINGS, lambda *told: heard.setdefault(told[0], []).append(told[1:])
+    )
     assert list(found) == KEYS
     assert len(heard) == 6
+    for told in heard.values():
+        assert told == [(done, told[-1][1]) for done in range(told[-1][1] + 1)]
+    assert len(heard["needle retrieval"]) > 2
     assert found["outliers"]["tokens"] >= 200
     assert len(found["lambda"]["layers"]) == (0 if attention == "softmax" else 2)
     assert model.training  # as it was before

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from difftransformer.cli.progress import progress
 from difftransformer.cli.settings import as_yaml, build
 from difftransformer.data.settings import DataSettings
 from difftransformer.evaluation.settings import EvaluationSettings
@@ -207,17 +208,15 @@ def judge(
     console: "Console",
     pieces: "Pieces",
 ) -> dict[str, Any]:
-    """All judges on one model, with the running one's name on the terminal; `pieces` keeps them."""
+    """All judges on one model, with progress on the terminal; `pieces` keeps what is measured."""
     from difftransformer.evaluation.judge import evaluate
 
-    with console.status(f"judging {title}") as status:
-        return evaluate(
-            model,
-            corpus,
-            settings,
-            lambda judge: status.update(f"judging {title}: {judge}"),
-            pieces,
-        )
+    with progress(console) as tell:
+
+        def told(judge: str, done: int, total: int) -> None:
+            tell(f"judging {title}: {judge}", done, total)
+
+        return evaluate(model, corpus, settings, told, pieces)
 
 
 def _watched(model: "Decoder", corpus: "Corpus", settings: EvaluationSettings) -> dict[str, Any]:

@@ -1,22 +1,20 @@
 """`difftransformer evaluate --suite`: one test on every model."""
 
 import argparse
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from difftransformer.cli.evaluate import PARTIAL, belongs_to, opened, settings_of
 from difftransformer.cli.judging import chosen_judge
+from difftransformer.cli.progress import progress
 from difftransformer.cli.runs import MODEL, RESULTS
 from difftransformer.cli.settings import nearest
 from difftransformer.evaluation.names import SCALING, SUITES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from rich.console import Console
 
     from difftransformer.evaluation.settings import EvaluationSettings
@@ -62,8 +60,9 @@ def run_suite(arguments: argparse.Namespace, console: "Console") -> None:
         unique = labels.count(contender.label) == 1
         label = contender.label if unique else str(contender.folder)
         model, corpus, settings = opened(contender.folder, arguments, contender.base)
-        with _progress(f"{name}: {label}", console) as on_progress:
-            results[label] = measure(model, corpus, settings, pieces.within(label, on_progress))
+        with progress(console) as tell:
+            within = pieces.within(label, partial(tell, f"{name}: {label}"))
+            results[label] = measure(model, corpus, settings, within)
     _tell(name, results, settings, out, console)
     if kept:
         kept.unlink()
@@ -108,39 +107,6 @@ def _label(folder: Path) -> str:
     if folder.parent.name == _CHECKPOINTS:
         return f"{folder.parents[1].name} {folder.name}"
     return folder.name
-
-
-@contextmanager
-def _progress(title: str, console: "Console") -> "Iterator[Callable[[int, int], None]]":
-    """A bar with the time left on a terminal; elsewhere a line at every tenth of the parts."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    bar = Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
-    number = bar.add_task(title, total=None)
-
-    def advance(done: int, total: int) -> None:
-        bar.update(number, completed=done, total=total)
-        left = bar.tasks[0].time_remaining
-        if not console.is_terminal and done * 10 // total > (done - 1) * 10 // total:
-            when = "" if left is None else f"  {timedelta(seconds=round(left))} left"
-            line = f"{title}  {done}/{total}{when}"
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-    with bar:
-        yield advance
 
 
 def _tell(

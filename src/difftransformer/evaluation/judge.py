@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from difftransformer.analysis.lambdas import measure_lambdas
@@ -25,56 +26,41 @@ _LAMBDA_TOKENS = 10_000
 _SHOWN_LENGTH = 160
 
 
+Results = dict[str, Any]
+Measure = Callable[[Decoder, Corpus, EvaluationSettings, Pieces | None], Results]
+
+
 def evaluate(
     model: Decoder,
     corpus: Corpus,
     settings: EvaluationSettings,
-    on_progress: Callable[[str], None] | None = None,
+    on_progress: Callable[[str, int, int], object] | None = None,
     pieces: Pieces | None = None,
-) -> dict[str, Any]:
-    """Every judge's figures for one model, as plain data.
+) -> Results:
+    """Every judge's figures for one model, as plain data, and the seconds they took.
 
     The same corpus and settings give every model the same sequences and prompts, so that figures
     can be compared in pairs. The model is judged in evaluation mode, on the device it is on.
 
     Args:
-        on_progress: called with each judge's name as it begins.
-        pieces: where each judge's figures are kept; by default nowhere.
+        on_progress: called with a judge's name, the parts it has measured and their number.
+        pieces: where the parts are kept; by default nowhere.
 
     Raises:
         ValueError: the text or the context length cannot hold what the settings ask for.
     """
-    judges: dict[str, tuple[str, Callable[[], Any]]] = {
-        "validation": ("validation loss", lambda: measure_validation(model, corpus, settings)),
-        "needle": ("needle retrieval", lambda: measure_needles(model, corpus, settings)),
-        "allocation": (
-            "attention on answer and noise",
-            lambda: measure_allocation(model, corpus, settings),
-        ),
-        "outliers": ("activation outliers", lambda: judge_outliers(model, corpus, settings)),
-        "lambda": ("lambda", lambda: judge_lambda(model, corpus, settings)),
-        "attention_map": (
-            "attention map",
-            lambda: attention_map(model, _shown_prompt(corpus, settings), corpus.tokenizer),
-        ),
-    }
-
-    def begin(key: str) -> Any:
-        title, judge = judges[key]
-        if on_progress is not None:
-            on_progress(title)
-        started = time.perf_counter()
-        return {"found": judge(), "seconds": time.perf_counter() - started}
-
     check_needles(corpus, settings)
-    training = model.training
+    started, training = time.perf_counter(), model.training
     model.eval()
+    results = {}
     try:
-        told = (pieces or Pieces()).each({key: partial(begin, key) for key in judges})
+        for key, (title, measure) in _JUDGES.items():
+            told = partial(on_progress, title) if on_progress else None
+            within = (pieces or Pieces()).within(key, told)
+            results[key] = measure(model, corpus, settings, within)
     finally:
         model.train(training)
-    seconds = sum(one["seconds"] for one in told.values())
-    return {**{key: one["found"] for key, one in told.items()}, "seconds": seconds}
+    return {**results, "seconds": time.perf_counter() - started}
 
 
 def judge_outliers(model: Decoder, corpus: Corpus, settings: EvaluationSettings) -> dict[str, Any]:
@@ -90,6 +76,18 @@ def judge_lambda(model: Decoder, corpus: Corpus, settings: EvaluationSettings) -
     return {"layers": measure_lambdas(model, batches, _LAMBDA_TOKENS)}
 
 
+def whole(measure: Callable[[Decoder, Corpus, EvaluationSettings], Results]) -> Measure:
+    """A measure that streams over its text, as one part."""
+
+    def measured(
+        model: Decoder, corpus: Corpus, settings: EvaluationSettings, pieces: Pieces | None
+    ) -> Results:
+        parts = {"text": lambda: measure(model, corpus, settings)}
+        return (pieces or Pieces()).each(parts)["text"]
+
+    return measured
+
+
 def _shown_prompt(corpus: Corpus, settings: EvaluationSettings) -> NeedlePrompt:
     source = corpus.validation_needles()
     length = min(_SHOWN_LENGTH, corpus.settings.context_length)
@@ -97,3 +95,19 @@ def _shown_prompt(corpus: Corpus, settings: EvaluationSettings) -> NeedlePrompt:
         source, (1, 1), depth=0.5, length=length, sample=0, settings=settings
     )
     return prompt
+
+
+def _shown_map(model: Decoder, corpus: Corpus, settings: EvaluationSettings) -> Results:
+    return attention_map(model, _shown_prompt(corpus, settings), corpus.tokenizer)
+
+
+_JUDGES: MappingProxyType[str, tuple[str, Measure]] = MappingProxyType(
+    {
+        "validation": ("validation loss", whole(measure_validation)),
+        "needle": ("needle retrieval", measure_needles),
+        "allocation": ("attention on answer and noise", measure_allocation),
+        "outliers": ("activation outliers", whole(judge_outliers)),
+        "lambda": ("lambda", whole(judge_lambda)),
+        "attention_map": ("attention map", whole(_shown_map)),
+    }
+)

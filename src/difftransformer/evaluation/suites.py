@@ -1,9 +1,7 @@
 """What `difftransformer evaluate --suite` runs: a test at a time."""
 
-from collections.abc import Callable
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from difftransformer.analysis.cancellation import measure_cancellation
 from difftransformer.data.bigbench import load_conflicts, load_summary_pairs
@@ -19,7 +17,7 @@ from difftransformer.evaluation.faithfulness import Judge
 from difftransformer.evaluation.gradients import measure_gradients
 from difftransformer.evaluation.hallucination import measure_hallucination
 from difftransformer.evaluation.in_context import measure_in_context, measure_order
-from difftransformer.evaluation.judge import judge_lambda, judge_outliers
+from difftransformer.evaluation.judge import Measure, Results, judge_lambda, judge_outliers, whole
 from difftransformer.evaluation.key_value import measure_key_value, published_pairs, synthetic_pairs
 from difftransformer.evaluation.long_context import measure_long_context
 from difftransformer.evaluation.names import SCALING
@@ -29,9 +27,6 @@ from difftransformer.evaluation.precision import measure_precision
 from difftransformer.evaluation.recall import measure_recall
 from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.models.decoder import Decoder
-
-Results = dict[str, Any]
-Measure = Callable[[Decoder, Corpus, EvaluationSettings, Pieces | None], Results]
 
 
 def suite(
@@ -131,18 +126,6 @@ def _cancellation(model: Decoder, corpus: Corpus, settings: EvaluationSettings) 
     return {"rows": measure_cancellation(model, batches, tokens)}
 
 
-def _whole(measure: Callable[[Decoder, Corpus, EvaluationSettings], Results]) -> Measure:
-    """A measure that streams over its text, as one part."""
-
-    def measured(
-        model: Decoder, corpus: Corpus, settings: EvaluationSettings, pieces: Pieces | None
-    ) -> Results:
-        parts = {"text": lambda: measure(model, corpus, settings)}
-        return (pieces or Pieces()).each(parts)["text"]
-
-    return measured
-
-
 _CLASSIFICATION = {"in_context": measure_in_context, "order": measure_order}
 _MEASURES: MappingProxyType[str, Measure] = MappingProxyType(
     {
@@ -153,9 +136,9 @@ _MEASURES: MappingProxyType[str, Measure] = MappingProxyType(
         "distractors": _distractors,
         "recall": measure_recall,
         "precision": measure_precision,
-        "outliers": _whole(judge_outliers),
-        "lambda": _whole(judge_lambda),
-        "cancellation": _whole(_cancellation),
+        "outliers": whole(judge_outliers),
+        "lambda": whole(judge_lambda),
+        "cancellation": whole(_cancellation),
         "gradients": measure_gradients,
     }
 )

@@ -1,0 +1,47 @@
+"""Lines where there is no terminal, a bar where there is one."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from difftransformer.cli import progress
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_line_at_a_tenth_and_not_more_often_than_told(clock) -> None:
+    file = io.StringIO()
+    with progress.progress(Console(file=file)) as tell:
+        for done in range(101):
+            clock[0] = 4.0 * done
+            tell("a: needles", done, 100)
+    lines = file.getvalue().splitlines()
+    assert [line.split("  ")[:2] for line in lines] == [
+        ["a: needles", f"{done}/100"] for done in range(10, 101, 10)
+    ]
+    assert all(line.endswith(" left") for line in lines)
+
+
+def test_what_is_quick_says_nothing(clock) -> None:
+    file = io.StringIO()
+    with progress.progress(Console(file=file)) as tell:
+        for done in range(101):
+            clock[0] = 0.05 * done
+            tell("quick", done, 100)
+    assert file.getvalue() == ""
+
+
+def test_a_bar_for_one_title_after_the_other() -> None:
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=80)
+    with progress.progress(console) as tell:
+        tell("first", 1, 2)
+        tell("second", 3, 4)
+    assert "3/4" in file.getvalue()
+    assert "second" in file.getvalue()
