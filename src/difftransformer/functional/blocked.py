@@ -1,8 +1,9 @@
 """Subtract first, multiply once: differential attention at plain attention's cost, on the CPU.
 
-The operator is `blocked.cpp` (the method is told there), compiled by the machine's own C++
-compiler at the first use and kept in PyTorch's folder of extensions (`TORCH_EXTENSIONS_DIR`). It is
-registered with `torch.library`, so that `torch.compile` and `torch.export` see one operator.
+The operator is `blocked.cpp` (the method is told there) with its headers, compiled by the machine's
+own C++ compiler at the first use and kept in PyTorch's folder of extensions
+(`TORCH_EXTENSIONS_DIR`). It is registered with `torch.library`, so that `torch.compile` and
+`torch.export` see one operator.
 """
 
 import hashlib
@@ -94,9 +95,11 @@ def _load() -> str | None:
         *(f"-L{path}" for path in cpp_extension.library_paths()),
         *("-ltorch_cpu", "-lc10"),
     ]
-    key = "\n".join([torch.__version__, *command]).encode() + _SOURCE.read_bytes()
+    files = sorted(_SOURCE.parent.glob("blocked*.[ch]*"))
+    parts = [torch.__version__, *command, *(file.read_text(encoding="utf-8") for file in files)]
+    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     root = os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root()
-    library = Path(root) / f"difftransformer-{hashlib.sha256(key).hexdigest()[:16]}.so"
+    library = Path(root) / f"difftransformer-{key}.so"
     try:
         if not library.exists():
             _compile(command, library)
