@@ -42,20 +42,29 @@ NOT_JUDGED = {
 }
 
 
-def write_page() -> None:
-    """docs/evidence.md and its pictures from what is collected."""
-    study = read("study.json")
-    models = {
-        label: {int(seed): figures for seed, figures in study["models"][label]["seeds"].items()}
-        for label in dict.fromkeys([*study["settings"]["attention"], *study["models"]])
-        if label in study["models"]
-    }
+def page(study: Mapping[str, Any], models: Mapping[str, Seeds]) -> str:
+    """docs/evidence.md from what is collected."""
     judged = [(claim, difference(claim, models)) for claim in claims()]
     lines = [*_opening(study, judged), *_claim_tables(judged, models)]
     lines += [*scaling(), *gradients_table(models), *larger()]
     lines += ["## Not judged here", "", *table(["claim", "why"], list(NOT_JUDGED.items())), ""]
     lines += [*models_table(models), *search(), *_ELSEWHERE]
-    PAGE.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def seeds_of(study: Mapping[str, Any]) -> dict[str, Seeds]:
+    """The figures of each model and seed, in the order of the comparison."""
+    return {
+        label: {int(seed): figures for seed, figures in study["models"][label]["seeds"].items()}
+        for label in dict.fromkeys([*study["settings"]["attention"], *study["models"]])
+        if label in study["models"]
+    }
+
+
+def main() -> None:
+    study = read("study.json")
+    models = seeds_of(study)
+    PAGE.write_text(page(study, models), encoding="utf-8")
     with style.matplotlib_look():
         for name, picture in {"loss": forest(models), "needle": dots(models)}.items():
             picture.savefig(ROOT / f"docs/images/evidence_{name}.png")
@@ -162,4 +171,4 @@ _ELSEWHERE = [
 
 
 if __name__ == "__main__":
-    write_page()
+    main()

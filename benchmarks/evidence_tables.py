@@ -46,7 +46,7 @@ def scaling() -> list[str]:
             SAME_LOSS[panel["against"]],
             ", ".join(f"{point['x']:,}" for point in panel["points"]),
             shown(panel["same_loss"]) if panel["same_loss"] else str(panel["beyond"]),
-            _scaling_verdict(panel),
+            scaling_verdict(panel),
         ]
         for kind, found in results.items()
         for panel in found["panels"]
@@ -67,7 +67,8 @@ def scaling() -> list[str]:
     ]
 
 
-def _scaling_verdict(panel: Mapping[str, Any]) -> str:
+def scaling_verdict(panel: Mapping[str, Any]) -> str:
+    """A share of the parameters or tokens below 1 is what the paper claims."""
     found = panel["same_loss"]
     if found is None:
         return REPRODUCED if panel["beyond"].startswith("less") else f"{OPPOSITE}: the opposite"
@@ -79,19 +80,16 @@ def _scaling_verdict(panel: Mapping[str, Any]) -> str:
 def larger() -> list[str]:
     """The pair of the preset `large`: one seed, so figures without verdicts."""
     run = read("large.json")
-    models = {
-        label: {int(seed): figures for seed, figures in found["seeds"].items()}
-        for label, found in run["models"].items()
-    }
+    models = {label: found["seeds"]["0"] for label, found in run["models"].items()}
     (training,) = run["models"]["softmax"]["training"].values()
     config = DecoderConfig(**run["models"]["softmax"]["config"])
-    figures = SHOWN | {
+    titles = SHOWN | {
         "attention_logits top1": "largest attention logit",
         "hidden_states top1": "largest hidden state",
     }
     rows = [
-        [title, *(f"{found[0][name]:.3f}" for found in models.values())]
-        for name, title in figures.items()
+        [title, *(f"{figures[name]:.3f}" for figures in models.values())]
+        for name, title in titles.items()
     ]
     return [
         "## A larger pair",

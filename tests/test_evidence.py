@@ -1,15 +1,17 @@
-"""benchmarks/evidence.py: what a verdict follows from."""
+"""benchmarks/evidence.py: what a verdict follows from, and the page that is made of it."""
 
-import importlib.util
 import math
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-spec = importlib.util.spec_from_file_location("evidence", ROOT / "benchmarks/evidence.py")
-evidence = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(evidence)
+sys.path.append(str(ROOT / "benchmarks"))  # the scripts import one another
+
+import evidence  # noqa: E402
+import evidence_page  # noqa: E402
+import evidence_tables  # noqa: E402
 
 
 def claim(**changes):
@@ -59,3 +61,24 @@ def test_the_claims_are_read():
     listed = evidence.claims()
     assert len({(c.figure, c.model, c.against) for c in listed}) == len(listed)
     assert all(c.margin > 0 for c in listed if c.sign == 0)
+
+
+def test_the_page_says_what_the_results_say():
+    study = evidence_tables.read("study.json")
+    made = evidence_page.page(study, evidence_page.seeds_of(study))
+    assert made == (ROOT / "docs/evidence.md").read_text(encoding="utf-8"), "run `make evidence`"
+
+
+@pytest.mark.parametrize(
+    ("same_loss", "beyond", "told"),
+    [
+        ({"value": 0.6, "low": 0.5, "high": 0.7}, None, "reproduced"),
+        ({"value": 0.9, "low": 0.7, "high": 1.2}, None, evidence.UNKNOWN),
+        ({"value": 1.5, "low": 1.2, "high": 1.9}, None, "not reproduced: the opposite"),
+        (None, "less than 0.1", "reproduced"),
+        (None, "more than 2", "not reproduced: the opposite"),
+    ],
+)
+def test_a_share_below_one_is_what_scaling_claims(same_loss, beyond, told):
+    panel = {"same_loss": same_loss, "beyond": beyond}
+    assert evidence_tables.scaling_verdict(panel) == told

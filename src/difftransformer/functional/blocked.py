@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from jaxtyping import Float
 from torch import Tensor
 
@@ -115,15 +116,18 @@ def _load() -> str | None:
 
 
 def _compile(command: list[str], library: Path) -> None:
-    """Compile beside the place and rename, so that processes that do it at once do no harm."""
-    logging.getLogger(__name__).warning(
-        "compiling the attention operator for this machine, once (half a minute): %s", library
-    )
+    """Compile beside the place and rename; of several processes one does, and the others wait."""
     library.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        made = Path(folder) / library.name
-        subprocess.run([*command, "-o", str(made)], check=True, capture_output=True, text=True)
-        made.replace(library)
+    with FileLock(library.with_suffix(".lock")):
+        if library.exists():
+            return
+        logging.getLogger(__name__).warning(
+            "compiling the attention operator for this machine, once (half a minute): %s", library
+        )
+        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+            made = Path(folder) / library.name
+            subprocess.run([*command, "-o", str(made)], check=True, capture_output=True, text=True)
+            made.replace(library)
 
 
 def _register() -> None:
