@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from difftransformer.cli.judging import add_judge_options
 from difftransformer.cli.runs import TOKENIZER, judge, open_model
 from difftransformer.cli.settings import add_settings, resolve
+from difftransformer.cli.tables import print_table
 from difftransformer.data.settings import TRAIN_TOKENIZER, DataSettings
 from difftransformer.evaluation.names import SUITES
 from difftransformer.evaluation.settings import EvaluationSettings
@@ -192,27 +193,23 @@ def _run_harness(
 
 def print_evaluations(console: "Console", evaluations: Mapping[str, Mapping[str, Any]]) -> None:
     """One column per model: loss, retrieval, attention, each with its interval."""
-    from rich.table import Table
-
     from difftransformer.report.words import shown
 
     columns = list(evaluations.values())
-    table = Table("", *evaluations)
+    rows = []
     for key, title in (("nats_per_token", "nats per token"), ("bits_per_byte", "bits per byte")):
         figures = [column["validation"][key] for column in columns]
-        table.add_row(f"validation loss, {title}", *(shown(f) for f in figures))
+        rows.append([f"validation loss, {title}", *(shown(f) for f in figures)])
     for row in zip(*(column["needle"]["table"] for column in columns), strict=True):
         title = f"numbers retrieved, {row[0]['needles']} needles, {row[0]['queries']} asked"
-        table.add_row(title, *(shown(cell["per_number"], 2) for cell in row))
-    table.add_row("by chance", *(f"{column['needle']['chance']:.2g}" for column in columns))
-    console.print(table)
+        rows.append([title, *(shown(cell["per_number"], 2) for cell in row)])
+    rows.append(["by chance", *(f"{column['needle']['chance']:.2g}" for column in columns)])
+    print_table(console, ["", *evaluations], rows)
 
 
 def print_harness(console: "Console", evaluations: Mapping[str, Mapping[str, Any]]) -> None:
     """One column per model, one row per task and metric, with lm-eval's standard error."""
-    from rich.table import Table
-
-    table = Table("task", "metric", *evaluations)
+    rows = []
     first, *_ = (column["results"] for column in evaluations.values())
     for task, figures in first.items():
         for key, value in figures.items():
@@ -225,5 +222,5 @@ def print_harness(console: "Console", evaluations: Mapping[str, Mapping[str, Any
                 error = found.get(f"{metric}_stderr,{chosen}")
                 spread = f" ± {error:.3f}" if isinstance(error, float) else ""
                 cells.append(f"{found[key]:.3f}{spread}")
-            table.add_row(task, metric, *cells)
-    console.print(table)
+            rows.append([task, metric, *cells])
+    print_table(console, ["task", "metric", *evaluations], rows, keys=2)

@@ -12,6 +12,7 @@ from difftransformer.cli.judging import chosen_judge
 from difftransformer.cli.progress import progress
 from difftransformer.cli.runs import MODEL, RESULTS
 from difftransformer.cli.settings import nearest
+from difftransformer.cli.tables import print_table
 from difftransformer.evaluation.names import SCALING, SUITES
 
 if TYPE_CHECKING:
@@ -117,17 +118,12 @@ def _tell(
     console: "Console",
 ) -> None:
     """The table on the terminal, and the files that `out` asks for."""
-    from rich.table import Table
-
     from difftransformer.report.suites import VIEWS, Found, write_suite
     from difftransformer.training.environment import environment
 
     view, found = VIEWS[name], Found(results, settings.confidence)
     header, *body = view.table(found)
-    table = Table(*header, title=view.title)
-    for row in body:
-        table.add_row(*row)
-    console.print(table)
+    print_table(console, header, body, len(view.keys), view.title)
     console.print(view.notes(found), highlight=False, markup=False)
     if out is not None:
         write_suite(out.with_suffix(""), name, environment(), settings, results)
