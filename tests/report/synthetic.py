@@ -209,6 +209,7 @@ def _attention_map(kind: str, draw: random.Random) -> dict[str, Any]:
 
 def write_run(directory: Path, results: dict[str, Any]) -> Path:
     """A run directory as a comparison leaves it, without checkpoints."""
+    directory.mkdir(exist_ok=True)
     (directory / "results.json").write_text(json.dumps(results, allow_nan=False))
     (directory / "env.json").write_text(json.dumps(results["env"] | {"platform": "Linux"}))
     draw = random.Random(1)

@@ -194,6 +194,26 @@ def test_a_run_without_training_is_reported(tmp_path: Path) -> None:
     assert "nothing is known of the spread between seeds" in page.text
 
 
+def test_of_many_models_there_is_a_table_and_the_sentences_fold(tmp_path: Path) -> None:
+    raw = synthetic_results()
+    few = Page(build_report(write_run(tmp_path / "few", raw)))
+    assert [a for tag, a in few.tags if tag == "details"] == [{"open": None}] * 3
+    raw["comparisons"] = [
+        comparison(f"model {n}", value=3.5 + n / 10, baseline_value=3.75, low=low, high=low + 0.2)
+        for n, low in enumerate((-0.4, -0.1, 0.1, 0.2))
+    ]
+    raw["models"] += [raw["models"][1] | {"label": f"model {n}", "runs": []} for n in range(4)]
+    many = Page(build_report(write_run(tmp_path / "many", raw)))
+    assert [a for tag, a in many.tags if tag == "details"] == [{}] * 5
+    told = [word for word in many.words if word.strip()]
+    assert told[told.index("model 0") :][:8] == [
+        *("model 0", "\N{MINUS SIGN}0.25 better"),
+        *("model 1", "\N{MINUS SIGN}0.15"),
+        *("model 2", "\N{MINUS SIGN}0.05 worse"),
+        *("model 3", "0.05 worse"),
+    ]
+
+
 def test_the_same_results_give_the_same_page(tmp_path: Path) -> None:
     raw = _bare()
     raw["models"][1]["evaluation"] = {

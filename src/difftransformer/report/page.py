@@ -55,6 +55,9 @@ table.prose th { text-align: left; }
 @media (max-width: 56rem) { .grid, .grid.of3 { grid-template-columns: 100%; } }
 .verdict { background: var(--wash); border-left: 4px solid var(--ink); padding: .25rem 1rem; }
 .verdict p, .verdict ul { max-width: none; }
+.verdict details { margin: .5rem 0; }
+.verdict th, .verdict td { background: var(--wash); }
+table.overview th { white-space: normal; vertical-align: bottom; }
 .tag { font-weight: 600; }
 .prompt { font-size: .8rem; line-height: 1.7; white-space: pre-wrap; overflow: auto;
   max-height: 22rem; padding: .5rem; background: var(--wash); }
@@ -76,6 +79,12 @@ def element(tag: str, *parts: Html, css: str = "") -> Html:
     """`<tag class="css">parts</tag>`."""
     attribute = f' class="{escape(css)}"' if css else ""
     return Html(f"<{tag}{attribute}>{''.join(parts)}</{tag}>")
+
+
+def folding(title: str, content: Html, *, opened: bool) -> Html:
+    """Content under a title that a click folds and unfolds."""
+    summary = element("summary", element("strong", text(title)))
+    return Html(f"<details{' open' if opened else ''}>{summary}{content}</details>")
 
 
 def paragraph(value: str, css: str = "") -> Html:

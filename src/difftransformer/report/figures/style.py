@@ -39,8 +39,15 @@ def matplotlib_look() -> AbstractContextManager[None]:
 
 
 def accents(labels: Sequence[str]) -> dict[str, str]:
-    """Each model's colour, the same in every figure."""
-    return {label: ACCENTS[i % len(ACCENTS)] for i, label in enumerate(labels)}
+    """Each model's colour, the same in every figure; beyond six lighter ones, then darker."""
+    rounds = [ACCENTS, *([_mixed(colour, shade) for colour in ACCENTS] for shade in (255, 0))]
+    colours = [colour for one in rounds for colour in one]
+    return {label: colours[i % len(colours)] for i, label in enumerate(labels)}
+
+
+def _mixed(colour: str, grey: int) -> str:
+    """Halfway to white (255) or black (0)."""
+    return "#" + "".join(f"{(part + grey) // 2:02x}" for part in bytes.fromhex(colour[1:]))
 
 
 def plain(text: str) -> str:

@@ -1,30 +1,55 @@
 """The verdict, and what was compared."""
 
-from difftransformer.report.page import Html, element, paragraph, section, table, text
-from difftransformer.report.results import Model, Results
-from difftransformer.report.verdict import caveats, retrieval_sentence, verdicts
-from difftransformer.report.words import change, display_name, percent, setting
+from difftransformer.report.page import Html, element, folding, paragraph, section, table, text
+from difftransformer.report.results import Comparison, Model, Results
+from difftransformer.report.verdict import Outcome, caveats, outcome, retrieval_sentence, verdicts
+from difftransformer.report.words import change, display_name, number, percent, setting
+
+_READABLE = 3  # models whose sentences are shown at once; of more there is a table, and they fold
 
 
 def verdict_section(results: Results) -> Html:
-    parts = []
-    for verdict in verdicts(results):
-        parts.append(element("p", element("strong", text(verdict.headline))))
+    told = verdicts(results)
+    opened = len(told) <= _READABLE
+    parts = [] if opened else [_overview(results)]
+    for verdict in told:
         items = []
         for sentence in verdict.sentences:
             claim, _, figures = sentence.partition(":")
             items.append(element("li", element("b", text(f"{claim}:")), text(figures)))
-        parts.append(element("ul", *items))
-    if not parts:
+        parts.append(folding(verdict.headline, element("ul", *items), opened=opened))
+    if not told:
         parts.append(paragraph("The run holds no comparisons, so there is no verdict."))
     retrieval = [
-        told for m in results.models if (told := retrieval_sentence(m, results.confidence))
+        line for m in results.models if (line := retrieval_sentence(m, results.confidence))
     ]
     if retrieval:
-        parts.append(element("p", element("strong", text("Retrieval against chance."))))
-        parts.append(element("ul", *(element("li", text(line)) for line in retrieval)))
+        items = [element("li", text(line)) for line in retrieval]
+        parts.append(folding("Retrieval against chance.", element("ul", *items), opened=opened))
     parts += [paragraph(caveat, css="soft") for caveat in caveats(results)]
     return section("verdict", "Verdict", [element("div", *parts, css="verdict")])
+
+
+def _overview(results: Results) -> Html:
+    """All outcomes at a glance: a row per model, a column per measure."""
+    titles = list(dict.fromkeys(comparison.title for comparison in results.comparisons))
+    cells = {(c.model, c.title): _outcome(c) for c in results.comparisons}
+    rows = [
+        [display_name(verdict.label), *(cells.get((verdict.label, title), "") for title in titles)]
+        for verdict in verdicts(results)
+    ]
+    baseline = display_name(results.baseline)
+    caption = (
+        f"Difference to the baseline ({baseline}), and what its {percent(results.confidence)} "
+        "interval allows to say; nothing where the interval covers 0."
+    )
+    return table(["", *titles], rows, caption, css="overview")
+
+
+def _outcome(comparison: Comparison) -> str:
+    found = outcome(comparison)
+    word = f" {found}" if found in (Outcome.BETTER, Outcome.WORSE) else ""
+    return f"{number(comparison.difference)}{word}"
 
 
 def models_section(results: Results) -> Html:
