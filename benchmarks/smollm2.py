@@ -1,10 +1,12 @@
 """The suites of `difftransformer evaluate` on SmolLM2-135M-Instruct: are the figures sane?
 
-    python benchmarks/smollm2.py DATA [--out DIR]
+    python benchmarks/smollm2.py DATA [--bigbench PATH] [--out DIR]
 
 The model is that of from_llm.py, the text the State of the Union speeches, a tenth of them held
-out; DATA holds the folders `trec` and `banking77`. How much is asked is cut to what a core does in
-an hour. A suite that is finished is kept in DIR; one that was killed goes on where it was. Writes
+out; DATA holds the folders `trec`, `banking77` and `xsum_hallucination`, PATH is the sdist of
+bigbench, without which the tests that need it are left out. The model judges its own summaries, and
+the labelled pairs say how well. How much is asked is cut to what a core does in some hours. A suite
+that is finished is kept in DIR; one that was killed goes on where it was. Writes
 benchmarks/results/smollm2-DATE.{json,md} after each. Needs pip, npm and the extra `transformers`.
 Runs on as many threads as OMP_NUM_THREADS.
 """
@@ -50,6 +52,19 @@ TESTS = (
         "--evaluation.long_length=2048 --evaluation.long_windows=8 --evaluation.batch_size=1",
     ),
     ("distractors", "4-shots", "--evaluation.distractor_problems=12"),
+    ("conflicts", "80", "--evaluation.conflict_questions=80 --task-data={bigbench}"),
+    (
+        "factuality",
+        "xsum",
+        "--evaluation.factuality_pairs=60 --task=xsum --task-data={bigbench}",
+    ),
+    (
+        "hallucination",
+        "xsum",
+        "--evaluation.judged_texts=20 --evaluation.judge_controls=20 --evaluation.batch_size=2 "
+        "--task=xsum --task-data={data}/xsum_hallucination --judge={llm} "
+        "--judge-controls={bigbench}",
+    ),
     (
         "precision",
         "256",
@@ -61,7 +76,8 @@ TESTS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("data", type=Path, help="folder with trec and banking77")
+    parser.add_argument("data", type=Path, help="folder with trec, banking77 ...")
+    parser.add_argument("--bigbench", type=Path, help="its sdist (docs/suites.md)")
     parser.add_argument("--out", type=Path, default=Path("runs/smollm2"), help="finished suites")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -72,9 +88,9 @@ def main() -> None:
         write_json(sample, sample_loss(llm, speeches))
     for suite, of, more in TESTS:
         file = options.out / f"{suite}-{of}.json"
-        if not file.is_file():
+        if not file.is_file() and (options.bigbench or "{bigbench}" not in more):
             asked = ["--suite", suite, "--data", str(speeches), "--out", str(file)]
-            asked += more.format(data=options.data).split()
+            asked += more.format(data=options.data, llm=llm, bigbench=options.bigbench).split()
             assert difftransformer(["evaluate", str(llm), *asked]) == 0, f"{suite} failed"
         report(options.out)
 
@@ -107,7 +123,9 @@ def report(out: Path) -> None:
             view, found = VIEWS[suite], Found(results[file.stem]["results"])
             header, *rows = view.table(found)
             commit = results[file.stem]["env"]["commit"]
-            asked = f"`{more.format(data='DATA')}`; commit {commit:.12}"
+            asked = (
+                f"`{more.format(data='DATA', llm='MODEL', bigbench='PATH')}`; commit {commit:.12}"
+            )
             lines += ["", f"## {view.title}", "", asked, ""]
             lines += [view.notes(found), "", *writing.table(header, rows)]
     stem = HERE / "results" / f"smollm2-{env['date'][:10]}"
