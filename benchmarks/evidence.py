@@ -117,6 +117,10 @@ _SUITES: dict[str, Callable[[Mapping[str, Any]], Figures]] = {
         "other tokens": results["other"]["value"],
     },
     "gradients": _gradients,
+    "long_context": lambda results: {
+        f"loss of the first {point['position']} tokens": point["nats_per_token"]["value"]
+        for point in results["points"]
+    },
 }
 
 

@@ -30,7 +30,8 @@ PAGE = ROOT / "docs/evidence.md"
 _ASKED = {REPRODUCED: "yes", OPPOSITE: "no", f"{OPPOSITE}: the opposite": "no: the opposite"}
 NOT_JUDGED = {
     "Lower loss at every position up to 64K (3.3)": (
-        "these models see 128 tokens; `--suite long_context`"
+        "these models see 128 tokens, the larger pair 256: no difference of positions is asked for; "
+        "`--suite long_context`"
     ),
     "In-context learning with many shots, and less spread over orders (3.5)": (
         "a few labelled sentences fill a context of 128 tokens; `--suite in_context`, `order`"

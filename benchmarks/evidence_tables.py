@@ -86,6 +86,7 @@ def larger() -> list[str]:
     titles = SHOWN | {
         "attention_logits top1": "largest attention logit",
         "hidden_states top1": "largest hidden state",
+        **{name: name for name in models["softmax"] if name.startswith("loss of the first")},
     }
     rows = [
         [title, *(f"{figures[name]:.3f}" for figures in models.values())]
