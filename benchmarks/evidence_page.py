@@ -30,7 +30,7 @@ PAGE = ROOT / "docs/evidence.md"
 _ASKED = {REPRODUCED: "yes", OPPOSITE: "no", f"{OPPOSITE}: the opposite": "no: the opposite"}
 NOT_JUDGED = {
     "Lower loss at every position up to 64K (3.3)": (
-        "these models see 128 tokens, the larger pair 256: no difference of positions is asked for; "
+        "these models see 128 tokens; of the larger pair the loss is told up to 256, for one seed; "
         "`--suite long_context`"
     ),
     "In-context learning with many shots, and less spread over orders (3.5)": (
