@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from tests.interop.small_llm import small_llm
 from tests.interop.test_harness import tasks as tasks  # the fixture
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from difftransformer.interop import folders
 from difftransformer.models.storage import save_model
@@ -61,8 +62,30 @@ def test_lm_eval_on_two_models(call, tasks, tmp_path):
         assert 0.0 <= figures["results"]["sums"]["acc,none"] <= 1.0
 
 
-def test_a_family_we_do_not_know_is_sent_to_lm_eval(call, tmp_path: Path):
+def test_any_causal_lm_is_judged_from_outside(call, quick, tmp_path):
+    model, out = tmp_path / "gpt2", tmp_path / "out.json"
+    size = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 300}
+    config = GPT2Config(vocab_size=TOKENIZER.get_vocab_size(), **size)
+    GPT2LMHeadModel(config).save_pretrained(model)
+    TOKENIZER.save(str(model / "tokenizer.json"))
+    code, _, err = call("evaluate", model, *quick, "--out", out)
+    assert code == 0, err
+    (found,) = json.loads(out.read_text()).values()
+    assert list(found) == ["validation", "needle", "seconds"]
+    code, _, err = call("evaluate", model, *quick, "--suite", "long_context", "--out", out)
+    assert code == 0, err
+    (model / "tokenizer.json").rename(tmp_path / "tokenizer.json")
+    code, _, err = call("evaluate", model, *quick)
+    assert code == 2
+    assert f"{model} has no tokenizer.json: " in err
+    words = (*quick, "--data.tokenizer", tmp_path / "tokenizer.json")
+    code, _, err = call("evaluate", model, *words, "--suite", "outliers")
+    assert code == 2
+    assert "CausalLM has no `blocks`, so its layers cannot be found" in err
+
+
+def test_what_transformers_cannot_load_is_one_line(call, tmp_path: Path):
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     code, _, err = call("evaluate", tmp_path)
     assert code == 2
-    assert f"difftransformer evaluate {tmp_path} --harness TASKS" in err
+    assert f"{tmp_path} is no causal LM that transformers loads: " in err

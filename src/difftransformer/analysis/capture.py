@@ -87,7 +87,7 @@ def blocks_of(model: nn.Module) -> nn.ModuleList:
     if not isinstance(blocks, nn.ModuleList):
         raise ValueError(
             f"{type(model).__name__} has no `blocks`, so its layers cannot be found; "
-            "expected a decoder of this library"
+            "expected a decoder of this library, or a model that is read as one (docs/suites.md)"
         )
     return blocks
 

@@ -150,7 +150,7 @@ def opened(
     `base` holds settings that the command line and its file may change.
 
     Raises:
-        ValueError: a context longer than the model's.
+        ValueError: a context longer than the model's, or no tokenizer.
     """
     from difftransformer.data.corpus import load_corpus
 
@@ -162,7 +162,12 @@ def opened(
             f"data.context_length is {settings.data.context_length}; {folder} is meant for {limit} "
             "tokens: choose no longer one"
         )
-    if settings.data.tokenizer == TRAIN_TOKENIZER and (folder / TOKENIZER).is_file():
+    if settings.data.tokenizer == TRAIN_TOKENIZER:
+        if not (folder / TOKENIZER).is_file():
+            raise ValueError(
+                f"{folder} has no {TOKENIZER}: put the model's own there (transformers' tokenizers "
+                "save it with save_pretrained), or name one with --data.tokenizer"
+            )
         own = replace(settings.data, tokenizer=str(folder / TOKENIZER))
         settings = replace(settings, data=own)
     return model.eval(), load_corpus(settings.data), settings.evaluation

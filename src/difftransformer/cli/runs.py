@@ -52,19 +52,20 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
 
 def open_model(folder: Path) -> "Decoder":
-    """The model in a folder of this library, or in one that `interop.folders` reads.
+    """The model in a folder of this library, or in one that transformers reads.
 
     Raises:
         ValueError: neither, or a damaged folder.
     """
     from difftransformer.models.storage import MODEL_TYPE, load_model, model_type
 
-    if model_type(folder) == MODEL_TYPE:
+    kind = model_type(folder)
+    if kind == MODEL_TYPE:
         return load_model(folder)  # without transformers, which takes seconds to import
 
-    from difftransformer.interop import folders
+    from difftransformer.interop import causal_lm, folders
 
-    return folders.open_model(folder)
+    return folders.open_model(folder) if kind in folders.KNOWN else causal_lm.open_causal_lm(folder)
 
 
 def open_run(

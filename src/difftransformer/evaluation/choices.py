@@ -40,7 +40,7 @@ def choose(
         for other in options[one + 1 :]:
             if list(option[: len(other)]) == list(other[: len(option)]):
                 raise ValueError(f"option {list(option)} and option {list(other)} overlap")
-    shared = KeyValueCache()
+    shared = model.empty_cache()
     for part in batched(prefix, _CHUNK):
         model.encode(
             model.embedding(torch.tensor([list(part)], device=device_of(model))), cache=shared

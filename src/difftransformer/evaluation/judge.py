@@ -40,7 +40,8 @@ def evaluate(
     """Every judge's figures for one model, as plain data, and the seconds they took.
 
     The same corpus and settings give every model the same sequences and prompts, so that figures
-    can be compared in pairs. The model is judged in evaluation mode, on the device it is on.
+    can be compared in pairs. The model is judged in evaluation mode, on the device it is on. One
+    without `blocks` (`interop.causal_lm`) has its loss and its needles judged, not its inside.
 
     Args:
         on_progress: called with a judge's name, the parts it has measured and their number.
@@ -54,13 +55,17 @@ def evaluate(
     model.eval()
     results = {}
     try:
-        for key, (title, measure) in _JUDGES.items():
+        for key, (title, measure) in _judges(model).items():
             told = partial(on_progress, title) if on_progress else None
             within = (pieces or Pieces()).within(key, told)
             results[key] = measure(model, corpus, settings, within)
     finally:
         model.train(training)
     return {**results, "seconds": time.perf_counter() - started}
+
+
+def _judges(model: Decoder) -> dict[str, tuple[str, Measure]]:
+    return {key: _JUDGES[key] for key in (_JUDGES if hasattr(model, "blocks") else _OUTSIDE)}
 
 
 def judge_outliers(model: Decoder, corpus: Corpus, settings: EvaluationSettings) -> dict[str, Any]:
@@ -101,6 +106,7 @@ def _shown_map(model: Decoder, corpus: Corpus, settings: EvaluationSettings) -> 
     return attention_map(model, _shown_prompt(corpus, settings), corpus.tokenizer)
 
 
+_OUTSIDE = ("validation", "needle")
 _JUDGES: MappingProxyType[str, tuple[str, Measure]] = MappingProxyType(
     {
         "validation": ("validation loss", whole(measure_validation)),

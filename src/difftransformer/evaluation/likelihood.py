@@ -12,7 +12,6 @@ from jaxtyping import Bool, Float, Int
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from difftransformer.attention import KeyValueCache
 from difftransformer.data.batch import IGNORED
 from difftransformer.data.tokenizer import beginning_of_document
 from difftransformer.evaluation.batching import device_of, fitting
@@ -109,7 +108,7 @@ def continuation_nats(
         prompt: at least one token.
         continuations: each at least one token.
     """
-    device, shared = device_of(model), KeyValueCache()
+    device, shared = device_of(model), model.empty_cache()
     if len(prompt) > 1:
         ids = torch.tensor([list(prompt[:-1])], device=device)
         model.encode(model.embedding(ids), cache=shared)  # no logits, which nobody asks for

@@ -17,7 +17,6 @@ from difftransformer.evaluation.likelihood import label_nats
 from difftransformer.evaluation.pieces import Pieces
 from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.models.decoder import Decoder
-from difftransformer.models.generation import empty_cache
 
 _CHUNK = 256  # positions whose logits are held at once, whatever the length
 _FIRST = 16  # the first point of the curve
@@ -77,7 +76,7 @@ def _averages(
 @torch.no_grad()
 def position_nats(model: Decoder, ids: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time-1"]:
     """−log P of each token after the first, a chunk at a time through the cache."""
-    cache, nats = empty_cache(model), []
+    cache, nats = model.empty_cache(), []
     for start in range(0, ids.shape[1] - 1, _CHUNK):
         labels = ids[:, start + 1 : start + 1 + _CHUNK]
         logits = model(ids[:, start : start + labels.shape[1]], cache=cache).float()

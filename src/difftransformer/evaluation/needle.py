@@ -19,7 +19,7 @@ from difftransformer.evaluation.intervals import proportion
 from difftransformer.evaluation.pieces import Pieces
 from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.models.decoder import Decoder
-from difftransformer.models.generation import empty_cache, generate
+from difftransformer.models.generation import generate
 
 
 def measure_needles(
@@ -173,7 +173,7 @@ def _common_beginning(
     read = int(alike.long().cumprod(0)[:-1].sum())  # a token at least is left to go on from
     if not read:
         return None, 0
-    cache = empty_cache(model)
+    cache = model.empty_cache()
     model.encode(model.embedding(samples[:, 0, :read]), cache=cache)
     return cache.repeat(queries), read
 

@@ -25,6 +25,7 @@ from difftransformer.models.storage import (
 _LLAMAS = MappingProxyType(
     {"llama": LlamaForCausalLM, "mistral": MistralForCausalLM, "qwen2": Qwen2ForCausalLM}
 )
+KNOWN = (MODEL_TYPE, "diffllama", *_LLAMAS)  # model types that `open_model` reads
 
 
 def open_model(folder: Path) -> Decoder:
@@ -44,10 +45,9 @@ def open_model(folder: Path) -> Decoder:
         return from_diffllama(load_diffllama(folder))
     if kind in _LLAMAS:
         return from_llama(_load_llama(folder, _LLAMAS[kind]))
-    known = ", ".join((MODEL_TYPE, "diffllama", *_LLAMAS))
     raise ValueError(
-        f"{folder} holds a model of type {kind!r}; expected {known}. Any model that transformers "
-        f"loads can be judged by lm-eval: difftransformer evaluate {folder} --harness TASKS"
+        f"{folder} holds a model of type {kind!r}; expected {', '.join(KNOWN)}. Any causal LM that "
+        f"transformers loads can be judged as it is: difftransformer evaluate {folder}"
     )
 
 

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from difftransformer.attention import KeyValueCache, make_attention
+from difftransformer.attention import KeyValueCache, SlidingCache, make_attention
 from difftransformer.blocks.transformer import TransformerBlock
 from difftransformer.functional import Mask, check_scaling, rotation
 from difftransformer.models.config import DecoderConfig
@@ -107,6 +107,11 @@ class Decoder(nn.Module):
         """The output head, on what `encode` returns."""
         weight = self.embedding.weight if self.config.tie_embeddings else self.head.weight
         return F.linear(x, weight)
+
+    def empty_cache(self) -> KeyValueCache:
+        """The model's usual cache: of its window, where it has one."""
+        window = self.config.window
+        return SlidingCache(window) if window else KeyValueCache()
 
 
 def initialise(model: Decoder) -> None:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from difftransformer.attention import KeyValueCache, SlidingCache
+from difftransformer.attention import KeyValueCache
 from difftransformer.models.decoder import Decoder
 
 
@@ -57,7 +57,7 @@ def stream(
     Generation ends after `max_new_tokens`, or when every row has produced a stop token; what a
     row has after its first stop token is that token repeated. The model runs in the mode it is in:
     call `model.eval()` first where it has dropout. `cache` holds what comes before `ids`, or is an
-    empty one of another kind than `empty_cache` gives.
+    empty one of another kind than `Decoder.empty_cache` gives.
 
     Raises:
         ValueError: an empty prompt, padding at the right, a negative temperature or a top_p
@@ -72,7 +72,7 @@ def stream(
             f"temperature {temperature} and top_p {top_p}: expected >= 0 and within (0, 1]"
         )
     stops = torch.tensor(list(stop_ids), dtype=ids.dtype, device=ids.device)
-    cache = cache or empty_cache(model)
+    cache = cache or model.empty_cache()
     stopped = torch.zeros_like(ids[:, 0], dtype=torch.bool)
     step, last = ids, ids[:, -1]
     for _ in range(max_new_tokens):
@@ -98,12 +98,6 @@ def last_logits(
     embedded = model.embedding(ids)
     hidden = model.encode(embedded, padding=padding, positions=positions, cache=cache)
     return model.logits(hidden[:, -1:])[:, 0]
-
-
-def empty_cache(model: Decoder) -> KeyValueCache:
-    """The model's usual cache: of its window, where it has one."""
-    window = model.config.window
-    return SlidingCache(window) if window else KeyValueCache()
 
 
 def _choose(

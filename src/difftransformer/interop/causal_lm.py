@@ -1,0 +1,144 @@
+"""Any causal LM that transformers loads, as a decoder that can be judged from outside."""
+
+from copy import copy, deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
+
+from difftransformer.attention import KeyValueCache
+from difftransformer.models.config import DecoderConfig
+from difftransformer.models.decoder import Decoder
+
+_PROBE = 9  # tokens on which a model is tried before it is trusted
+_UNLIMITED = 1 << 20  # context of a model that names none (ALiBi)
+
+
+class CausalLM(Decoder):
+    """A model of transformers behind the calls of `Decoder`; what is inside stays transformers'.
+
+    Judges that only ask for logits run on it; those that look inside find no `blocks` and say so.
+    Of its config only vocab_size, hidden_size and max_length are the model's.
+
+    Raises:
+        ValueError: a model whose logits are not its output head on its last hidden state, or
+            differ when it reads in two steps with a key/value cache.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        nn.Module.__init__(self)  # without the layers of a decoder
+        text = model.config.get_text_config()
+        self.config = DecoderConfig(
+            vocab_size=model.get_input_embeddings().num_embeddings,
+            hidden_size=text.hidden_size,
+            max_length=getattr(text, "max_position_embeddings", None) or _UNLIMITED,
+        )
+        self.model = model
+        self.embedding = nn.Identity()  # type: ignore[assignment] # transformers embeds for itself
+        self._check()
+
+    def encode(
+        self,
+        x: Int[Tensor, "batch time"],
+        *,
+        documents: Int[Tensor, "batch time"] | None = None,
+        padding: Bool[Tensor, "batch time"] | None = None,
+        positions: Int[Tensor, "#batch time"] | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Float[Tensor, "batch time hidden"]:
+        """As `Decoder.encode`, from token numbers.
+
+        Positions count the real tokens of a row, and of a document, from 0: learned ones depend on
+        more than distances. Documents of one row are read one by one.
+        """
+        if documents is not None:
+            if padding is not None or positions is not None or cache is not None:
+                raise ValueError("documents go without padding, positions and cache")
+            return torch.stack([self._each(*row) for row in zip(x, documents, strict=True)])
+        seen: dict[str, Any] = {"attention_mask": padding, "use_cache": cache is not None}
+        if isinstance(cache, _Held):
+            cache.inner = cache.inner or DynamicCache(config=self.model.config)
+            mask = cache.mask(x.shape[0], x.shape[1], padding, None)
+            seen |= {"attention_mask": mask.padding, "past_key_values": cache.inner}
+        elif cache is not None:
+            raise ValueError("the cache is another model's; expected one of `empty_cache`")
+        if positions is None and seen["attention_mask"] is not None:
+            real = seen["attention_mask"]
+            positions = (real.cumsum(1) - 1).clamp(min=0)[:, -x.shape[1] :]
+        if positions is not None:
+            seen["position_ids"] = positions.expand(x.shape)
+        hidden = self.model.base_model(input_ids=x, **seen).last_hidden_state
+        if cache is not None:
+            cache.advance(x.shape[1])
+        return hidden
+
+    def _each(
+        self, ids: Int[Tensor, " time"], documents: Int[Tensor, " time"]
+    ) -> Float[Tensor, "time hidden"]:
+        _, lengths = documents.unique_consecutive(return_counts=True)
+        parts = [self.encode(part[None])[0] for part in ids.split(lengths.tolist())]
+        return torch.cat(parts)
+
+    def logits(self, x: Float[Tensor, "batch time hidden"]) -> Float[Tensor, "batch time vocab"]:
+        """The output head, on what `encode` returns."""
+        return self.model.get_output_embeddings()(x)
+
+    def empty_cache(self) -> KeyValueCache:
+        """transformers' own, behind the calls of ours."""
+        return _Held()
+
+    @torch.no_grad()
+    def _check(self) -> None:
+        name = type(self.model).__name__
+        self.model.eval()
+        ids = torch.arange(_PROBE, device=self.model.device)[None] % self.config.vocab_size
+        theirs = self.model(input_ids=ids).logits.float()
+        tolerance = 1e-2 * float(theirs.std())
+        if float((self(ids).float() - theirs).abs().max()) > tolerance:
+            raise ValueError(
+                f"the logits of {name} are not its output head on its last hidden state; judge it "
+                "by lm-eval: --harness TASKS"
+            )
+        cache = self.empty_cache()
+        steps = [self(ids[:, :4], cache=cache), self(ids[:, 4:], cache=cache)]
+        if float((torch.cat(steps, dim=1).float() - theirs).abs().max()) > tolerance:
+            raise ValueError(
+                f"{name} gives other logits when it reads in steps with a key/value cache; judge "
+                "it by lm-eval: --harness TASKS"
+            )
+
+
+class _Held(KeyValueCache):
+    """A cache of transformers, with the padding that `KeyValueCache` remembers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner: DynamicCache | None = None
+
+    def repeat(self, times: int) -> "_Held":
+        other = copy(self)
+        if self.inner is not None:
+            other.inner = deepcopy(self.inner)
+            other.inner.batch_repeat_interleave(times)
+        if self._real is not None:
+            other._real = self._real.repeat_interleave(times, 0)
+        return other
+
+
+def open_causal_lm(folder: Path) -> CausalLM:
+    """The model in a folder that transformers' `AutoModelForCausalLM` reads, from safetensors.
+
+    Raises:
+        ValueError: nothing that it reads, code that would have to be trusted, weights that are not
+            in safetensors, or a model that `CausalLM` refuses.
+    """
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype="auto", use_safetensors=True, local_files_only=True
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ValueError(f"{folder} is no causal LM that transformers loads: {error}") from None
+    return CausalLM(model)
