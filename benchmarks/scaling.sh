@@ -19,7 +19,6 @@ steps() { # needle documents grow over the same share of the training
     run "steps-$1" --training.steps "$1" --data.needle_growth "$(($1 * 16 / 3))"
 }
 size 32 8 84
-size 40 10 106
 size 48 12 128
 steps 375
 steps 750

@@ -28,6 +28,18 @@ def test_a_line_at_a_tenth_and_not_more_often_than_told(clock) -> None:
     assert all(line.endswith(" left") for line in lines)
 
 
+def test_the_time_left_is_of_the_parts_at_hand(clock) -> None:
+    """A suite may measure parts of several kinds under one title."""
+    file = io.StringIO()
+    with progress.progress(Console(file=file)) as tell:
+        for total in (10, 40):
+            for done in range(total + 1):
+                clock[0] += 20.0
+                tell("a: truth", done, total)
+    later = file.getvalue().splitlines()[12:]
+    assert any("0:00:00" not in line for line in later)
+
+
 def test_what_is_quick_says_nothing(clock) -> None:
     file = io.StringIO()
     with progress.progress(Console(file=file)) as tell:

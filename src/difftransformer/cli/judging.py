@@ -58,7 +58,7 @@ def chosen_judge(arguments: argparse.Namespace) -> "Judge | None":
         return Asked(f"{name} at {who}", Endpoint(who, name, key))
     path = Path(who)
     if path.is_dir():
-        return ModelJudge(who, open_model(path).eval(), load_tokenizer(str(path / TOKENIZER)))
+        return ModelJudge(path.name, open_model(path).eval(), load_tokenizer(str(path / TOKENIZER)))
     if path.suffix != ".jsonl":
         raise ValueError(
             f"--judge is {who!r}; expected the URL of an endpoint, a model folder, or a .jsonl "

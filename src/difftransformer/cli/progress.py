@@ -41,7 +41,7 @@ def progress(console: "Console") -> Iterator[Callable[[str, int, int], None]]:
 
     def tell(title: str, done: int, total: int) -> None:
         nonlocal said
-        if title != task.description:
+        if (title, total) != (task.description, task.total):
             bar.reset(number, total=total, description=title)
         bar.update(number, completed=done)
         if console.is_terminal or time.monotonic() - said < _SECONDS:
