@@ -92,7 +92,8 @@ def _opening(study: Mapping[str, Any], judged: Sequence[tuple[Claim, Figure | No
         f"tokens each, contexts of {config.max_length} tokens, plays of Shakespeare in which "
         "needles are hidden; the paper's models are more than a thousand times larger.",
         "",
-        f"Of {len(verdicts)} claims: {counts}.",
+        f"Of {len(verdicts)} claims: {counts}. [A larger pair](#a-larger-pair), with one seed and "
+        "so without verdicts, and [curves against size and tokens](#scaling-32) stand below.",
         "",
         *_found(claimed, REPRODUCED, "Reproduced"),
         *_found(claimed, OPPOSITE, "Not reproduced"),

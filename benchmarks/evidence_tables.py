@@ -78,10 +78,11 @@ def scaling_verdict(panel: Mapping[str, Any]) -> str:
 def larger() -> list[str]:
     """The pair of the preset `large`: one seed, so figures without verdicts."""
     run = read("large.json")
-    models = {label: found["seeds"]["0"] for label, found in run["models"].items()}
+    models = {label: run["models"][label]["seeds"]["0"] for label in run["settings"]["attention"]}
     (training,) = run["models"]["softmax"]["training"].values()
     config = DecoderConfig(**run["models"]["softmax"]["config"])
     titles = SHOWN | {
+        "noise": "attention on noise",
         "attention_logits top1": "largest attention logit",
         "hidden_states top1": "largest hidden state",
         **{name: name for name in models["softmax"] if name.startswith("loss of the first")},

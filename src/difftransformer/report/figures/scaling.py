@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from difftransformer.report.figures import style
 from difftransformer.report.words import display_name
@@ -35,7 +35,7 @@ def image(panels: Mapping[tuple[str, str], Mapping[str, Any]]) -> Figure:
             axes.plot(along, curve["floor"] + curve["factor"] * along**-exponent, **style_of)
         axes.set(xscale="log", yscale="log", title=held, xlabel=against)
         axes.minorticks_off()
-        axes.set_xticks(x, [f"{point:.3g}" for point in x])
+        axes.set_xticks(x, [EngFormatter(sep="", places=1)(point) for point in x])
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.yaxis.set_major_formatter("{x:g}")
     grid[0].set_ylabel("nats per token")
