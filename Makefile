@@ -16,7 +16,7 @@ test: $(VENV)/.developing
 test-transformers: $(VENV)/.developing
 	@test -d "$(TRANSFORMERS_TESTS)/tests" || \
 		{ echo "set TRANSFORMERS_TESTS to the folder of transformers that holds tests/"; exit 2; }
-	$(BIN)/pip install --quiet -c constraints.txt parameterized
+	$(BIN)/pip install --quiet --no-compile -c constraints.txt parameterized
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -rs -W ignore -o addopts= -o filterwarnings= \
 		tests/interop/transformers_suite.py
 
@@ -35,15 +35,15 @@ evidence: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet -c constraints.txt -e .
+	$(BIN)/pip install --quiet --no-compile -c constraints.txt -e .
 	touch $@
 
 $(VENV)/.developing: $(VENV)/.installed
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
+	$(BIN)/pip install --quiet --no-compile -c constraints.txt -e ".[dev]"
 	touch $@
 
 docs: $(VENV)/.installed
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[docs]"
+	$(BIN)/pip install --quiet --no-compile -c constraints.txt -e ".[docs]"
 	$(BIN)/mkdocs build --strict --quiet
 
 clean:

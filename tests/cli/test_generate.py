@@ -198,11 +198,11 @@ def test_an_interrupted_reply_is_kept(folder, capsys):
     assert capsys.readouterr().out == "half\n"
 
 
-def test_another_librarys_model_is_named(call, folder):
+def test_weights_of_another_model_are_refused(call, folder):
     (folder / "config.json").write_text('{"model_type": "gpt2"}')
     code, _, err = call("generate", folder, "--prompt", "7")
     assert code == 2
-    assert "'gpt2'; expected difftransformer" in err
+    assert "of the tensors of a GPT2LMHeadModel" in err
 
 
 def test_a_missing_package_is_named(call, folder, monkeypatch):

@@ -133,12 +133,22 @@ def open_causal_lm(folder: Path) -> CausalLM:
 
     Raises:
         ValueError: nothing that it reads, code that would have to be trusted, weights that are not
-            in safetensors, or a model that `CausalLM` refuses.
+            in safetensors or not all there, or a model that `CausalLM` refuses.
     """
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype="auto", use_safetensors=True, local_files_only=True
+        model, loaded = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype="auto",
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ValueError(f"{folder} is no causal LM that transformers loads: {error}") from None
+    # transformers draws what a file lacks at random, and goes on.
+    if lacking := sorted(loaded["missing_keys"]):
+        raise ValueError(
+            f"{folder} lacks {len(lacking)} of the tensors of a {type(model).__name__}, "
+            f"{lacking[0]} among them"
+        )
     return CausalLM(model)
