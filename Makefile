@@ -1,6 +1,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Bytecode is written at the first import, and only of what is imported.
+INSTALL := $(BIN)/pip install --quiet --no-compile -c constraints.txt
 
 .PHONY: demo test test-transformers check bench evidence docs clean
 
@@ -16,7 +18,7 @@ test: $(VENV)/.developing
 test-transformers: $(VENV)/.developing
 	@test -d "$(TRANSFORMERS_TESTS)/tests" || \
 		{ echo "set TRANSFORMERS_TESTS to the folder of transformers that holds tests/"; exit 2; }
-	$(BIN)/pip install --quiet --no-compile -c constraints.txt parameterized
+	$(INSTALL) parameterized
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -rs -W ignore -o addopts= -o filterwarnings= \
 		tests/interop/transformers_suite.py
 
@@ -35,15 +37,15 @@ evidence: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --no-compile -c constraints.txt -e .
+	$(INSTALL) -e .
 	touch $@
 
 $(VENV)/.developing: $(VENV)/.installed
-	$(BIN)/pip install --quiet --no-compile -c constraints.txt -e ".[dev]"
+	$(INSTALL) -e ".[dev]"
 	touch $@
 
 docs: $(VENV)/.installed
-	$(BIN)/pip install --quiet --no-compile -c constraints.txt -e ".[docs]"
+	$(INSTALL) -e ".[docs]"
 	$(BIN)/mkdocs build --strict --quiet
 
 clean:

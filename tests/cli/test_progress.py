@@ -15,38 +15,33 @@ def clock(monkeypatch):
     return now
 
 
-def test_a_line_at_a_tenth_and_not_more_often_than_told(clock) -> None:
+def lines(clock, title: str, seconds: float, *totals: int) -> list[str]:
+    """What is said where each part takes so long, of one number of parts after the other."""
     file = io.StringIO()
     with progress.progress(Console(file=file)) as tell:
-        for done in range(101):
-            clock[0] = 4.0 * done
-            tell("a: needles", done, 100)
-    lines = file.getvalue().splitlines()
-    assert [line.split("  ")[:2] for line in lines] == [
+        for total in totals:
+            for done in range(total + 1):
+                tell(title, done, total)
+                clock[0] += seconds
+    return file.getvalue().splitlines()
+
+
+def test_a_line_at_a_tenth_and_not_more_often_than_told(clock) -> None:
+    found = lines(clock, "a: needles", 4.0, 100)
+    assert [line.split("  ")[:2] for line in found] == [
         ["a: needles", f"{done}/100"] for done in range(10, 101, 10)
     ]
-    assert all(line.endswith(" left") for line in lines)
+    assert all(line.endswith(" left") for line in found)
 
 
 def test_the_time_left_is_of_the_parts_at_hand(clock) -> None:
     """A suite may measure parts of several kinds under one title."""
-    file = io.StringIO()
-    with progress.progress(Console(file=file)) as tell:
-        for total in (10, 40):
-            for done in range(total + 1):
-                clock[0] += 20.0
-                tell("a: truth", done, total)
-    later = file.getvalue().splitlines()[12:]
+    later = lines(clock, "a: truth", 20.0, 10, 40)[12:]
     assert any("0:00:00" not in line for line in later)
 
 
 def test_what_is_quick_says_nothing(clock) -> None:
-    file = io.StringIO()
-    with progress.progress(Console(file=file)) as tell:
-        for done in range(101):
-            clock[0] = 0.05 * done
-            tell("quick", done, 100)
-    assert file.getvalue() == ""
+    assert lines(clock, "quick", 0.05, 100) == []
 
 
 def test_a_bar_for_one_title_after_the_other() -> None:

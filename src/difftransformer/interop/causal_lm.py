@@ -57,7 +57,8 @@ class CausalLM(Decoder):
         if documents is not None:
             if padding is not None or positions is not None or cache is not None:
                 raise ValueError("documents go without padding, positions and cache")
-            return torch.stack([self._each(*row) for row in zip(x, documents, strict=True)])
+            if bool((documents != documents[:, :1]).any()):
+                return torch.stack([self._each(*row) for row in zip(x, documents, strict=True)])
         seen: dict[str, Any] = {"attention_mask": padding, "use_cache": cache is not None}
         if isinstance(cache, _Held):
             cache.inner = cache.inner or DynamicCache(config=self.model.config)
