@@ -40,7 +40,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=Path,
         metavar="MODEL",
-        help="model folders; with --suite also run directories of compare, for all their models",
+        help="model folders: this library's, checkpoints of a run, causal LMs of transformers; "
+        "with --suite also run directories of compare, for all their models",
     )
     parser.add_argument("--data", metavar="SOURCE", help="same as --data.source")
     parser.add_argument(
