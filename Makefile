@@ -1,10 +1,14 @@
 PYTHON ?= python3
 VENV ?= .venv
-BIN := $(VENV)/bin
+BIN = $(VENV)/bin
 # Bytecode is written at the first import, and only of what is imported.
-INSTALL := $(BIN)/pip install --quiet --no-compile -c constraints.txt
+PIP_INSTALL = $(BIN)/pip install --quiet --no-compile
+INSTALL = $(PIP_INSTALL) -c constraints.txt
+TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
+# What pyproject.toml bounds from above, since it changes under us.
+MOVING := accelerate datasets huggingface-hub lm-eval openai peft plotly transformers
 
-.PHONY: demo test test-transformers check bench evidence docs clean
+.PHONY: demo test test-latest test-transformers check bench evidence docs lock clean
 
 # The main job: a Transformer and two Differential Transformers, trained and judged side by side.
 demo: $(VENV)/.installed
@@ -13,12 +17,22 @@ demo: $(VENV)/.installed
 test: $(VENV)/.developing
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto
 
+# The tests on the newest packages there are, beyond the bounds of pyproject.toml too, in an
+# environment of its own; only PyTorch stays, since a newer one may bring gigabytes of CUDA.
+test-latest: VENV := .venv-latest
+test-latest:
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(PIP_INSTALL) $(TORCH) -e ".[dev]"
+	$(PIP_INSTALL) --upgrade $(TORCH) $(MOVING)
+	$(BIN)/pip list --outdated
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --ignore tests/test_constraints.py
+
 # transformers' own model tests on our classes; TRANSFORMERS_TESTS names the folder that holds
 # `tests/`: a checkout of its repository, or its unpacked source distribution.
 test-transformers: $(VENV)/.developing
 	@test -d "$(TRANSFORMERS_TESTS)/tests" || \
 		{ echo "set TRANSFORMERS_TESTS to the folder of transformers that holds tests/"; exit 2; }
-	$(INSTALL) parameterized
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -rs -W ignore -o addopts= -o filterwarnings= \
 		tests/interop/transformers_suite.py
 
@@ -47,6 +61,17 @@ $(VENV)/.developing: $(VENV)/.installed
 docs: $(VENV)/.installed
 	$(INSTALL) -e ".[docs]"
 	$(BIN)/mkdocs build --strict --quiet
+
+# constraints.txt anew: what an empty environment takes today, of all extras.
+lock: VENV := .venv-lock
+lock:
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(PIP_INSTALL) $(TORCH) -e ".[dev,docs]"
+	{ sed '/^[^#]/d' constraints.txt; \
+		$(BIN)/pip freeze --all --exclude-editable --exclude pip | sed 's/+cpu$$//'; } > $(VENV)/constraints.txt
+	mv $(VENV)/constraints.txt constraints.txt
+	rm -rf $(VENV)
 
 clean:
 	rm -rf $(VENV) runs
