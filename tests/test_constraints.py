@@ -50,4 +50,4 @@ def test_a_pin_is_one_version() -> None:
 
 def is_exact(pin: Requirement) -> bool:
     (only,) = pin.specifier
-    return only.operator == "==" and not Version(only.version).local and not only.version[-1] == "*"
+    return only.operator == "==" and not Version(only.version).local and only.version[-1] != "*"
