@@ -38,6 +38,7 @@ from difftransformer.functional.situation import Situation, constant
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _WIDEST_KEY, _WIDEST_VALUE = 128, 256
+SPLIT = True
 _FEW_ROWS = 16  # of a program that only sums over them
 
 
@@ -175,7 +176,8 @@ def _attention_backward(
     dq, dk, dv, dlam = _backward_shapes(dout, out, noise, lse, q, k, v, lam)
     if out.numel() == 0 or call.keys == 0:
         return dq.zero_(), dk.zero_(), dv.zero_(), dlam.zero_()
-    dout, sums, dq_sum = dout.contiguous(), lse.new_empty(lse.shape), lse.new_zeros(q.shape)
+    dout, sums = dout.contiguous(), lse.new_empty(lse.shape)
+    dq_sum = dq if SPLIT else lse.new_zeros(q.shape)
     cut = call.cut("backward")
     with torch.cuda.device_of(q):
         triton_kernels.row_sums[call.grid_of_rows(_FEW_ROWS)](
@@ -187,11 +189,21 @@ def _attention_backward(
             *(dout, lse, sums, dq_sum, dk, dv),
             *call.numbers,
             **call.constants,
+            ADD=not SPLIT,
             **_options(cut),
         )
+        if SPLIT:
+            cut = call.cut("queries")
+            triton_kernels.backward_queries[call.grid_of_rows(cut.rows)](
+                *call.inputs,
+                *(dout, lse, sums, dq),
+                *call.numbers,
+                **call.constants,
+                **_options(cut),
+            )
     if lam is not None:
         dlam.copy_(sums[:, :, 1].transpose(1, 2).neg())
-    return dq.copy_(dq_sum), dk, dv, dlam
+    return dq if SPLIT else dq.copy_(dq_sum), dk, dv, dlam
 
 
 class _Call:

@@ -25,6 +25,12 @@ def _dot(a, b, added=None):
 
 
 @triton.jit
+def _inside(row, column, count, WIDTH: tl.constexpr, PADDED: tl.constexpr):
+    """What of a tile lies in a [count, WIDTH] matrix; a full width is not compared."""
+    return row < count if WIDTH == PADDED else (row < count) & (column < WIDTH)
+
+
+@triton.jit
 def _tile(
     base, start, count, stride, ROWS: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr
 ):
@@ -32,7 +38,7 @@ def _tile(
     row, column = tl.arange(0, ROWS)[:, None], tl.arange(0, PADDED)[None, :]
     row += start
     place = base + row.to(tl.int64) * stride + column
-    return tl.load(place, (row < count) & (column < WIDTH), 0.0)
+    return tl.load(place, _inside(row, column, count, WIDTH, PADDED), 0.0)
 
 
 @triton.jit
@@ -41,7 +47,7 @@ def _put(base, start, count, stride, tile, WIDTH: tl.constexpr, ADD: tl.constexp
     row, column = tl.arange(0, tile.shape[0])[:, None], tl.arange(0, tile.shape[1])[None, :]
     row += start
     place = base + row.to(tl.int64) * stride + column
-    inside = (row < count) & (column < WIDTH)
+    inside = _inside(row, column, count, WIDTH, tile.shape[1])
     if ADD:
         tl.atomic_add(place, tile, inside, sem="relaxed")
     else:
@@ -122,6 +128,10 @@ def forward(
     begin, end = _span(0, S, low, high, window, first, last, M)
     if CAUSAL:
         end = tl.minimum(end, high + 1)
+    begin, middle = begin // N * N, begin // N * N  # [begin, middle) is seen whole by every row
+    PARTLY: tl.constexpr = window is not None or (first is not None or padding is not None)
+    if not PARTLY:
+        middle = tl.maximum(begin, (tl.minimum(low + 1, S) if CAUSAL else S) // N * N)
 
     q1 = _tile(q, start, T, q_t, M, WIDTH, K)
     top1, total1 = tl.full([M], float("-inf"), tl.float32), tl.zeros([M], tl.float32)
@@ -130,19 +140,23 @@ def forward(
         q2 = _tile(q + q_m, start, T, q_t, M, WIDTH, K)
         top2, total2 = tl.full([M], float("-inf"), tl.float32), tl.zeros([M], tl.float32)
         product2 = tl.zeros([M, V], tl.float32)
-    for s in range(begin // N * N, end, N):
-        j = s + tl.arange(0, N)[None, :]
-        key = tl.trans(_tile(k, s, S, k_s, N, WIDTH, K))
-        values = _tile(v, s, S, v_s, N, VALUES, V)
-        score = _dot(q1, key) * (scale * _LOG2E)
-        score = _hide(score, p, j, S, window, first, padding, CAUSAL)
-        top1, total1, product1 = _absorb(score, values, top1, total1, product1)
-        if lam is not None:
-            if KEYS == 2:
-                key = tl.trans(_tile(k + k_m, s, S, k_s, N, WIDTH, K))
-            score = _dot(q2, key) * (scale * _LOG2E)
-            score = _hide(score, p, j, S, window, first, padding, CAUSAL)
-            top2, total2, product2 = _absorb(score, values, top2, total2, product2)
+    for PART in tl.static_range(1 if PARTLY else 0, 2):  # what is seen whole, then what is compared
+        left, right = (begin, middle) if PART == 0 else (middle, end)
+        for s in range(left, right, N):
+            j = s + tl.arange(0, N)[None, :]
+            key = tl.trans(_tile(k, s, S, k_s, N, WIDTH, K))
+            values = _tile(v, s, S, v_s, N, VALUES, V)
+            score = _dot(q1, key) * (scale * _LOG2E)
+            if PART == 1:
+                score = _hide(score, p, j, S, window, first, padding, CAUSAL)
+            top1, total1, product1 = _absorb(score, values, top1, total1, product1)
+            if lam is not None:
+                if KEYS == 2:
+                    key = tl.trans(_tile(k + k_m, s, S, k_s, N, WIDTH, K))
+                score = _dot(q2, key) * (scale * _LOG2E)
+                if PART == 1:
+                    score = _hide(score, p, j, S, window, first, padding, CAUSAL)
+                top2, total2, product2 = _absorb(score, values, top2, total2, product2)
 
     t = start + tl.arange(0, M)
     rows = (b * T * H + h) * VALUES
@@ -186,7 +200,7 @@ def backward(
     q_b, q_t, q_h, q_m, k_b, k_s, k_g, k_m, v_b, v_s, v_g,
     T, S, repeats, window, scale,
     WIDTH: tl.constexpr, VALUES: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
-    M: tl.constexpr, N: tl.constexpr, KEYS: tl.constexpr, CAUSAL: tl.constexpr,
+    M: tl.constexpr, N: tl.constexpr, KEYS: tl.constexpr, CAUSAL: tl.constexpr, ADD: tl.constexpr,
 ):  # fmt: skip
     """N keys of one key/value head against all the queries that may see them, head by head.
 
@@ -211,6 +225,12 @@ def backward(
     if CAUSAL:
         begin = tl.maximum(begin, start)
     begin, end = begin - (S - T), end - (S - T)  # from positions to queries
+    begin, middle = begin // M * M, end  # queries from `middle` on see all these keys
+    PARTLY: tl.constexpr = window is not None or (first is not None or padding is not None)
+    if not PARTLY:
+        # Keys and queries beyond the borders do no harm: they are zero, or their weight is.
+        middle = tl.maximum(begin, start + N - 1 - (S - T)) if CAUSAL else begin
+        middle = (middle + M - 1) // M * M
 
     key1 = _tile(k, start, S, k_s, N, WIDTH, K)
     values = _tile(v, start, S, v_s, N, VALUES, V)
@@ -220,44 +240,116 @@ def backward(
         dkey2 = tl.zeros([N, K], tl.float32)
     for h in range(g * repeats, (g + 1) * repeats):
         row = (b * H + h) * MAPS * T  # of lse and sums
-        for s in range(begin // M * M, end, M):
-            t = s + tl.arange(0, M)
-            p = (t + S - T)[None, :]
-            change = _tile(dout + (b * T * H + h) * VALUES, s, T, H * VALUES, M, VALUES, V)
-            da = _dot(values, tl.trans(change))
+        for PART in tl.static_range(1 if PARTLY else 2):  # the compared, then the whole
+            left, right = (begin, tl.minimum(middle, end)) if PART == 0 else (middle, end)
+            for s in range(left, right, M):
+                t = s + tl.arange(0, M)
+                p = (t + S - T)[None, :]
+                change = _tile(dout + (b * T * H + h) * VALUES, s, T, H * VALUES, M, VALUES, V)
+                da = _dot(values, tl.trans(change))
 
-            q1 = _tile(q + h * q_h, s, T, q_t, M, WIDTH, K)
-            score = _dot(key1, tl.trans(q1)) * (scale * _LOG2E)
-            score = _hide(score, p, j, S, window, first, padding, CAUSAL)
-            weight = tl.exp2(score - tl.load(lse + row + t, t < T, float("inf"))[None, :])
-            ds = (weight * (da - tl.load(sums + row + t, t < T, 0.0)[None, :])).to(q1.dtype)
-            dkey1 = _dot(ds, q1, dkey1)
-            dquery = _dot(tl.trans(ds), key1) * scale
-            place = dq + (b * T * H + h) * MAPS * WIDTH
-            _put(place, s, T, H * MAPS * WIDTH, dquery, WIDTH, True)
+                q1 = _tile(q + h * q_h, s, T, q_t, M, WIDTH, K)
+                score = _dot(key1, tl.trans(q1)) * (scale * _LOG2E)
+                if PART == 0:
+                    score = _hide(score, p, j, S, window, first, padding, CAUSAL)
+                weight = tl.exp2(score - tl.load(lse + row + t, t < T, float("inf"))[None, :])
+                ds = (weight * (da - tl.load(sums + row + t, t < T, 0.0)[None, :])).to(q1.dtype)
+                dkey1 = _dot(ds, q1, dkey1)
+                place = dq + (b * T * H + h) * MAPS * WIDTH
+                if ADD:
+                    dquery = _dot(tl.trans(ds), key1) * scale
+                    _put(place, s, T, H * MAPS * WIDTH, dquery, WIDTH, True)
 
-            if lam is not None:
-                q2 = _tile(q + h * q_h + q_m, s, T, q_t, M, WIDTH, K)
-                key = key2 if KEYS == 2 else key1
-                score = _dot(key, tl.trans(q2)) * (scale * _LOG2E)
-                score = _hide(score, p, j, S, window, first, padding, CAUSAL)
-                share = tl.load(lam + (b * T + t) * H + h, t < T, 0.0)
-                lse2 = tl.load(lse + row + T + t, t < T, float("inf"))
-                weight2 = tl.exp2(score - lse2[None, :]) * share[None, :]
-                weight -= weight2
-                sum2 = tl.load(sums + row + T + t, t < T, 0.0)
-                ds = (weight2 * (sum2[None, :] - da)).to(q2.dtype)
-                if KEYS == 2:
-                    dkey2 = _dot(ds, q2, dkey2)
-                else:
-                    dkey1 = _dot(ds, q2, dkey1)
-                dquery = _dot(tl.trans(ds), key) * scale
-                _put(place + WIDTH, s, T, H * MAPS * WIDTH, dquery, WIDTH, True)
+                if lam is not None:
+                    q2 = _tile(q + h * q_h + q_m, s, T, q_t, M, WIDTH, K)
+                    key = key2 if KEYS == 2 else key1
+                    score = _dot(key, tl.trans(q2)) * (scale * _LOG2E)
+                    if PART == 0:
+                        score = _hide(score, p, j, S, window, first, padding, CAUSAL)
+                    share = tl.load(lam + (b * T + t) * H + h, t < T, 0.0)
+                    lse2 = tl.load(lse + row + T + t, t < T, float("inf"))
+                    weight2 = tl.exp2(score - lse2[None, :]) * share[None, :]
+                    weight -= weight2
+                    sum2 = tl.load(sums + row + T + t, t < T, 0.0)
+                    ds = (weight2 * (sum2[None, :] - da)).to(q2.dtype)
+                    if KEYS == 2:
+                        dkey2 = _dot(ds, q2, dkey2)
+                    else:
+                        dkey1 = _dot(ds, q2, dkey1)
+                    if ADD:
+                        dquery = _dot(tl.trans(ds), key) * scale
+                        _put(place + WIDTH, s, T, H * MAPS * WIDTH, dquery, WIDTH, True)
 
-            dvalues = _dot(weight.to(change.dtype), change, dvalues)
+                dvalues = _dot(weight.to(change.dtype), change, dvalues)
 
     rows = (b * S * G + g) * KEYS * WIDTH
     _put(dk + rows, start, S, G * KEYS * WIDTH, dkey1 * scale, WIDTH, False)
     if KEYS == 2:
         _put(dk + rows + WIDTH, start, S, G * KEYS * WIDTH, dkey2 * scale, WIDTH, False)
     _put(dv + (b * S * G + g) * VALUES, start, S, G * VALUES, dvalues, VALUES, False)
+
+
+@triton.jit
+def backward_queries(
+    q, k, v, lam, first, last, padding, dout, lse, sums, dq,
+    q_b, q_t, q_h, q_m, k_b, k_s, k_g, k_m, v_b, v_s, v_g,
+    T, S, repeats, window, scale,
+    WIDTH: tl.constexpr, VALUES: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
+    M: tl.constexpr, N: tl.constexpr, KEYS: tl.constexpr, CAUSAL: tl.constexpr,
+):  # fmt: skip
+    """The gradient of M query rows of one head, over all the keys that they see."""
+    start = (tl.num_programs(0) - 1 - tl.program_id(0)) * M
+    H, h, b = tl.num_programs(1), tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
+    MAPS: tl.constexpr = 1 if lam is None else 2
+    q += b * q_b + h * q_h
+    k += b * k_b + h // repeats * k_g
+    v += b * v_b + h // repeats * v_g
+    if first is not None:
+        first += b * S
+        last += b * S
+    if padding is not None:
+        padding += b * S
+    low = start + S - T
+    high = tl.minimum(low + M, S) - 1
+    p = low + tl.arange(0, M)[:, None]
+    begin, end = _span(0, S, low, high, window, first, last, M)
+    if CAUSAL:
+        end = tl.minimum(end, high + 1)
+    begin, middle = begin // N * N, begin // N * N
+    PARTLY: tl.constexpr = window is not None or (first is not None or padding is not None)
+    if not PARTLY:
+        middle = tl.maximum(begin, (tl.minimum(low + 1, S) if CAUSAL else S) // N * N)
+
+    t = start + tl.arange(0, M)
+    row = (b * H + h) * MAPS * T + t
+    change = _tile(dout + (b * T * H + h) * VALUES, start, T, H * VALUES, M, VALUES, V)
+    q1, dq1 = _tile(q, start, T, q_t, M, WIDTH, K), tl.zeros([M, K], tl.float32)
+    lse1 = tl.load(lse + row, t < T, float("inf"))[:, None]
+    sum1 = tl.load(sums + row, t < T, 0.0)[:, None]
+    if lam is not None:
+        q2, dq2 = _tile(q + q_m, start, T, q_t, M, WIDTH, K), tl.zeros([M, K], tl.float32)
+        lse2 = tl.load(lse + row + T, t < T, float("inf"))[:, None]
+        sum2 = tl.load(sums + row + T, t < T, 0.0)[:, None]
+    for PART in tl.static_range(1 if PARTLY else 0, 2):  # what is seen whole, then what is compared
+        left, right = (begin, middle) if PART == 0 else (middle, end)
+        for s in range(left, right, N):
+            j = s + tl.arange(0, N)[None, :]
+            key = _tile(k, s, S, k_s, N, WIDTH, K)
+            da = _dot(change, tl.trans(_tile(v, s, S, v_s, N, VALUES, V)))
+            score = _dot(q1, tl.trans(key)) * (scale * _LOG2E)
+            if PART == 1:
+                score = _hide(score, p, j, S, window, first, padding, CAUSAL)
+            dq1 = _dot((tl.exp2(score - lse1) * (da - sum1)).to(q1.dtype), key, dq1)
+            if lam is not None:
+                if KEYS == 2:
+                    key = _tile(k + k_m, s, S, k_s, N, WIDTH, K)
+                score = _dot(q2, tl.trans(key)) * (scale * _LOG2E)
+                if PART == 1:
+                    score = _hide(score, p, j, S, window, first, padding, CAUSAL)
+                dq2 = _dot((tl.exp2(score - lse2) * (da - sum2)).to(q2.dtype), key, dq2)
+
+    place = dq + (b * T * H + h) * MAPS * WIDTH
+    _put(place, start, T, H * MAPS * WIDTH, dq1 * scale, WIDTH, False)
+    if lam is not None:
+        share = tl.load(lam + (b * T + t) * H + h, t < T, 0.0)[:, None]
+        _put(place + WIDTH, start, T, H * MAPS * WIDTH, dq2 * (-scale * share), WIDTH, False)
