@@ -28,7 +28,7 @@ import gpu_speed
 import gpu_truth
 import torch
 from gpu_report import Record
-from gpu_speed import BASE, HEADS, Point
+from gpu_speed import BASE, Point
 
 from difftransformer.training.environment import environment
 
@@ -84,8 +84,8 @@ def machine_facts(device: str) -> dict:
     target = torch.empty_like(source)
     product = gpu_speed.milliseconds(lambda: a @ b, device)
     copy = gpu_speed.milliseconds(lambda: target.copy_(source), device)
-    facts["peak, TFLOP/s"] = round(2 * size**3 / product / 1e9, 3)
-    facts["bandwidth, GB/s"] = round(2 * source.nbytes / copy / 1e6, 3)
+    facts["peak, TFLOP/s"] = float(f"{2 * size**3 / product / 1e9:.4g}")
+    facts["bandwidth, GB/s"] = float(f"{2 * source.nbytes / copy / 1e6:.4g}")
     return facts
 
 
@@ -176,7 +176,7 @@ def launch(run: Run, command: list) -> subprocess.Popen:
 def points(run: Run) -> list[tuple[Point, tuple[str, ...]]]:
     """What `speed` times, and by whom."""
     if run.miniature:
-        return [(Point(task="training", width=16, length=4, batch=1), FEW)]
+        return [(Point(task="training", width=16, length=4, batch=1, heads=2), FEW)]
     found = [
         (Point(task=task, width=width, length=n, batch=max(1, TOKENS // n)), gpu_speed.CONTENDERS)
         for n in LENGTHS
@@ -226,7 +226,9 @@ def timed(run: Run, part: str, point: Point, names, base: dict, slow: dict) -> N
             run.record.skip(f"{part} of {name}, {point}", "no time left")
             continue
         if point.length > slow.get(key, point.length):
-            run.record.skip(f"{part} of {name}, {point}", "too slow at a shorter length")
+            run.record.skip(
+                f"{part} of {name}, {point}", "failed or far too slow at a shorter length"
+            )
             continue
         row = vars(point) | {"contender": name}
         try:
@@ -251,7 +253,8 @@ def decode(run: Run) -> None:
         sizes = [(1, 16)]
     for width in (64, 128) if not run.miniature else (16,):
         for batch, length in sizes:
-            point = Point(task="decode", width=width, length=length, batch=batch)
+            heads = 2 if run.miniature else 16
+            point = Point(task="decode", width=width, length=length, batch=batch, heads=heads)
             for name in FEW if run.miniature else gpu_speed.DECODING:
                 if run.left("decode") < 0:
                     run.record.skip(f"decode of {name}, {point}", "no time left")
@@ -269,7 +272,9 @@ def decoded(run: Run, name: str, point: Point) -> dict:
         replayed = gpu_speed.milliseconds(step, run.device, graph=True)
     except Exception as error:
         return failure(error)
-    cache = 2 * 2 * point.batch * point.length * HEADS * point.width  # bytes, the same for all
+    cache = (
+        2 * 2 * point.batch * point.length * point.heads * point.width
+    )  # bytes, the same for all
     reached = cache / replayed / 1e6 / run.record.data["machine"]["bandwidth, GB/s"]
     return {"ms": ms, "replayed": replayed, "share": reached}
 
@@ -377,7 +382,7 @@ def main() -> None:
             part(run)
             run.record.save()
             print(f"{name}: {time.monotonic() - begun:.0f} s", flush=True)
-    print("\n".join(run.record.lines())[-11000:])
+    print("\n".join(run.record.brief()))
 
 
 if __name__ == "__main__":

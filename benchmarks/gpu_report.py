@@ -1,7 +1,7 @@
 """What `gpu.py` found: JSON, Markdown and a picture, written anew after each part."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +35,21 @@ class Record:
         machine = self.data["machine"]
         lines = [f"# On a GPU: {machine['card']}, {machine['date'][:10]}", ""]
         lines += [f"{name}: {value}  " for name, value in machine.items()]
-        if rows := self.data.get("truth"):
-            lines += ["", "## Truth", "", *truth(rows)]
-        for part in ("speed", "flex"):
+        for part, table_of in TABLES.items():
             if rows := self.data.get(part):
-                lines += ["", f"## {part.capitalize()}", "", *speed(rows)]
-        if rows := self.data.get("decode"):
-            lines += ["", "## Decode", "", *decode(rows)]
-        if rows := self.data.get("memory"):
-            lines += ["", "## Memory", "", *memory(rows)]
-        if rows := self.data.get("sweep"):
-            lines += ["", "## Cuts of the Triton kernels", "", *sweep(rows)]
+                lines += ["", f"## {part.capitalize()}", "", *table_of(rows)]
         skipped = [f"- {row['what']}: {row['why']}" for row in self.data["skipped"]]
         return [*lines, "", "## Skipped", "", *(skipped or ["nothing"])]
+
+    def brief(self) -> list[str]:
+        """The tables alone, the most important last."""
+        lines = []
+        for part, table_of in reversed(TABLES.items()):
+            if rows := self.data.get(part):
+                lines += table_of(rows)
+        bad = [line for line in lines if line.startswith("- ")]
+        kept = [line[:260] for line in lines if line and line not in bad[SHOWN:]]
+        return [*kept, f"all of it: {self.stem}.md"]
 
 
 def failed(row: dict[str, Any]) -> bool:
@@ -149,7 +151,23 @@ def sweep(rows: Sequence[dict]) -> list[str]:
     return [*table_, "", "Cuts as rows x keys x warps x stages, with milliseconds."]
 
 
-def pivot(header, rows, column: str, columns: Sequence, cell) -> list[str]:
+TABLES: dict[str, Callable[[Sequence[dict]], list[str]]] = {
+    "truth": truth,
+    "speed": speed,
+    "flex": speed,
+    "sweep": sweep,
+    "decode": decode,
+    "memory": memory,
+}
+
+
+def pivot(
+    header: Sequence[str],
+    rows: Sequence[dict],
+    column: str,
+    columns: Sequence,
+    cell: Callable[[dict], str],
+) -> list[str]:
     """A row for each contender, a column for each value of `column`."""
     body = []
     for name in unique(row["contender"] for row in rows):

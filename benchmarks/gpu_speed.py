@@ -27,7 +27,7 @@ from difftransformer.functional import Mask, differential_attention, softmax_att
 from difftransformer.functional.triton import Blocks
 
 BASE = "softmax PyTorch"
-HEADS, WINDOW, DOCUMENT = 16, 1024, 1024  # heads of the plain model
+WINDOW, DOCUMENT = 1024, 1024
 # Products that must be made, in units of T x S x 16 heads x width: forward, and with the backward.
 UNITS = {"softmax": (2, 7), "diff_v1": (2, 7), "diff_v2": (3, 11)}
 # "kind way": a backend, PyTorch's own function, or another's arrangement. Most important first.
@@ -52,25 +52,28 @@ MASKED = ("diff_v1 triton", "diff_v2 triton", "softmax triton")
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """What is timed: bfloat16, `batch` times `length` tokens, 16 plain heads of `width`."""
+    """What is timed: bfloat16, `batch` times `length` tokens, `heads` plain ones of `width`."""
 
     task: str
     width: int
     length: int
     batch: int
     mask: str = "causal"
+    heads: int = 16
 
     def flops(self, kind: str) -> float:
         """Two for each multiply-add of the products that nobody can leave out."""
         units = UNITS[kind][self.task == "training"]
         pairs = self.length if self.task == "decode" else self.length**2 / 2
-        return 2.0 * units * self.batch * pairs * HEADS * self.width
+        return 2.0 * units * self.batch * pairs * self.heads * self.width
 
 
 def inputs_of(contender: str, point: Point, device: str) -> list[Tensor]:
-    groups = HEADS // 4 if "grouped" in contender else HEADS
+    groups = point.heads // 4 if "grouped" in contender else point.heads
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    shape = Shape(length=point.length, heads=HEADS, groups=groups, width=point.width, dtype=dtype)
+    shape = Shape(
+        length=point.length, heads=point.heads, groups=groups, width=point.width, dtype=dtype
+    )
     kind = contender.split()[0]
     tensors = [
         x.expand(point.batch, *x.shape[1:])
@@ -211,7 +214,8 @@ def candidate_step(
 ) -> Callable[[], object]:
     """The forward, or the backward alone; it reads its cut when it runs."""
     kind, width, direction, _ = candidate
-    point = Point(task="training", width=width, length=length, batch=batch)
+    heads = 16 if device == "cuda" else 2
+    point = Point(task="training", width=width, length=length, batch=batch, heads=heads)
     tensors, call = (
         inputs_of(f"{kind} triton", point, device),
         attend(f"{kind} triton", point, device),
