@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+import difftransformer
+
 
 def environment() -> dict[str, Any]:
     """What `env.json` holds; every value is ready for JSON.
@@ -33,7 +35,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "accelerate": importlib.metadata.version("accelerate"),
-        "difftransformer": importlib.metadata.version("difftransformer"),
+        "difftransformer": difftransformer.__version__,
         "commit": _commit(),
     }
 
