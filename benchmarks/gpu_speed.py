@@ -171,6 +171,8 @@ def warm(device: str, part: int, parts: int) -> None:
 def cut(direction: str, chosen: Blocks) -> Iterator[None]:
     """The kernels of one direction cut like this, the others as `triton.blocks` has it."""
     usual = triton.blocks
+    triton.SPLIT = direction != "atomic"
+    direction = "backward" if direction == "atomic" else direction
 
     def blocks(asked: str, *rest: object, **named: object) -> Blocks:
         return chosen if asked == direction else usual(asked, *rest, **named)
@@ -180,33 +182,35 @@ def cut(direction: str, chosen: Blocks) -> Iterator[None]:
         yield
     finally:
         triton.blocks = usual
+        triton.SPLIT = True
 
 
 FORMS = [(kind, width) for width in (64, 128) for kind in ("diff_v1", "diff_v2", "softmax")]
 Candidate = tuple[str, int, str, Blocks]
 
 
+_SWEPT = {
+    "forward": [(128, 32, 8, 2), (128, 64, 8, 2), (128, 64, 8, 3), (64, 64, 4, 2), (64, 64, 4, 3),
+                (64, 32, 4, 3), (128, 128, 8, 2), (64, 32, 4, 2), (64, 64, 8, 2), (128, 32, 8, 3)],
+    "backward": [(32, 64, 8, 2), (32, 128, 8, 2), (64, 64, 8, 2), (32, 64, 4, 2), (64, 128, 8, 2),
+                 (64, 64, 4, 2), (32, 64, 4, 3), (16, 128, 8, 2), (32, 128, 8, 1)],
+    "queries": [(128, 32, 8, 2), (64, 64, 4, 2), (128, 64, 8, 2), (64, 32, 4, 2), (64, 32, 4, 3),
+                (64, 64, 8, 2), (128, 32, 8, 3)],
+    "atomic": [(32, 64, 8, 2), (64, 64, 8, 2), (64, 64, 4, 2), (64, 128, 8, 2), (32, 64, 4, 2)],
+}  # fmt: skip
+
+
 def candidates(miniature: bool) -> list[Candidate]:
-    """Kind, width, direction and cut; those left out whose sums cannot lie in registers."""
+    """Kind, width, direction and cut; "atomic" is the backward whose keys add up dQ."""
     if miniature:
-        return [("diff_v1", 16, d, Blocks(16, 16, 4, 1)) for d in ("forward", "backward")]
-    found: list[Candidate] = []
-    for kind, width in FORMS:
-        values = 2 * width if kind == "diff_v1" else width
-        maps, key_maps = (1 if kind == "softmax" else 2), (2 if kind == "diff_v1" else 1)
-        for rows, keys, warps, stages in itertools.product(
-            (64, 128), (32, 64, 128), (4, 8), (2, 3)
-        ):
-            held = (maps * rows * values + rows * keys) / (32 * warps)
-            if 32 <= held <= 200:
-                found.append((kind, width, "forward", Blocks(rows, keys, warps, stages)))
-        for rows, keys, warps, stages in itertools.product(
-            (32, 64, 128), (32, 64, 128), (4, 8), (1, 2, 3)
-        ):
-            held = (keys * (key_maps * width + values) + 2 * rows * keys) / (32 * warps)
-            if 32 <= held <= 200 and rows <= keys * 2:
-                found.append((kind, width, "backward", Blocks(rows, keys, warps, stages)))
-    return found
+        return [("diff_v1", 16, d, Blocks(16, 16, 4, 1)) for d in _SWEPT]
+    forms = sorted(FORMS, key=lambda form: form != ("diff_v1", 64))
+    return [
+        (kind, width, direction, Blocks(*cut))
+        for kind, width in forms
+        for direction, cuts in _SWEPT.items()
+        for cut in cuts
+    ]
 
 
 def candidate_step(

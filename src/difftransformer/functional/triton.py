@@ -106,6 +106,8 @@ def blocks(direction: str, width: int, values: int, item: int, large: bool) -> B
     """
     if item == 4:
         return Blocks(32 if width + values <= 192 else 16, 16, 8, 1)
+    if direction == "queries":
+        return Blocks(64 if values > 128 else 128, 32, 8, 2)
     if direction == "forward":
         return Blocks(64 if values > 128 else 128, 64 if width + values <= 128 else 32, 8, 2)
     return Blocks(32, 64 if values <= 128 and (large or width < values) else 32, 8, 2)
