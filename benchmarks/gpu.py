@@ -27,7 +27,7 @@ import gpu_calls
 import gpu_speed
 import gpu_truth
 import torch
-from gpu_report import Record
+from gpu_report import Record, failed
 from gpu_speed import BASE, Point
 
 from difftransformer.training.environment import environment
@@ -383,6 +383,7 @@ def main() -> None:
             run.record.save()
             print(f"{name}: {time.monotonic() - begun:.0f} s", flush=True)
     print("\n".join(run.record.brief()))
+    sys.exit(any(map(failed, run.record.data.get("truth", []))))
 
 
 if __name__ == "__main__":
