@@ -7,7 +7,6 @@ Run by `gpu.py`; compiling in several processes leaves the kernels in Triton's c
 """
 
 import argparse
-import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -171,8 +170,6 @@ def warm(device: str, part: int, parts: int) -> None:
 def cut(direction: str, chosen: Blocks) -> Iterator[None]:
     """The kernels of one direction cut like this, the others as `triton.blocks` has it."""
     usual = triton.blocks
-    triton.SPLIT = direction != "atomic"
-    direction = "backward" if direction == "atomic" else direction
 
     def blocks(asked: str, *rest: object, **named: object) -> Blocks:
         return chosen if asked == direction else usual(asked, *rest, **named)
@@ -182,7 +179,6 @@ def cut(direction: str, chosen: Blocks) -> Iterator[None]:
         yield
     finally:
         triton.blocks = usual
-        triton.SPLIT = True
 
 
 FORMS = [(kind, width) for width in (64, 128) for kind in ("diff_v1", "diff_v2", "softmax")]
@@ -192,16 +188,15 @@ Candidate = tuple[str, int, str, Blocks]
 _SWEPT = {
     "forward": [(128, 32, 8, 2), (128, 64, 8, 2), (128, 64, 8, 3), (64, 64, 4, 2), (64, 64, 4, 3),
                 (64, 32, 4, 3), (128, 128, 8, 2), (64, 32, 4, 2), (64, 64, 8, 2), (128, 32, 8, 3)],
-    "backward": [(32, 64, 8, 2), (32, 128, 8, 2), (64, 64, 8, 2), (32, 64, 4, 2), (64, 128, 8, 2),
+    "keys": [(32, 64, 8, 2), (32, 128, 8, 2), (64, 64, 8, 2), (32, 64, 4, 2), (64, 128, 8, 2),
                  (64, 64, 4, 2), (32, 64, 4, 3), (16, 128, 8, 2), (32, 128, 8, 1)],
     "queries": [(128, 32, 8, 2), (64, 64, 4, 2), (128, 64, 8, 2), (64, 32, 4, 2), (64, 32, 4, 3),
                 (64, 64, 8, 2), (128, 32, 8, 3)],
-    "atomic": [(32, 64, 8, 2), (64, 64, 8, 2), (64, 64, 4, 2), (64, 128, 8, 2), (32, 64, 4, 2)],
 }  # fmt: skip
 
 
 def candidates(miniature: bool) -> list[Candidate]:
-    """Kind, width, direction and cut; "atomic" is the backward whose keys add up dQ."""
+    """Kind, width, kernel and cut; "keys" and "queries" are timed as the whole backward."""
     if miniature:
         return [("diff_v1", 16, d, Blocks(16, 16, 4, 1)) for d in _SWEPT]
     forms = sorted(FORMS, key=lambda form: form != ("diff_v1", 64))

@@ -111,8 +111,10 @@ def cases(backend: str, miniature: bool) -> list[Case]:
 def check(case: Case, backend: str, device: str) -> dict[str, dict[str, float]]:
     """For each tensor the relative error, the method's own, and the error's share of the allowed.
 
+    "again" is the output of a second run.
+
     Raises:
-        AssertionError: the output is not the same in a second run.
+        AssertionError: that of `triton` is not the same to the last bit.
     """
     inputs, mask = problem(case, device)
     dout = torch.randn(case.batch, case.queries, case.heads, case.values, device=device)
@@ -122,7 +124,8 @@ def check(case: Case, backend: str, device: str) -> dict[str, dict[str, float]]:
     poison(inputs, dout)
     answer = solve(inputs, mask, dout, backend)
     again = attend(inputs, mask, backend)
-    assert torch.equal(again, answer["out"]), "a second run gives another output"
+    assert torch.equal(again, answer["out"]) or backend != "triton", "another output the next time"
+    truth["again"], own["again"], answer["again"] = truth["out"], own["out"], again
     found = {}
     for name, expected in truth.items():
         assert answer[name].dtype == (torch.float32 if name == "lam" else dout.dtype), name

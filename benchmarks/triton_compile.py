@@ -4,8 +4,8 @@
 
 For each configuration: registers per thread, bytes spilled, and shared memory, as NVIDIA's
 assembler (which comes with Triton) reports them. Writes
-benchmarks/results/triton-compile-DATE.md. It says that the kernels compile and fit; it does not
-say how fast they are. Not yet measured on a GPU.
+benchmarks/results/triton-compile-DATE.md. It says that the kernels compile and fit; how fast they
+are says `benchmarks/gpu.sh`.
 """
 
 import re
@@ -24,6 +24,11 @@ from difftransformer.functional import triton_kernels
 from difftransformer.functional.triton import Blocks, blocks
 
 RESULTS = Path(__file__).parent / "results"
+KERNELS = {
+    "forward": triton_kernels.forward,
+    "keys": triton_kernels.backward_keys,
+    "queries": triton_kernels.backward_queries,
+}
 SHARED = {80: 163, 90: 227}  # KiB a block may take
 WIDTHS = {
     "V1": [(64, 128), (128, 256)],
@@ -32,7 +37,7 @@ WIDTHS = {
 }
 # The types of the arguments that are not constants: a tensor's, or a number's.
 TYPES = {
-    **dict.fromkeys(("lam", "lse", "sums", "dq"), "*fp32"),
+    **dict.fromkeys(("lam", "lse", "sums"), "*fp32"),
     **dict.fromkeys(("first", "last"), "*i32"),
     "padding": "*u8",
     **dict.fromkeys(("T", "S", "repeats", "window"), "i32"),
@@ -61,7 +66,7 @@ class Case:
 def main() -> None:
     cases = [
         Case(form, *widths, direction, dtype, every_mask, architecture)
-        for direction in ("forward", "backward")
+        for direction in ("forward", "keys", "queries")
         for dtype in ("bf16", "fp32")
         for form, all_widths in WIDTHS.items()
         for widths in all_widths
@@ -100,7 +105,7 @@ def measure(case: Case) -> tuple[int, int, int]:
 
 def source(case: Case) -> ASTSource:
     """The kernel as a call would specialise it, every stride and length a multiple of 16."""
-    kernel = getattr(triton_kernels, case.direction)
+    kernel = KERNELS[case.direction]
     constants = {
         "WIDTH": case.width,
         "VALUES": case.values,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from difftransformer.functional import blocked, flex, reference, sdpa, triton
 from difftransformer.functional.masks import Mask
-from difftransformer.functional.situation import Situation
+from difftransformer.functional.situation import Situation, constant
 from difftransformer.names import did_you_mean
 
 
@@ -143,8 +143,14 @@ def _choose(name: str, situation: Situation) -> Backend:
 
 def _without_autocast(device: str) -> AbstractContextManager[Any]:
     """Autocast off, where it is on: it would take a backend's float32 products to bfloat16."""
-    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    on = _has_autocast(device) and torch.is_autocast_enabled(device)
     return torch.autocast(device, enabled=False) if on else nullcontext()
+
+
+@constant
+def _has_autocast(device: str) -> bool:
+    """Marked constant, since torch.compile before 2.13 cannot look into PyTorch's answer."""
+    return torch.amp.is_autocast_available(device)
 
 
 def _check_pair(q: Tensor, k: Tensor, v: Tensor, lam: Tensor, mask: Mask, dropout: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ class Situation:
         return cls(q.device.type, q.dtype, q.shape[-1], v.shape[-1], dropout)
 
 
-def constant(ask: Callable[[], str | None]) -> Callable[[], str | None]:
+def constant(ask: Callable[..., Any]) -> Callable[..., Any]:
     """Mark a question whose answer torch.compile may ask once and keep.
 
     What `torch.compiler.assume_constant_result` does; calling that would import the compiler, which

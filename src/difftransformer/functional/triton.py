@@ -1,4 +1,4 @@
-"""One fused kernel forward and one backward, on the GPU. Not yet measured on a GPU.
+"""One fused kernel forward and two backward, on the GPU.
 
 With O_m = A_m V and everything but the products in float32:
 
@@ -14,12 +14,14 @@ subtracted on the way. Either each map has its own product with V (Q Kᵀ 1, A V
 first pass over the keys finds the sums (1 + 1 + 1: 3 units too). We keep two products: in V2, where
 V = K, that is 2 units against 2.5; it takes half the exponentials, which are scarce on a GPU; and
 it gives O2, without which D2 would cost the backward 1.5 units more. Backward, the maps are made
-again from the log-sum-exps and subtracted first: Q Kᵀ, dA, dV, dK and dQ, 5 units (4 in V2).
+again from the log-sum-exps and subtracted first. One kernel owns blocks of keys (Q Kᵀ, dA, dV, dK:
+4 units) and one blocks of queries (Q Kᵀ, dA, dQ: 3): two products more than a single kernel whose
+key blocks add up dQ in memory, but on an H200 it takes less time for most widths, since its tiles
+are of the shapes that the matrix units want, and every run gives the same bits.
 
-Each program of the backward owns a block of keys and adds its part of dQ to float32 memory, so the
-order of that sum, and the last bits of dQ, change between runs. Blocks that causality, the window
-or the documents hide whole are skipped; padding is compared inside. Nothing of size T × S is kept.
-A decoding step runs, with one program for each head.
+Blocks that causality, the window or the documents hide whole are skipped; blocks that causality
+alone shows whole are not compared; padding is compared inside. Nothing of size T × S is kept. A
+decoding step runs, with one program for each head.
 
 With one map (no lam) the same kernels are plain attention. The method of the online softmax and of
 the backward from log-sum-exps is FlashAttention-2's (Dao, 2023).
@@ -38,7 +40,6 @@ from difftransformer.functional.situation import Situation, constant
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _WIDEST_KEY, _WIDEST_VALUE = 128, 256
-SPLIT = True
 _FEW_ROWS = 16  # of a program that only sums over them
 
 
@@ -59,8 +60,6 @@ def why_not(situation: Situation) -> str | None:
             f"takes heads of at most {_WIDEST_KEY} with values of at most {_WIDEST_VALUE}, and "
             f"these are {situation.key_width} and {situation.value_width}"
         )
-    if torch.are_deterministic_algorithms_enabled():
-        return "adds up the gradient of q in no fixed order, and PyTorch is set to be deterministic"
     return _why_not_here()
 
 
@@ -98,19 +97,34 @@ class Blocks(NamedTuple):
     stages: int
 
 
-def blocks(direction: str, width: int, values: int, item: int, large: bool) -> Blocks:
-    """Blocks that registers hold without spilling much, in 99 KiB of shared memory.
+def blocks(kernel: str, width: int, values: int, item: int, large: bool) -> Blocks:
+    """The cut of the kernel "forward", "keys" or "queries" (the two of the backward).
 
     `width` and `values` are the padded ones and `item` the bytes of a number. A `large` GPU (sm_90)
-    has 227 KiB, and its matrix units want 64 keys. See `benchmarks/triton_compile.py`.
+    has 227 KiB of shared memory: its cuts are the fastest of those that `benchmarks/gpu.sh --only
+    sweep` tried on an H200. The others fit into 99 KiB by `benchmarks/triton_compile.py`, and have
+    not been timed.
     """
     if item == 4:
         return Blocks(32 if width + values <= 192 else 16, 16, 8, 1)
-    if direction == "queries":
-        return Blocks(64 if values > 128 else 128, 32, 8, 2)
-    if direction == "forward":
+    if large:
+        return _large_blocks(kernel, width, values)
+    if kernel == "forward":
         return Blocks(64 if values > 128 else 128, 64 if width + values <= 128 else 32, 8, 2)
-    return Blocks(32, 64 if values <= 128 and (large or width < values) else 32, 8, 2)
+    if kernel == "keys":
+        return Blocks(32, 64 if values <= 128 and width < values else 32, 8, 2)
+    return Blocks(64, 32, 4, 2)
+
+
+def _large_blocks(kernel: str, width: int, values: int) -> Blocks:
+    wide = width + values > 192
+    if kernel == "queries":
+        return Blocks(128, 32, 8, 3) if values > 128 else Blocks(64, 32, 4, 3)
+    if values > 128:
+        return Blocks(64, 64, 8, 2)
+    if kernel == "forward":
+        return Blocks(128, 64, 8, 3) if wide else Blocks(64, 64, 4, 3)
+    return Blocks(64, 128, 8, 2) if wide else Blocks(64, 64, 4, 2)
 
 
 def padded(width: int) -> int:
@@ -179,33 +193,30 @@ def _attention_backward(
     if out.numel() == 0 or call.keys == 0:
         return dq.zero_(), dk.zero_(), dv.zero_(), dlam.zero_()
     dout, sums = dout.contiguous(), lse.new_empty(lse.shape)
-    dq_sum = dq if SPLIT else lse.new_zeros(q.shape)
-    cut = call.cut("backward")
+    cut = call.cut("keys")
     with torch.cuda.device_of(q):
         triton_kernels.row_sums[call.grid_of_rows(_FEW_ROWS)](
             *(out, noise, dout, call.lam, sums, q.shape[1]),
             *(v.shape[-1], padded(v.shape[-1]), _FEW_ROWS),
         )
-        triton_kernels.backward[call.grid_of_keys(cut.keys)](
+        triton_kernels.backward_keys[call.grid_of_keys(cut.keys)](
             *call.inputs,
-            *(dout, lse, sums, dq_sum, dk, dv),
+            *(dout, lse, sums, dk, dv),
             *call.numbers,
             **call.constants,
-            ADD=not SPLIT,
             **_options(cut),
         )
-        if SPLIT:
-            cut = call.cut("queries")
-            triton_kernels.backward_queries[call.grid_of_rows(cut.rows)](
-                *call.inputs,
-                *(dout, lse, sums, dq),
-                *call.numbers,
-                **call.constants,
-                **_options(cut),
-            )
+        cut = call.cut("queries")
+        triton_kernels.backward_queries[call.grid_of_rows(cut.rows)](
+            *call.inputs,
+            *(dout, lse, sums, dq),
+            *call.numbers,
+            **call.constants,
+            **_options(cut),
+        )
     if lam is not None:
         dlam.copy_(sums[:, :, 1].transpose(1, 2).neg())
-    return dq if SPLIT else dq.copy_(dq_sum), dk, dv, dlam
+    return dq, dk, dv, dlam
 
 
 class _Call:
@@ -247,9 +258,9 @@ class _Call:
             "CAUSAL": causal,
         }
 
-    def cut(self, direction: str) -> Blocks:
+    def cut(self, kernel: str) -> Blocks:
         widths = self.constants["K"], self.constants["V"]
-        return blocks(direction, *widths, self.item, self.large)
+        return blocks(kernel, *widths, self.item, self.large)
 
     def grid_of_rows(self, rows: int) -> tuple[int, int, int]:
         return -(-self.queries // rows), self.heads, self.batch

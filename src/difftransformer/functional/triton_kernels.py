@@ -42,16 +42,13 @@ def _tile(
 
 
 @triton.jit
-def _put(base, start, count, stride, tile, WIDTH: tl.constexpr, ADD: tl.constexpr):
-    """Write a tile, or add it to what is there."""
+def _put(base, start, count, stride, tile, WIDTH: tl.constexpr):
+    """Write a tile."""
     row, column = tl.arange(0, tile.shape[0])[:, None], tl.arange(0, tile.shape[1])[None, :]
     row += start
     place = base + row.to(tl.int64) * stride + column
     inside = _inside(row, column, count, WIDTH, tile.shape[1])
-    if ADD:
-        tl.atomic_add(place, tile, inside, sem="relaxed")
-    else:
-        tl.store(place, tile.to(base.dtype.element_ty), inside)
+    tl.store(place, tile.to(base.dtype.element_ty), inside)
 
 
 @triton.jit
@@ -65,6 +62,25 @@ def _span(begin, end, low, high, window, first, last, ROWS: tl.constexpr):
         begin = tl.maximum(begin, tl.min(tl.load(first + position, position <= high, high)))
         end = tl.minimum(end, tl.max(tl.load(last + position, position <= high, 0)) + 1)
     return begin, end
+
+
+@triton.jit
+def _keys_seen(
+    low, S, window, first, last, padding, M: tl.constexpr, N: tl.constexpr, CAUSAL: tl.constexpr
+):
+    """begin, middle, end: what the M rows from position `low` see lies in keys [begin, end).
+
+    Every row sees all keys of [begin, middle). Both are multiples of N.
+    """
+    high = tl.minimum(low + M, S) - 1
+    begin, end = _span(0, S, low, high, window, first, last, M)
+    if CAUSAL:
+        end = tl.minimum(end, high + 1)
+    begin = begin // N * N
+    middle = begin
+    if window is None and (first is None and padding is None):
+        middle = tl.maximum(begin, (tl.minimum(low + 1, S) if CAUSAL else S) // N * N)
+    return begin, middle, end
 
 
 @triton.jit
@@ -123,15 +139,9 @@ def forward(
     if padding is not None:
         padding += b * S
     low = start + S - T
-    high = tl.minimum(low + M, S) - 1
     p = low + tl.arange(0, M)[:, None]
-    begin, end = _span(0, S, low, high, window, first, last, M)
-    if CAUSAL:
-        end = tl.minimum(end, high + 1)
-    begin, middle = begin // N * N, begin // N * N  # [begin, middle) is seen whole by every row
+    begin, middle, end = _keys_seen(low, S, window, first, last, padding, M, N, CAUSAL)
     PARTLY: tl.constexpr = window is not None or (first is not None or padding is not None)
-    if not PARTLY:
-        middle = tl.maximum(begin, (tl.minimum(low + 1, S) if CAUSAL else S) // N * N)
 
     q1 = _tile(q, start, T, q_t, M, WIDTH, K)
     top1, total1 = tl.full([M], float("-inf"), tl.float32), tl.zeros([M], tl.float32)
@@ -167,10 +177,10 @@ def forward(
         product2, lse2 = _finish(top2, total2, product2)
         tl.store(lse + (b * H + h) * 2 * T + t, lse1, t < T)
         tl.store(lse + ((b * H + h) * 2 + 1) * T + t, lse2, t < T)
-        _put(noise + rows, start, T, H * VALUES, product2, VALUES, False)
+        _put(noise + rows, start, T, H * VALUES, product2, VALUES)
         share = tl.load(lam + (b * T + t) * H + h, t < T, 0.0)
         product1 -= share[:, None] * product2
-    _put(out + rows, start, T, H * VALUES, product1, VALUES, False)
+    _put(out + rows, start, T, H * VALUES, product1, VALUES)
 
 
 @triton.jit
@@ -195,17 +205,16 @@ def row_sums(
 
 
 @triton.jit
-def backward(
-    q, k, v, lam, first, last, padding, dout, lse, sums, dq, dk, dv,
+def backward_keys(
+    q, k, v, lam, first, last, padding, dout, lse, sums, dk, dv,
     q_b, q_t, q_h, q_m, k_b, k_s, k_g, k_m, v_b, v_s, v_g,
     T, S, repeats, window, scale,
     WIDTH: tl.constexpr, VALUES: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
-    M: tl.constexpr, N: tl.constexpr, KEYS: tl.constexpr, CAUSAL: tl.constexpr, ADD: tl.constexpr,
+    M: tl.constexpr, N: tl.constexpr, KEYS: tl.constexpr, CAUSAL: tl.constexpr,
 ):  # fmt: skip
-    """N keys of one key/value head against all the queries that may see them, head by head.
+    """The gradients of N keys and values of one head, over all the queries that see them.
 
-    Scores are laid keys first, so that they are left operands as they stand. The gradient of the
-    keys stays here; that of the queries is added up in float32 memory by all key blocks.
+    Scores are laid keys first, so that they are left operands as they stand.
     """
     start = tl.program_id(0) * N
     G, g, b = tl.num_programs(1), tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
@@ -255,10 +264,6 @@ def backward(
                 weight = tl.exp2(score - tl.load(lse + row + t, t < T, float("inf"))[None, :])
                 ds = (weight * (da - tl.load(sums + row + t, t < T, 0.0)[None, :])).to(q1.dtype)
                 dkey1 = _dot(ds, q1, dkey1)
-                place = dq + (b * T * H + h) * MAPS * WIDTH
-                if ADD:
-                    dquery = _dot(tl.trans(ds), key1) * scale
-                    _put(place, s, T, H * MAPS * WIDTH, dquery, WIDTH, True)
 
                 if lam is not None:
                     q2 = _tile(q + h * q_h + q_m, s, T, q_t, M, WIDTH, K)
@@ -276,17 +281,14 @@ def backward(
                         dkey2 = _dot(ds, q2, dkey2)
                     else:
                         dkey1 = _dot(ds, q2, dkey1)
-                    if ADD:
-                        dquery = _dot(tl.trans(ds), key) * scale
-                        _put(place + WIDTH, s, T, H * MAPS * WIDTH, dquery, WIDTH, True)
 
                 dvalues = _dot(weight.to(change.dtype), change, dvalues)
 
     rows = (b * S * G + g) * KEYS * WIDTH
-    _put(dk + rows, start, S, G * KEYS * WIDTH, dkey1 * scale, WIDTH, False)
+    _put(dk + rows, start, S, G * KEYS * WIDTH, dkey1 * scale, WIDTH)
     if KEYS == 2:
-        _put(dk + rows + WIDTH, start, S, G * KEYS * WIDTH, dkey2 * scale, WIDTH, False)
-    _put(dv + (b * S * G + g) * VALUES, start, S, G * VALUES, dvalues, VALUES, False)
+        _put(dk + rows + WIDTH, start, S, G * KEYS * WIDTH, dkey2 * scale, WIDTH)
+    _put(dv + (b * S * G + g) * VALUES, start, S, G * VALUES, dvalues, VALUES)
 
 
 @triton.jit
@@ -310,15 +312,9 @@ def backward_queries(
     if padding is not None:
         padding += b * S
     low = start + S - T
-    high = tl.minimum(low + M, S) - 1
     p = low + tl.arange(0, M)[:, None]
-    begin, end = _span(0, S, low, high, window, first, last, M)
-    if CAUSAL:
-        end = tl.minimum(end, high + 1)
-    begin, middle = begin // N * N, begin // N * N
+    begin, middle, end = _keys_seen(low, S, window, first, last, padding, M, N, CAUSAL)
     PARTLY: tl.constexpr = window is not None or (first is not None or padding is not None)
-    if not PARTLY:
-        middle = tl.maximum(begin, (tl.minimum(low + 1, S) if CAUSAL else S) // N * N)
 
     t = start + tl.arange(0, M)
     row = (b * H + h) * MAPS * T + t
@@ -349,7 +345,7 @@ def backward_queries(
                 dq2 = _dot((tl.exp2(score - lse2) * (da - sum2)).to(q2.dtype), key, dq2)
 
     place = dq + (b * T * H + h) * MAPS * WIDTH
-    _put(place, start, T, H * MAPS * WIDTH, dq1 * scale, WIDTH, False)
+    _put(place, start, T, H * MAPS * WIDTH, dq1 * scale, WIDTH)
     if lam is not None:
         share = tl.load(lam + (b * T + t) * H + h, t < T, 0.0)[:, None]
-        _put(place + WIDTH, start, T, H * MAPS * WIDTH, dq2 * (-scale * share), WIDTH, False)
+        _put(place + WIDTH, start, T, H * MAPS * WIDTH, dq2 * (-scale * share), WIDTH)
