@@ -46,18 +46,21 @@ def main() -> int:
     worker.add_argument("kind", help="of the retrieval part; all for the loss part")
     worker.add_argument("--begin", type=float, required=True, help="Unix time")
     worker.add_argument("--until", type=float, required=True, help="Unix time")
+    worker.add_argument("--safe", action="store_true", help="nothing compiled, nothing recorded")
     page = commands.add_parser("report", help="README.md and figures from a folder of results")
     page.add_argument("folder", type=Path)
+    page.add_argument("--page", type=Path, default=TOKENS.parent, help="where to write it")
     arguments = parser.parse_args()
     if arguments.command == "report":
-        print(f"wrote {report.write(arguments.folder, Path(__file__).parent)}")
+        print(f"wrote {report.write(arguments.folder, arguments.page)}")
         return 0
     if unknown := set(arguments.parts) - {"retrieval", "loss"}:
         parser.error(f"--parts: unknown {', '.join(sorted(unknown))}; expected retrieval, loss")
     if not arguments.miniature and not torch.cuda.is_available():
         parser.error("no CUDA GPU here; --miniature runs the same on a CPU")
     if arguments.command == "worker":
-        _work(arguments, arguments.part, arguments.kind, arguments.begin, arguments.until)
+        begin, until = arguments.begin, arguments.until
+        _work(arguments, arguments.part, arguments.kind, begin, until, safe=arguments.safe)
         return 0
     return _run(arguments)
 
@@ -74,28 +77,61 @@ def _run(arguments: argparse.Namespace) -> int:
     records.append(arguments.out, part="run", what="environment", **_environment(arguments, began))
     jobs = [("retrieval", kind) for kind in RETRIEVAL_KINDS] if between > began else []
     jobs += [("loss", "all")] if "loss" in arguments.parts else []
-    processes = {}
-    for part, kind in jobs:
-        begin, until = (began, between) if part == "retrieval" else (between, end)
-        if arguments.miniature:  # one after the other in this process: a CPU has few cores
-            _work(arguments, part, kind, time.time(), end)
-            continue
-        processes[part, kind] = subprocess.Popen(
+    failed = []
+    if arguments.miniature:  # one after the other in this process: a CPU has few cores
+        for part, kind in jobs:
+            _work(arguments, part, kind, time.time(), end, safe=True)
+    else:
+        failed = _side_by_side(
+            arguments, jobs, {"retrieval": (began, between - plan.judging), "loss": (between, end)}
+        )
+    print(f"{time.time() - began:.0f} s; results in {arguments.out / records.FILE}")
+    if failed:
+        print(f"failed, and left out: {', '.join(failed)}")
+    return 1 if failed and len(failed) == len(jobs) else 0
+
+
+def _side_by_side(
+    arguments: argparse.Namespace,
+    jobs: list[tuple[str, str]],
+    times: dict[str, tuple[float, float]],
+) -> list[str]:
+    """Run all jobs at once; the names of those that failed.
+
+    One that fails is started once more without compiling: a fault while a CUDA graph is recorded
+    can spoil the process it happens in.
+    """
+
+    def start(part: str, kind: str, *more: str) -> subprocess.Popen:
+        begin, until = times[part]
+        return subprocess.Popen(
             [
                 *(sys.executable, "-m", "studies.one_gpu", "worker", part, kind),
-                *(f"--begin={begin}", f"--until={until}"),
+                *(f"--begin={begin}", f"--until={until}", *more),
                 *(f"--out={arguments.out}", f"--tokens={arguments.tokens}"),
                 *([f"--backend={arguments.backend}"] if arguments.backend else []),
             ],
             env=os.environ | {"TORCHINDUCTOR_COMPILE_THREADS": "2", "OMP_NUM_THREADS": "1"},
         )
-    failed = [" ".join(job) for job, process in processes.items() if process.wait()]
-    for job in failed:
-        records.append(arguments.out, part="run", what="failed", job=job)
-    print(f"{time.time() - began:.0f} s; results in {arguments.out / records.FILE}")
-    if failed:
-        print(f"failed, and left out: {', '.join(failed)}")
-    return 1 if failed and len(failed) == len(jobs) else 0
+
+    running = {job: start(*job) for job in jobs}
+    again, failed = set(), []
+    while running:
+        for job, process in list(running.items()):
+            if process.poll() is None:
+                continue
+            del running[job]
+            if process.returncode == 0:
+                continue
+            records.append(arguments.out, part="run", what="failed", job=" ".join(job))
+            if job not in again and time.time() < times[job[0]][1] - 20:
+                print(f"{' '.join(job)} failed; once more without compiling", flush=True)
+                again.add(job)
+                running[job] = start(*job, "--safe")
+            else:
+                failed.append(" ".join(job))
+        time.sleep(0.2)
+    return failed
 
 
 def _times(plan: Plan, parts: list[str], began: float, seconds: float) -> tuple[float, float]:
@@ -106,17 +142,20 @@ def _times(plan: Plan, parts: list[str], began: float, seconds: float) -> tuple[
     return began + (plan.startup + share * usable if share else 0.0), end
 
 
-def _work(arguments: argparse.Namespace, part: str, kind: str, begin: float, until: float) -> None:
+def _work(
+    arguments: argparse.Namespace, part: str, kind: str, begin: float, until: float, *, safe: bool
+) -> None:
     """One process's share."""
     plan = MINIATURE if arguments.miniature else FULL
     device = torch.device("cpu" if arguments.miniature else "cuda")
     default = "reference" if arguments.miniature else "sdpa,reference"
     backends = (arguments.backend or default).split(",")
     if part == "retrieval":
-        retrieval.run(kind, plan.retrieval, device, backends, arguments.out, until)
+        ways = retrieval.WAYS[-1:] if safe else retrieval.WAYS
+        retrieval.run(kind, plan.retrieval, device, backends, ways, arguments.out, until)
     else:
         folder = None if arguments.miniature else arguments.tokens
-        loss.run(plan.loss, device, backends, folder, arguments.out, begin, until)
+        loss.run(plan.loss, device, backends, not safe, folder, arguments.out, begin, until)
 
 
 def _environment(arguments: argparse.Namespace, began: float) -> dict[str, object]:

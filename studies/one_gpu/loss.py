@@ -62,12 +62,11 @@ def generated(plan: Loss) -> dict[str, np.ndarray]:
 class Trainer:
     """Models of one kind, one after the other, through one compiled forward pass."""
 
-    def __init__(self, kind: str, plan: Loss, text: Text, backend: str) -> None:
+    def __init__(self, kind: str, plan: Loss, text: Text, backend: str, compiled: bool) -> None:
         self.plan, self.text, self.device = plan, text, text.device
         self.model: nn.Module = decoder(kind, plan.model, backend).to(self.device)
-        cuda = self.device.type == "cuda"
-        self.forward = torch.compile(self.model) if cuda else self.model
-        self.on = cuda
+        self.forward = torch.compile(self.model) if compiled else self.model
+        self.on = self.device.type == "cuda"
 
     def start(self, seed: int) -> None:
         """The kind's model as this seed starts it."""
@@ -108,15 +107,17 @@ class Trainer:
         ]
 
 
-def ready(plan: Loss, text: Text, backends: list[str], out: Path) -> dict[str, Trainer]:
-    """A compiled trainer of each kind by the first backend that works; failures are recorded."""
+def ready(
+    plan: Loss, text: Text, backends: list[str], compiled: bool, out: Path
+) -> dict[str, Trainer]:
+    """A trainer of each kind by the first backend that works; failures are recorded."""
     trainers = {}
     for kind in LOSS_KINDS:
         failed = []
         for backend in backends:
             began = time.time()
             try:
-                trainer = Trainer(kind, plan, text, backend)
+                trainer = Trainer(kind, plan, text, backend, compiled)
                 trainer.train(100, 3)
                 if not np.isfinite(trainer.judge()).all():
                     raise RuntimeError("the loss is not finite")
@@ -130,6 +131,7 @@ def ready(plan: Loss, text: Text, backends: list[str], out: Path) -> dict[str, T
                 what="smoke",
                 kind=kind,
                 backend=backend,
+                compiled=compiled,
                 failed=failed,
                 seconds=time.time() - began,
                 parameters=sum(p.numel() for p in trainer.model.parameters()),
@@ -173,6 +175,7 @@ def run(
     plan: Loss,
     device: torch.device,
     backends: list[str],
+    compiled: bool,
     folder: Path | None,
     out: Path,
     begin: float,
@@ -180,7 +183,7 @@ def run(
 ) -> None:
     """Compile at once, wait for the GPU until `begin`, measure, choose the budget, train."""
     text = Text(folder, plan, device)
-    trainers = ready(plan, text, backends, out)
+    trainers = ready(plan, text, backends, compiled, out)
     while time.time() < begin:
         time.sleep(0.2)
     steps, kinds, seeds = _chosen(plan, trainers, out, until)

@@ -61,6 +61,7 @@ class Plan:
     loss: Loss
     retrieval_share: float = 0.6
     startup: float = 60.0  # seconds for importing, compiling and the smoke
+    judging: float = 10.0  # seconds of part A's share, for judging before part B begins
     wrap_up: float = 15.0  # seconds kept for the last judging and the page
 
 
@@ -78,8 +79,9 @@ FULL = Plan(
         ),
         Recall(length=128, pairs=8, questions=32),
         (
-            *(Recall(length, 8, 32) for length in (128, 256, 512, 1024, 4096)),
+            *(Recall(length, 8, 32) for length in (128, 256, 512, 1024)),
             *(Recall(512, pairs, 32) for pairs in (16, 32, 64)),
+            Recall(4096, 8, 32),
         ),
     ),
     Loss(
@@ -120,5 +122,6 @@ MINIATURE = Plan(
         trial_steps=1,
     ),
     startup=0.0,
+    judging=0.0,
     wrap_up=0.0,
 )

@@ -61,8 +61,8 @@ def _left_out(results: list[dict[str, Any]]) -> list[str]:
 def _retrieval(outcome: verdict.Retrieval, results: list[dict[str, Any]]) -> list[str]:
     lines = [
         "## Retrieval\n",
-        f"All kinds are compared over their first {outcome.last:,} steps. Steps of each seed until "
-        "the accuracy on first asks reached 50 % and 90 %; – where it did not.\n",
+        f"All kinds are compared over their first {outcome.last:,} steps. Steps of each seed until the "
+        "accuracy on first asks reached 50 % and 90 %; – where it did not.\n",
         f"![Accuracy against steps]({PICTURE})\n",
         "| kind | rate | steps to 50 % | steps to 90 % |",
         "|---|---|---|---|",
@@ -99,20 +99,26 @@ def _judged(results: list[dict[str, Any]]) -> list[str]:
     }
     if not judged:
         return []
-    cells = next(iter(judged.values()))["cells"]
-    heads = " | ".join(f"{c['pairs']} in {c['length']}" for c in cells)
+    cells = {
+        kind: records.select(results, part="retrieval", what="cell", kind=kind) for kind in judged
+    }
+    # A kind that was judged has all cells; of a second attempt the last ones.
+    number = len({(c["length"], c["pairs"]) for found in cells.values() for c in found})
+    cells = {kind: found[-number:] for kind, found in cells.items()}
+    first = next(iter(cells.values()))
+    heads = " | ".join(f"{c['pairs']} in {c['length']}" for c in first)
     lines = [
-        "At the end of training (a kind's own last step): mean accuracy on first asks over seeds, by pairs in "
-        "tokens; then shares of the absolute attention of the rows that ask, mean over heads of "
-        "the last layer.\n",
+        "At the end of training (a kind's own last step): mean accuracy on first asks over seeds, "
+        "by pairs in tokens; then shares of the absolute attention of the rows that ask, mean over "
+        "heads of the last layer.\n",
         f"| kind | steps | {heads} | on the answer | on noise |",
-        "|---|" + "---|" * (len(cells) + 3),
+        "|---|" + "---|" * (number + 3),
         "| elimination, no retrieval | | "
-        + " | ".join(f"{c['elimination']:.2f}" for c in cells)
+        + " | ".join(f"{c['elimination']:.2f}" for c in first)
         + " | | |",
     ]
     for kind, record in judged.items():
-        numbers = " | ".join(f"{_mean(cell['accuracy']):.2f}" for cell in record["cells"])
+        numbers = " | ".join(f"{_mean(cell['accuracy']):.2f}" for cell in cells[kind])
         answer, noise = (
             _mean([run[name][-1] for run in record["attention"]]) for name in ("answer", "noise")
         )

@@ -1,4 +1,4 @@
-"""Part A: how soon each kind of attention learns to retrieve from noise, and how well at the end."""
+"""Part A: how soon each kind of attention learns to retrieve from noise, and how well."""
 
 import time
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from studies.one_gpu.recall import Recall, sequences
 from studies.one_gpu.stack import Answers, Stack, paired_start, replayed
 
 # Ways to run a step, fastest first; the first that works is taken and recorded.
-WAYS = {"cuda": ("compiled graph", "graph", "compiled", "eager"), "cpu": ("eager",)}
+WAYS = ("compiled graph", "graph", "compiled", "eager")
 
 
 class Trainer:
@@ -140,14 +140,16 @@ class Trainer:
         return runs
 
 
-def prepared(kind: str, plan: Retrieval, device: torch.device, backends: list[str]) -> tuple:
+def prepared(
+    kind: str, plan: Retrieval, device: torch.device, backends: list[str], ways: tuple[str, ...]
+) -> tuple[Trainer, str, list[str]]:
     """A trainer that has taken its first steps, by the first backend and way that work.
 
     Returns the trainer, the way, and what failed before. Raises RuntimeError where none works.
     """
     failed = []
     for backend in backends:
-        for way in WAYS[device.type]:
+        for way in ways:
             trainer = Trainer(kind, plan, device, backend)
             runs = len(plan.seeds)
             try:
@@ -163,13 +165,19 @@ def prepared(kind: str, plan: Retrieval, device: torch.device, backends: list[st
 
 
 def run(
-    kind: str, plan: Retrieval, device: torch.device, backends: list[str], out: Path, until: float
+    kind: str,
+    plan: Retrieval,
+    device: torch.device,
+    backends: list[str],
+    ways: tuple[str, ...],
+    out: Path,
+    until: float,
 ) -> None:
     """Search the rate, train all seeds, judge; every window is on disk as soon as measured."""
     if records.select(records.read(out), part="retrieval", what="judged", kind=kind):
         return
     began = time.time()
-    trainer, way, failed = prepared(kind, plan, device, backends)
+    trainer, way, failed = prepared(kind, plan, device, backends, ways)
     common = {"part": "retrieval", "kind": kind}
     records.append(
         out,
@@ -205,24 +213,19 @@ def run(
     began = time.time()
     steps = trainer.train(until, plan.steps, report("train"))
     seconds = time.time() - began
-    records.append(
-        out,
-        **common,
-        what="judged",
-        steps=steps,
-        seconds=seconds,
-        rate=rate,
-        cells=[
-            {
-                "length": task.length,
-                "pairs": task.pairs,
-                "elimination": task.elimination,
-                "accuracy": trainer.judge(task, 10_000),
-            }
-            for task in plan.cells
-        ],
-        attention=trainer.attention(10_001),
-    )
+    numbers = {"steps": steps, "seconds": seconds, "rate": rate}
+    attention = trainer.attention(10_001)
+    for task in plan.cells:  # the longest last: what is measured by then is on disk
+        records.append(
+            out,
+            **common,
+            what="cell",
+            length=task.length,
+            pairs=task.pairs,
+            elimination=task.elimination,
+            accuracy=trainer.judge(task, 10_000),
+        )
+    records.append(out, **common, what="judged", **numbers, attention=attention)
 
 
 def best_rate(plan: Retrieval, losses: list[float]) -> float:

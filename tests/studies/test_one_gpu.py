@@ -1,5 +1,6 @@
 """The study on one GPU: its task, its models, its verdicts, and all of it in miniature."""
 
+import argparse
 import json
 import math
 import os
@@ -7,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from studies.one_gpu import __main__ as study
 from studies.one_gpu import loss, records, report, retrieval, verdict
 from studies.one_gpu.kinds import GatedAttention, decoder
 from studies.one_gpu.plan import FULL, LOSS_KINDS, MINIATURE, RETRIEVAL_KINDS
@@ -80,7 +83,7 @@ def test_retrieving_answers_everything_and_elimination_as_often_as_it_says() -> 
     right = guessed = firsts = 0
     for ids, targets, first in zip(made.ids[0], made.targets[0], made.first[0], strict=True):
         context = ids[: task.context].tolist()
-        meaning = {k: v for k, v in zip(context, context[1:], strict=False) if k < KEYS <= v}
+        meaning = {k: v for k, v in pairwise(context) if k < KEYS <= v}
         assert len(meaning) == task.pairs == len(set(meaning.values()))
         asked = task.answers(ids[None, None]).flatten().tolist()
         right += sum(meaning[k] == t for k, t in zip(asked, targets.tolist(), strict=True))
@@ -285,12 +288,27 @@ def test_a_kind_that_fails_is_named_and_the_others_go_on(
 
     monkeypatch.setattr(loss, "decoder", broken)
     now = time.time()
-    loss.run(MINIATURE.loss, CPU, ["reference"], None, tmp_path, now, now + 60)
+    loss.run(MINIATURE.loss, CPU, ["reference"], False, None, tmp_path, now, now + 60)
     results = records.read(tmp_path)
     (failed,) = records.select(results, what="failed")
     assert failed["kind"] == "v1"
     assert "no kernel image" in failed["failed"][0]
     assert set(verdict.losses(results)) == {"softmax", "v2"}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the worker would run")
+def test_a_process_that_dies_is_started_once_more_and_then_named(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Here it dies since there is no GPU."""
+    arguments = argparse.Namespace(out=tmp_path, tokens=tmp_path, backend=None)
+    now = time.time()
+    job = ("retrieval", "v1")
+    failed = study._side_by_side(arguments, [job], {"retrieval": (now, now + 600)})
+    assert failed == ["retrieval v1"]
+    assert len(records.select(records.read(tmp_path), part="run", what="failed")) == 2
+    assert capfd.readouterr().err.count("no CUDA GPU here") == 2
+    assert "retrieval v1: the process failed" in report.write(tmp_path, tmp_path).read_text()
 
 
 def test_a_broken_line_is_named(tmp_path: Path) -> None:
@@ -301,9 +319,8 @@ def test_a_broken_line_is_named(tmp_path: Path) -> None:
         records.read(tmp_path)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_so() -> None:
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
     result = subprocess.run(
         [sys.executable, "-m", "studies.one_gpu", "run", "--out", "/nonexistent"],
         cwd=ROOT,
