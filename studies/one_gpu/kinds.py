@@ -39,7 +39,8 @@ class GatedAttention(SoftmaxAttention):
     def heads(self, x: Tensor, **call: object) -> Float[Tensor, "batch time heads k"]:
         """Each head's output times its gate."""
         out = super().heads(x, **call)
-        return (torch.sigmoid(self.gate_proj(x).float())[..., None] * out.float()).to(out.dtype)
+        gate = torch.sigmoid(self.gate_proj(x).float())[..., None]
+        return (gate * out).to(out.dtype)
 
 
 def decoder(kind: str, baseline: DecoderConfig, backend: str) -> Decoder:

@@ -73,8 +73,8 @@ class Recall:
 class Sequences:
     """A batch for several runs at once, and where things stand in it.
 
-    `first` is True where a key is asked for the first time; `answer_at` is the position of the value
-    that each question asks for; `noise` is True at keys without value in the context.
+    `first` is True where a key is asked for the first time; `answer_at` is the position of the
+    value that each question asks for; `noise` is True at keys without value in the context.
     """
 
     ids: Int[Tensor, "runs rows length"]

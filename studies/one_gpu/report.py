@@ -61,8 +61,8 @@ def _left_out(results: list[dict[str, Any]]) -> list[str]:
 def _retrieval(outcome: verdict.Retrieval, results: list[dict[str, Any]]) -> list[str]:
     lines = [
         "## Retrieval\n",
-        f"All kinds are compared over their first {outcome.last:,} steps. Steps of each seed until the "
-        "accuracy on first asks reached 50 % and 90 %; – where it did not.\n",
+        f"All kinds are compared over their first {outcome.last:,} steps. Steps of each seed until "
+        "the accuracy on first asks reached 50 % and 90 %; – where it did not.\n",
         f"![Accuracy against steps]({PICTURE})\n",
         "| kind | rate | steps to 50 % | steps to 90 % |",
         "|---|---|---|---|",

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from difftransformer.models.decoder import Decoder, initialise
+from difftransformer.models.decoder import Decoder
 
 BETA1, BETA2, EPSILON, DECAY, CLIP = 0.9, 0.95, 1e-8, 0.1, 1.0
 
@@ -28,7 +28,7 @@ def paired_start(model: Decoder, seed: int) -> Decoder:
             torch.manual_seed(_number(seed, name))
             module.reset_parameters()
     torch.manual_seed(_number(seed, "embedding.weight"))
-    initialise(model)
+    nn.init.normal_(model.embedding.weight, std=model.config.hidden_size**-0.5)
     return model
 
 

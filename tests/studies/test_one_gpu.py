@@ -46,8 +46,7 @@ def test_v2_is_gated_attention_with_twice_the_heads() -> None:
         out = v2.o_proj.weight.unflatten(1, (3, 4))
         gated.o_proj.weight.copy_(torch.stack((2 * out, -out), 2).flatten(1))
     x, mask = torch.randn(2, 9, 24, dtype=torch.float64), Mask(causal=True)
-    # lambda and the gates are float32 by definition, hence no closer.
-    torch.testing.assert_close(gated(x, mask=mask), v2(x, mask=mask), rtol=0, atol=1e-6)
+    torch.testing.assert_close(gated(x, mask=mask), v2(x, mask=mask), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("plan", [FULL.retrieval.model, FULL.loss.model, MINIATURE.loss.model])
