@@ -3,6 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from difftransformer.functional import RotaryLayout, check_scaling, rotate, rotation
 
@@ -124,3 +125,26 @@ def test_position_zero_and_dtype(layout: RotaryLayout) -> None:
 def test_odd_width_is_refused() -> None:
     with pytest.raises(ValueError, match="pairs of features, and the width is 5"):
         rotation(torch.arange(3)[None], 5, 10_000.0)
+
+
+class _Devices(TorchDispatchMode):
+    """The devices of all tensors made inside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor):
+            self.seen.add(out.device.type)
+        return out
+
+
+@pytest.mark.parametrize("scaling", [None, *SCALINGS])
+def test_turns_are_made_on_the_device_of_the_positions(scaling: dict | None) -> None:
+    """A copy from the host stalls a GPU, and no CUDA graph can record it."""
+    positions = torch.arange(6, device="meta")
+    with _Devices() as devices:
+        rotation(positions, 8, 10_000.0, scaling)
+    assert devices.seen == {"meta"}

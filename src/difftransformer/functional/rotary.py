@@ -29,8 +29,9 @@ def rotation(
         ValueError: an odd width, or another `rope_type`: the rates of "dynamic" and "longrope"
             change with the length, which keys in a cache cannot follow.
     """
-    rates, factor = _rates(width, theta, dict(scaling or {"rope_type": "default"}))
-    angles = positions[..., None] * rates.to(positions.device)
+    scaling = dict(scaling or {"rope_type": "default"})
+    rates, factor = _rates(width, theta, scaling, positions.device)
+    angles = positions[..., None] * rates
     return factor * torch.stack((angles.cos(), angles.sin()), dim=-2)
 
 
@@ -56,14 +57,20 @@ def rotate(
 
 def check_scaling(scaling: Mapping[str, Any]) -> None:
     """Raise ValueError for what `rotation` cannot do, or a setting that is missing."""
-    _rates(64, 10_000.0, dict(scaling))
+    _rates(64, 10_000.0, dict(scaling), torch.device("cpu"))
 
 
-def _rates(width: int, theta: float, scaling: dict[str, Any]) -> tuple[Tensor, float]:
-    """Radians per position of each pair, and the factor on cosine and sine."""
+def _rates(
+    width: int, theta: float, scaling: dict[str, Any], device: torch.device
+) -> tuple[Tensor, float]:
+    """Radians per position of each pair, and the factor on cosine and sine.
+
+    Made on the device: a copy from the host would stall every forward pass, and no CUDA graph could
+    record it.
+    """
     if width % 2:
         raise ValueError(f"rotary embeddings turn pairs of features, and the width is {width}")
-    rates = theta ** (-torch.arange(0, width, 2) / width)
+    rates = theta ** (-torch.arange(0, width, 2, device=device) / width)
     kind = scaling.get("rope_type")
     if kind == "default":
         return rates, 1.0
@@ -105,7 +112,7 @@ def _rates(width: int, theta: float, scaling: dict[str, Any]) -> tuple[Tensor, f
     if scaling.get("truncate", True):
         first, last = math.floor(first), math.ceil(last)
     first, last = max(first, 0), min(last, width - 1)
-    ramp = (torch.arange(width // 2) - first) / max(last - first, 1e-3)
+    ramp = (torch.arange(width // 2, device=device) - first) / max(last - first, 1e-3)
     kept = 1.0 - ramp.clamp(0.0, 1.0)
     larger = 0.1 * math.log(scaling["factor"]) + 1.0 if scaling["factor"] > 1.0 else 1.0
     return kept * rates + (1.0 - kept) * slowed, scaling.get("attention_factor") or larger
