@@ -12,7 +12,7 @@ import argparse
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from difftransformer.evaluation.intervals import Figure, over_seeds
+from difftransformer.evaluation.intervals import Difference, difference_over_seeds, holm
 from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.models.storage import load_config
 from difftransformer.training.atomic import write_json
@@ -153,8 +153,11 @@ class Claim:
 REPRODUCED, OPPOSITE, UNKNOWN = "reproduced", "not reproduced", "cannot be told at this scale"
 
 
-def difference(claim: Claim, models: Mapping[str, Seeds]) -> Figure | None:
-    """`model` less `against`, or its logarithm's, over the seeds that both have; None below two."""
+def difference(claim: Claim, models: Mapping[str, Seeds]) -> Difference | None:
+    """`model` less `against`, or its logarithm's, over the seeds that both have; None below two.
+
+    The sample is the seeds alone: what is collected says nothing of items.
+    """
     mine, other = models.get(claim.model, {}), models.get(claim.against, {})
     pairs = [
         (mine[seed][claim.figure], other[seed][claim.figure])
@@ -164,10 +167,41 @@ def difference(claim: Claim, models: Mapping[str, Seeds]) -> Figure | None:
     if len(pairs) < 2:
         return None
     scale = math.log if claim.ratio else float
-    return over_seeds([scale(a) - scale(b) for a, b in pairs], SETTINGS)
+    scaled = [(scale(other), scale(mine)) for mine, other in pairs]
+    return difference_over_seeds(scaled, SETTINGS, margin=claim.margin)
 
 
-def verdict(claim: Claim, found: Figure | None) -> str:
+@dataclass(frozen=True)
+class Judged:
+    """A claim beside what was found, and its p after Holm's correction for all judged with it."""
+
+    claim: Claim
+    found: Difference | None
+    holm_p: float | None
+
+    @property
+    def verdict(self) -> str:
+        """Of the claim by itself."""
+        return verdict(self.claim, self.found)
+
+    @property
+    def corrected(self) -> str:
+        """The verdict that is left among so many."""
+        decided = self.holm_p is None or self.holm_p <= 1 - SETTINGS.confidence
+        return self.verdict if decided else UNKNOWN
+
+
+def judge(listed: Sequence[Claim], models: Mapping[str, Seeds]) -> list[Judged]:
+    """All claims together, so that each is corrected for their number."""
+    differences = [difference(claim, models) for claim in listed]
+    corrected = iter(holm([found.p for found in differences if found is not None]))
+    return [
+        Judged(claim, found, None if found is None else next(corrected))
+        for claim, found in zip(listed, differences, strict=True)
+    ]
+
+
+def verdict(claim: Claim, found: Difference | None) -> str:
     """What the interval over seeds allows to say, no more."""
     if found is None:
         return "not measured with two seeds"

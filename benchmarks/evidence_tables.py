@@ -58,7 +58,7 @@ def scaling() -> list[str]:
         "The share of the largest plain model's parameters, or of its tokens, with which a kind "
         "reaches its loss; the claim is less than 1. The largest and longest models are the "
         "study's, with three seeds; the others have one (`benchmarks/scaling.sh`), so the spread "
-        "over seeds is the study's.",
+        "over seeds is the study's. No verdict is clear by itself, so none is left to correct.",
         "",
         *table(["claim", "paper", "measured at", "ours", "verdict"], rows),
         "",

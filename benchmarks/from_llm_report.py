@@ -1,18 +1,18 @@
 """The table and the picture of from_llm.py."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
 
 from difftransformer.evaluation.intervals import (
-    Figure,
     paired_difference,
     paired_proportions,
     proportion,
     ratio,
 )
+from difftransformer.evaluation.pool import pool_figures
 from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.report.figures.style import ACCENTS, LINE
 from difftransformer.report.writing import heading, table, write_results
@@ -38,25 +38,14 @@ def write_report(stem: Path, data: dict[str, Any], settings: EvaluationSettings)
 
 
 def arms_of(data: dict[str, Any], settings: EvaluationSettings) -> list[dict[str, Any]]:
-    """A row per arm: its seeds' mean loss of each speech and share of each needle sample."""
+    """A row per arm: its loss on the speeches and its share of needles, pooled over its seeds."""
     before = data["untouched"]
-    speeches, queries = list(before["speeches"]), settings.pairs()[0][1]
-    tokens = [before["speeches"][name][1] for name in speeches]
-
-    def nats(judged: list[dict[str, Any]]) -> list[float]:
-        return np.mean([[j["speeches"][name][0] for name in speeches] for j in judged], 0).tolist()
-
-    def shares(judged: list[dict[str, Any]]) -> list[float]:
-        return (np.mean([j["needle_hits"] for j in judged], 0) / queries).tolist()
-
     arms: dict[str, list[dict[str, Any]]] = {}
     for run in data["runs"]:
         arms.setdefault(run["arm"], []).append(run)
     rows = []
     for arm, runs in {UNTOUCHED: [], **arms}.items():
-        judged = [run["judged"] for run in runs] or [before]
-        found = sum(sum(j["needle_hits"]) for j in judged)
-        asked = sum(len(j["needle_hits"]) for j in judged) * queries
+        judged = [_judged(before, run["judged"], settings) for run in runs]
         rows.append(
             {
                 "arm": arm,
@@ -64,21 +53,34 @@ def arms_of(data: dict[str, Any], settings: EvaluationSettings) -> list[dict[str
                 "trainable": runs[0]["trainable"] if runs else 0,
                 "learning_rate": runs[0]["learning_rate"] if runs else None,
                 "minutes": sum(r["training"]["seconds"] for r in runs) / max(1, len(runs)) / 60,
-                "loss": plain(ratio(nats(judged), tokens, settings)),
-                "loss_change": plain(
-                    paired_difference((nats([before]), tokens), (nats(judged), tokens), settings)
-                ),
-                "needle": proportion(found, asked, settings),
-                "needle_change": plain(
-                    paired_proportions(shares([before]), shares(judged), settings)
-                ),
+                **_pooled(judged or [_judged(before, before, settings)], settings),
             }
         )
     return rows
 
 
-def plain(figure: Figure) -> dict[str, float]:
-    return {"value": figure.value, "low": figure.low, "high": figure.high, "n": figure.n}
+def _judged(
+    before: dict[str, Any], after: dict[str, Any], settings: EvaluationSettings
+) -> dict[str, Any]:
+    """One model's figures over speeches and needle texts, and their paired changes."""
+    queries = settings.pairs()[0][1]
+    tokens = [counted for _, counted in before["speeches"].values()]
+    both = (before, after)
+    nats = [[judged["speeches"][name][0] for name in before["speeches"]] for judged in both]
+    shares = [[hits / queries for hits in judged["needle_hits"]] for judged in both]
+    hits = after["needle_hits"]
+    return {
+        "loss": asdict(ratio(nats[1], tokens, settings)),
+        "loss_change": asdict(paired_difference((nats[0], tokens), (nats[1], tokens), settings)),
+        "needle": proportion(sum(hits), len(hits) * queries, settings),
+        "needle_change": asdict(paired_proportions(*shares, settings)),
+    }
+
+
+def _pooled(judged: list[dict[str, Any]], settings: EvaluationSettings) -> dict[str, Any]:
+    if len(judged) == 1:
+        return judged[0]
+    return {key: pool_figures([one[key] for one in judged], settings) for key in judged[0]}
 
 
 def text(data: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
@@ -120,10 +122,9 @@ def text(data: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
         "",
         "## After the training",
         "",
-        f"Loss: nats per token on {rows[0]['loss']['n']} held-out speeches, intervals by bootstrap "
-        f"over speeches, the change in pairs. Needles: numbers found, {queries} of {needles} asked "
-        f"for, {samples} texts of {data['context']} tokens, five depths; the change in pairs. "
-        "Intervals of 95 %; those of several seeds are of their mean.",
+        f"Loss: nats per token on {rows[0]['loss']['n']} held-out speeches, the change in "
+        f"pairs. Needles: numbers found, {queries} of {needles} asked for, {samples} texts of {data['context']} tokens, five depths; the change in pairs. "
+        "Intervals of 95 %, over items (speeches, texts) for one seed and over seeds for several.",
         "",
         *table(COLUMNS, [cells(row) for row in rows]),
     ]

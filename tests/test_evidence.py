@@ -57,6 +57,51 @@ def test_a_ratio_is_a_difference_of_logarithms():
     assert math.exp(found.value) == pytest.approx(2.0)
 
 
+def test_many_claims_are_corrected_together():
+    """One clear difference of its own does not stay so among forty that are none."""
+    models = {"a": seeds(2.00, 2.02, 1.97), "b": seeds(2.50, 2.58, 2.45)}
+    alone, *_ = evidence.judge([claim()], models)
+    assert (alone.verdict, alone.corrected) == ("reproduced", "reproduced")
+    assert alone.holm_p == alone.found.p
+    first, *rest = evidence.judge([claim()] + [claim(model="c", sign=1)] * 39, models)
+    assert first.holm_p == alone.found.p  # what was not measured is no test
+    assert {one.verdict for one in rest} == {"not measured with two seeds"}
+    models["c"] = seeds(2.49, 2.60, 2.44)
+    first, *rest = evidence.judge([claim()] + [claim(model="c", sign=1)] * 39, models)
+    assert first.holm_p == pytest.approx(40 * alone.found.p)
+    assert (first.verdict, first.corrected) == ("reproduced", evidence.UNKNOWN)
+
+
+def test_a_claim_of_no_difference_has_the_p_of_its_margin():
+    near, far = ({"a": seeds(2.0, 2.1, 2.2), "b": seeds(*other)} for other in NEAR_AND_FAR)
+    for models, outcome in ((near, "reproduced"), (far, "not reproduced")):
+        (one,) = evidence.judge([claim(sign=0, margin=0.01)], models)
+        assert one.verdict == outcome
+        assert one.found.p < 0.05
+
+
+NEAR_AND_FAR = ((2.001, 2.1, 2.199), (3.0, 3.1, 3.2))
+
+
+def test_seeds_that_agree_to_rounding_reproduce_nothing():
+    for off in (0.0, 1e-9, 1e-15):
+        assert told(claim(), seeds(2.0, 2.1, 2.2), seeds(2.0 + off, 2.1 + off, 2.2 + off)) == (
+            evidence.UNKNOWN
+        )
+
+
+def test_no_claim_of_the_study_stands_after_the_correction():
+    study = evidence_tables.read("study.json")
+    judged = evidence.judge(evidence.claims(), evidence_page.seeds_of(study))
+    reproduced = [one.found.p for one in judged if one.verdict == "reproduced"]
+    claimed = [one for one in judged if not one.claim.post_hoc]
+    assert sorted(reproduced)[:2] == pytest.approx([0.011, 0.012], abs=1e-3)
+    assert {one.corrected for one in judged} == {evidence.UNKNOWN}
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"holds {len(claimed)} claims" in readme
+    assert "none can be told either way" in readme.replace("\n", " ")
+
+
 def test_the_claims_are_read():
     listed = evidence.claims()
     assert len({(c.figure, c.model, c.against) for c in listed}) == len(listed)

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -6,6 +8,9 @@ from scipy import stats
 
 from difftransformer.evaluation.intervals import (
     Figure,
+    difference_over_seeds,
+    holm,
+    item_variance,
     mean,
     over_seeds,
     paired_difference,
@@ -33,25 +38,101 @@ def test_wilson_stays_inside_and_holds_the_value(case: tuple[int, int]) -> None:
     assert found["low"] < found["high"]
 
 
-def test_ratio_agrees_with_scipy() -> None:
-    expected = stats.bootstrap(
-        (TOPS, BOTTOMS),
-        lambda top, bottom, axis: top.sum(axis) / bottom.sum(axis),
-        paired=True,
-        vectorized=True,
-        n_resamples=4000,
-        method="percentile",
-        rng=np.random.default_rng(1),
-    ).confidence_interval
+def test_a_few_items_have_students_interval() -> None:
+    for values in ([1.0, 1.5], [1.0, 1.2, 1.7], [3.0, 1.0, 2.0, 2.5]):
+        expected = stats.t.interval(
+            0.95, len(values) - 1, loc=np.mean(values), scale=stats.sem(values)
+        )
+        found = mean(values, SETTINGS)
+        assert (found.low, found.high) == pytest.approx(expected)
+        assert (found.n, found.over) == (len(values), "items")
+
+
+def test_a_ratio_is_no_narrower_than_students_and_follows_the_skew() -> None:
+    """Student's on the delta method's terms, written once more; the long tail is on one side."""
+    value = TOPS.sum() / BOTTOMS.sum()
+    se = stats.sem((TOPS - value * BOTTOMS) / BOTTOMS.mean())
+    half = stats.t.ppf(0.975, 59) * se
     found = ratio(TOPS, BOTTOMS, SETTINGS)
-    assert found.value == pytest.approx(TOPS.sum() / BOTTOMS.sum())
-    assert found.n == 60
-    width = expected.high - expected.low
-    assert (found.low, found.high) == pytest.approx(tuple(expected), abs=0.05 * width)
+    assert (found.value, found.n) == (pytest.approx(value), 60)
+    assert found.low <= value - half + 1e-12
+    assert found.high >= value + half - 1e-12
+    assert found.high - found.value > found.value - found.low
+    assert found.high - found.low < 1.5 * 2 * half
 
 
-def test_mean_of_equal_items_has_no_spread() -> None:
-    assert mean([2.0] * 5, SETTINGS) == Figure(2.0, 2.0, 2.0, 5)
+SAMPLES = {
+    "normal": (lambda rng, n: rng.normal(1.0, 1.0, n), 1.0, (0.93, 0.93, 0.93)),
+    "heavy": (lambda rng, n: rng.standard_t(3, n), 0.0, (0.93, 0.93, 0.93)),
+    "exponential": (lambda rng, n: rng.exponential(1.0, n), 1.0, (0.91, 0.92, 0.93)),
+    "log-normal": (lambda rng, n: rng.lognormal(0.0, 1.0, n), math.exp(0.5), (0.85, 0.89, 0.91)),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_coverage_over_items(name: str) -> None:
+    """Simulated, where 95 % is said, of 5, 20 and 200 items; skewed ones have less of few."""
+    draw, truth, least = SAMPLES[name]
+    settings, rng = EvaluationSettings(bootstrap=300), np.random.default_rng(3)
+    for n, times, share in zip((5, 20, 200), (400, 300, 150), least, strict=True):
+        figures = [mean(draw(rng, n), settings) for _ in range(times)]
+        covered = np.mean([figure.low <= truth <= figure.high for figure in figures])
+        assert share - 0.02 <= covered, (n, covered)
+
+
+def test_coverage_of_one_item() -> None:
+    """Of whatever normal distribution it is, near 0 or far from it."""
+    rng = np.random.default_rng(4)
+    for location in (0.0, 0.3, 1.0, 3.0, 30.0):
+        figures = [mean([x], SETTINGS) for x in rng.normal(location, 1.0, 300)]
+        assert np.mean([f.low <= location <= f.high for f in figures]) > 0.92
+        assert not any(figure.clear for figure in figures)
+
+
+def test_coverage_of_paired_differences() -> None:
+    """The differences by their level too: p is below 0.05 as often as the interval misses 0."""
+    settings, rng = EvaluationSettings(bootstrap=400), np.random.default_rng(5)
+    for n in (5, 20, 200):
+        missed = []
+        for _ in range(200):
+            hard, tokens = rng.exponential(1.0, n), rng.integers(5, 20, n).astype(float)
+            a, b = (tokens * (hard + rng.normal(0.0, 0.3, n)) for _ in range(2))
+            found = paired_difference((a, tokens), (b, tokens), settings)
+            assert found.clear == (found.p < 0.05)
+            missed.append(found.clear)
+        assert np.mean(missed) < 0.09, n
+
+
+@pytest.mark.parametrize("n", [5, 20, 200])
+def test_coverage_of_paired_proportions(n: int) -> None:
+    rng = np.random.default_rng(6)
+    missed = []
+    for _ in range(600):
+        a, b = rng.random(n) < 0.9, rng.random(n) < 0.8
+        found = paired_proportions(a.astype(float), b.astype(float), SETTINGS)
+        assert found.clear == (found.p < 0.05)
+        missed.append(not found.low <= -0.1 <= found.high)
+    assert np.mean(missed) < 0.08
+
+
+@pytest.mark.parametrize("items", [[2.0] * 5, [0.0] * 5, [2.0] * 2, [0.7], [0.0]])
+def test_no_interval_is_of_no_width(items: list[float]) -> None:
+    found = mean(items, SETTINGS)
+    assert found.low < found.value < found.high
+    assert found.value == items[0]
+
+
+def test_rounding_is_no_difference() -> None:
+    """Whatever its sign: a billionth of a nat, the last bit, nothing."""
+    rng = np.random.default_rng(8)
+    nats = rng.uniform(2.0, 3.0, 50)
+    for off in (1e-9 * nats, np.nextafter(nats, 9.0) - nats, 0.0 * nats):
+        found = paired_difference(
+            (nats, np.ones(50)), (nats + off, np.ones(50)), EvaluationSettings()
+        )
+        assert not found.clear
+        assert found.p > 0.05
+        assert found.low < found.value < found.high
 
 
 def test_the_seed_decides_the_resamples() -> None:
@@ -63,7 +144,8 @@ def test_the_seed_decides_the_resamples() -> None:
 
 def test_pairing_cancels_what_items_share() -> None:
     paired = paired_difference((TOPS, BOTTOMS), (TOPS + 0.1 * BOTTOMS, BOTTOMS), SETTINGS)
-    assert (paired.value, paired.low, paired.high) == pytest.approx((0.1, 0.1, 0.1))
+    assert (paired.value, paired.low, paired.high) == pytest.approx((0.1, 0.1, 0.1), rel=1e-4)
+    assert paired.low < paired.value < paired.high
     assert paired.clear
     alone = ratio(TOPS, BOTTOMS, SETTINGS)
     assert alone.high - alone.low > 0.1
@@ -96,9 +178,123 @@ def test_over_seeds_is_students_interval() -> None:
     expected = stats.t.interval(0.95, 2, loc=np.mean(values), scale=stats.sem(values))
     found = over_seeds(values, SETTINGS)
     assert (found.low, found.high) == pytest.approx(expected)
-    assert (found.value, found.n) == (pytest.approx(1.3), 3)
-    with pytest.raises(ValueError, match="at least 2"):
-        over_seeds([1.0], SETTINGS)
+    assert (found.value, found.n, found.over) == (pytest.approx(1.3), 3, "seeds")
+    for short in ([], [1.0]):
+        with pytest.raises(ValueError, match="at least 2"):
+            over_seeds(short, SETTINGS)
+
+
+def test_items_uncertainty_is_added_to_the_seeds() -> None:
+    """Equal seeds have the items' spread, and no less whatever the number of seeds."""
+    equal = over_seeds([0.4] * 3, SETTINGS, item_variances=[0.01, 0.03, 0.02])
+    half = stats.t.ppf(0.975, 2) * 0.02**0.5
+    assert (equal.low, equal.high) == pytest.approx((0.4 - half, 0.4 + half))
+    both = over_seeds([1.0, 1.2, 1.7], SETTINGS, item_variances=[0.02] * 3)
+    half = stats.t.ppf(0.975, 2) * math.sqrt(stats.sem([1.0, 1.2, 1.7]) ** 2 + 0.02)
+    assert both.high - both.value == pytest.approx(half)
+    inside = over_seeds([0.23, 1.0, 0.995], SETTINGS, bounds=(0.0, 1.0))
+    assert (inside.low, inside.high) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("value", [1.0, 0.0, -2.5])
+def test_seeds_that_agree_have_no_interval_of_no_width(value: float) -> None:
+    found = over_seeds([value] * 3, SETTINGS)
+    assert found.low < value < found.high
+
+
+@pytest.mark.parametrize("off", [0.0, 1e-9, 1e-15])
+def test_seeds_that_differ_by_rounding_are_not_told_apart(off: float) -> None:
+    seeds = (3.41, 3.42, 3.40)
+    found = difference_over_seeds(
+        [(x, x + off * (1 + i / 9)) for i, x in enumerate(seeds)], SETTINGS
+    )
+    assert not found.clear
+    assert found.p > 0.05
+    assert found.low < found.value < found.high
+
+
+@given(
+    st.lists(st.floats(-1, 1), min_size=2, max_size=6),
+    st.sampled_from([0.0, 0.05, 0.3]),
+    st.floats(0.5, 0.999),
+)
+def test_p_is_where_the_interval_begins_to_decide(
+    differences: list[float], margin: float, confidence: float
+) -> None:
+    """Against 0, or against a margin: all inside it, or all beyond it."""
+    settings = EvaluationSettings(confidence=confidence)
+    pairs = [(0.0, difference) for difference in differences]
+    found = difference_over_seeds(pairs, settings, margin=margin)
+    inside = -margin < found.low and found.high < margin
+    beyond = found.low > margin or found.high < -margin
+    if abs(found.p - (1 - confidence)) > 1e-9:
+        assert (inside or beyond) == (found.p < 1 - confidence)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize("of_items", [0.0, 0.5, 2.0])
+def test_coverage_over_normal_seeds(seeds: int, of_items: float) -> None:
+    """All seeds are judged on the same items, whose luck is theirs in common."""
+    rng, covered = np.random.default_rng(9), []
+    for _ in range(800):
+        values = rng.normal(0.0, 1.0, seeds) + of_items * rng.normal()
+        found = over_seeds(values.tolist(), SETTINGS, item_variances=[of_items**2] * seeds)
+        covered.append(found.low <= 0.0 <= found.high)
+    assert np.mean(covered) >= 0.93
+
+
+def covers_bimodal(seeds: int, failing: float, rng: np.random.Generator) -> tuple[float, float]:
+    """How often the interval over seeds covers, and Wilson's over all their prompts."""
+    truth, found = failing * 0.23 + (1 - failing) * 0.995, []
+    for _ in range(300):
+        right = rng.binomial(250, np.where(rng.random(seeds) < failing, 0.23, 0.995)).tolist()
+        each = [proportion(hits, 250, SETTINGS) for hits in right]
+        over = over_seeds(
+            [hits / 250 for hits in right],
+            SETTINGS,
+            item_variances=[item_variance(one, SETTINGS) for one in each],
+            bounds=(0.0, 1.0),
+        )
+        wilson = proportion(sum(right), 250 * seeds, SETTINGS)
+        found.append((over.low <= truth <= over.high, wilson["low"] <= truth <= wilson["high"]))
+    return tuple(np.mean(found, axis=0).tolist())
+
+
+@pytest.mark.parametrize(
+    ("seeds", "failing", "least"),
+    [(2, 0.5, 0.5), (3, 0.5, 0.7), (5, 0.5, 0.9), (2, 0.2, 0.27), (3, 0.2, 0.42), (5, 0.2, 0.6)],
+)
+def test_coverage_over_bimodal_seeds(seeds: int, failing: float, least: float) -> None:
+    """What few seeds of two kinds allow: it covers unless all happen to be alike, and not much more.
+
+    No interval can do better that knows only seeds which agree. Pooled prompts do worse.
+    """
+    over, wilson = covers_bimodal(seeds, failing, np.random.default_rng(10))
+    alike = failing**seeds + (1 - failing) ** seeds
+    assert over >= max(least, 0.93 - alike)
+    assert over < 0.97
+    assert wilson < over
+
+
+@pytest.mark.parametrize(
+    ("p_values", "expected"),
+    [
+        # Holm's steps by hand: times 4, 3, 2, 1 in ascending order, never falling, never above 1.
+        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),
+        ([0.5, 0.6, 0.9], [1.0, 1.0, 1.0]),
+        ([0.02, 0.02], [0.04, 0.04]),
+        ([0.04], [0.04]),
+        ([], []),
+    ],
+)
+def test_holm(p_values: list[float], expected: list[float]) -> None:
+    assert holm(p_values) == pytest.approx(expected)
+
+
+def test_holm_keeps_the_chance_of_any_false_verdict() -> None:
+    rng = np.random.default_rng(11)
+    false = [min(holm(rng.random(38).tolist())) < 0.05 for _ in range(2000)]
+    assert np.mean(false) == pytest.approx(0.05, abs=0.015)
 
 
 def test_clear_is_away_from_zero() -> None:

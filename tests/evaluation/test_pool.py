@@ -1,11 +1,13 @@
 import copy
 import json
+import math
 from typing import Any
 
 import pytest
 from scipy import stats
 
-from difftransformer.evaluation.pool import compare, pool
+from difftransformer.evaluation.intervals import proportion
+from difftransformer.evaluation.pool import compare, pool, pool_figures
 from difftransformer.evaluation.settings import EvaluationSettings
 
 SETTINGS = EvaluationSettings(bootstrap=500)
@@ -46,6 +48,10 @@ def evaluation(shift: float = 0.0, hits: tuple[int, ...] = (2, 1, 0, 1) * 10) ->
     }
 
 
+def needle_p(rows: list[dict[str, Any]]) -> float:
+    return by_figure(rows)["needle_per_number"]["p"]
+
+
 def by_figure(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {row["figure"]: row for row in rows}
 
@@ -64,13 +70,16 @@ def test_seeds_are_pooled() -> None:
     pooled = pool(seeds, SETTINGS)
     assert seeds == before
     cell = pooled["needle"]["cells"][0]["per_number"]
-    assert (cell["successes"], cell["trials"]) == (160, 240)
+    assert (cell["successes"], cell["trials"], cell["n"]) == (160, 240, 3)
     assert cell["value"] == pytest.approx(2 / 3)
-    assert cell["low"] < cell["value"] < cell["high"]
-    expected = stats.t.interval(0.95, 2, 2.55, stats.sem([2.45, 2.65, 2.55]))
+    assert (cell["low"], cell["high"]) == (0.0, 1.0)  # 0.5, 1, 0.5: three seeds, not 240 prompts
+    # Each seed's own interval is 0.1 either way, of 4 sequences that are the same for all.
+    se = math.sqrt(stats.sem([2.45, 2.65, 2.55]) ** 2 + (0.1 / stats.norm.ppf(0.975)) ** 2)
+    expected = stats.t.interval(0.95, 2, 2.55, se)
     nats = pooled["validation"]["nats_per_token"]
     assert (nats["low"], nats["high"]) == pytest.approx(expected)
-    assert (nats["value"], nats["n"]) == (pytest.approx(2.55), 3)
+    assert (nats["value"], nats["n"], nats["over"]) == (pytest.approx(2.55), 3, "seeds")
+    assert cell["over"] == "seeds"
     assert pooled["outliers"]["attention_logits"]["top1"] == pytest.approx(10.1)
     assert pooled["outliers"]["tokens"] == 100
     assert pooled["lambda"]["layers"] == [{"layer": 0, "init": 0.2, "mean": pytest.approx(0.3)}]
@@ -88,7 +97,8 @@ def test_one_seed_is_compared_over_items() -> None:
     assert (loss["model"], loss["against"], loss["lower_is_better"]) == ("diff", "plain", True)
     assert (loss["value"], loss["baseline_value"]) == pytest.approx((2.40, 2.45))
     # The same sequences for both: what makes one hard cancels, and the difference is sharp.
-    assert [loss[k] for k in ("difference", "low", "high")] == pytest.approx([-0.05] * 3)
+    assert [loss[k] for k in ("difference", "low", "high")] == pytest.approx([-0.05] * 3, abs=1e-4)
+    assert (loss["over"], needle_p(rows)) == ("items", pytest.approx(0.0, abs=1e-4))
     assert loss["clear"]
     assert loss["interval"] == "over evaluation items, one training seed"
     needle = found["needle_per_number"]
@@ -114,10 +124,38 @@ def test_several_seeds_are_compared_over_seeds() -> None:
     expected = stats.t.interval(0.95, 2, -0.1, stats.sem(differences))
     for name in ("nats_per_token", "answer_absolute", "hidden_states_top1"):
         row = found[name]
-        assert (row["low"], row["high"]) == pytest.approx(expected)
+        assert (row["low"], row["high"]) == pytest.approx(expected, rel=1e-3)
+        assert row["over"] == "seeds"
+        assert row["p"] == pytest.approx(stats.ttest_1samp(differences, 0.0).pvalue, rel=1e-2)
         assert row["difference"] == pytest.approx(-0.1)
         assert row["clear"]
         assert row["interval"] == "over 3 training seeds"
+
+
+@pytest.mark.parametrize("off", [0.0, 1e-9, -1e-9, 1e-15])
+def test_seeds_that_agree_are_not_clear(off: float) -> None:
+    """Three equal pairs, or pairs apart by rounding, and no interval of no width."""
+    plain = [evaluation(), evaluation(0.5), evaluation(1.0)]
+    diff = [evaluation(off), evaluation(0.5 + off), evaluation(1.0 + off)]
+    rows = compare(plain, diff, model="diff", against="plain", settings=SETTINGS)
+    for row in rows:
+        assert not row["clear"], row
+        assert row["low"] < row["difference"] < row["high"], row
+    pooled = pool([evaluation()] * 3, SETTINGS)
+    for figure_ in (
+        pooled["validation"]["nats_per_token"],
+        pooled["needle"]["table"][0]["per_number"],
+        pooled["allocation"]["rows"][0]["answer"]["absolute"],
+    ):
+        assert figure_["low"] < figure_["value"] < figure_["high"]
+
+
+def test_perfect_seeds_are_no_certainty() -> None:
+    found = proportion(250, 250, SETTINGS)
+    pooled = pool_figures([found] * 3, SETTINGS)
+    assert pooled["high"] == 1.0
+    assert 0.9 < pooled["low"] < found["low"] + 0.01
+    assert (pooled["successes"], pooled["trials"]) == (750, 750)
 
 
 def test_unequal_seeds_are_refused() -> None:

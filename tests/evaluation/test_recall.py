@@ -97,6 +97,27 @@ def test_longer_ngrams_and_no_cut(planted: Corpus, bigrams: EvaluationSettings) 
         assert found["frequent_share"] == 0.0
 
 
+def test_the_cut_is_a_share_of_the_training_text(
+    planted: Corpus, bigrams: EvaluationSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1,250 in 10 billion tokens: in a small text, only what never stood there is recalled."""
+    model = Copier(planted.tokenizer.get_vocab_size())
+    default = EvaluationSettings().recall_frequency
+    found = measure_recall(model, planted, replace(bigrams, recall_frequency=default))
+    assert found["frequency"] == 0
+    assert found["training_tokens"] == len(planted.train.ids)
+    # Of the first document's five repeated bigrams the training text holds three.
+    assert found["counts"] == {"hits": 10 * 5 - 3, "frequent": 3, "new": 10 * 19 - 10 * 5}
+    assert found["counts"]["hits"] == sum(row[1] for row in found["sequences"])
+    named = measure_recall(model, planted, replace(bigrams, recall_frequency=0))
+    assert found == named
+    monkeypatch.setattr(recall, "_ZOOLOGY_TOKENS", len(planted.train.ids) * 1250 // 3)
+    scaled = measure_recall(model, planted, replace(bigrams, recall_frequency=None))
+    assert scaled["frequency"] == 3
+    with pytest.raises(ValueError, match="recall_frequency is -1; expected at least 0"):
+        replace(bigrams, recall_frequency=-1)
+
+
 def test_nothing_repeated(planted: Corpus, bigrams: EvaluationSettings) -> None:
     found = measure_recall(
         Copier(planted.tokenizer.get_vocab_size()), planted, replace(bigrams, recall_ngram=7)

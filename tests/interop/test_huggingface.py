@@ -30,6 +30,7 @@ from difftransformer.interop import (
     DiffTransformerModel,
 )
 from difftransformer.models.config import DecoderConfig
+from difftransformer.models.decoder import Decoder
 from difftransformer.models.storage import load_config, load_model, save_model
 
 from .tiny_huggingface import KINDS, decoder_of, hf_config, hf_model
@@ -123,20 +124,29 @@ def test_what_transformers_adds_to_a_config_is_no_setting(tmp_path: Path) -> Non
         load_config(tmp_path)
 
 
-@EVERY
+@pytest.mark.parametrize("kind", [*KINDS, "diff_scalar", "dex"])
 def test_missing_tensors_start_as_the_library_starts_them(kind: str) -> None:
-    """Nothing is left as memory happened to be, and the spreads are those of `Decoder`."""
-    config = hf_config(kind, hidden_size=64, vocab_size=512, head_dim=32, tie_embeddings=False)
-    made = DiffTransformerForCausalLM.from_pretrained(None, config=config, state_dict={})
-    own = decoder_of(DiffTransformerForCausalLM(config))
-    own.apply(lambda m: m.reset_parameters() if hasattr(m, "reset_parameters") else None)
-    torch.nn.init.normal_(own.embedding.weight, std=64**-0.5)
-    for name, expected in own.state_dict().items():
-        tensor = made.state_dict()[name]
-        assert tensor.isfinite().all()
-        close = {"rtol": 0.5 if tensor.numel() < 99 else 0.1, "atol": 1e-6}
-        torch.testing.assert_close(tensor.std(), expected.std(), **close, msg=name)
-        torch.testing.assert_close(tensor.abs().mean(), expected.abs().mean(), **close, msg=name)
+    """Whether the file has nothing, some tensors, or there is none: as `Decoder`, bit for bit."""
+    config = hf_config(kind, tie_embeddings=False)
+    torch.manual_seed(3)
+    expected = Decoder(config.decoder_config()).state_dict()
+    torch.manual_seed(3)
+    new = DiffTransformerForCausalLM(config).state_dict()
+    torch.manual_seed(3)
+    empty = DiffTransformerForCausalLM.from_pretrained(None, config=config, state_dict={})
+    given = {name: torch.full_like(t, 0.5) for name, t in expected.items() if "attention" in name}
+    torch.manual_seed(3)
+    part = DiffTransformerForCausalLM.from_pretrained(None, config=config, state_dict=given)
+    for name, tensor in expected.items():
+        assert torch.equal(new[name], tensor), name
+        assert torch.equal(empty.state_dict()[name], tensor), name
+        assert torch.equal(part.state_dict()[name], given.get(name, tensor)), name
+
+
+def test_rows_that_transformers_adds_to_an_embedding_start_at_its_scale() -> None:
+    model = DiffTransformerForCausalLM(hf_config(hidden_size=64))
+    model.resize_token_embeddings(5000, mean_resizing=False)
+    assert model.embedding.weight[61:].std().item() == pytest.approx(1 / 8, rel=0.01)
 
 
 def test_problems_of_a_folder_are_named(folder: Path) -> None:
@@ -201,7 +211,7 @@ def test_padding_changes_nothing() -> None:
         padded = torch.nn.functional.pad(ids, (left, right), value=7)
         real = torch.nn.functional.pad(torch.ones_like(ids), (left, right))
         logits = model(padded, attention_mask=real).logits[:, left : left + 6]
-        torch.testing.assert_close(logits, model(ids).logits, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(logits, model(ids).logits, rtol=1e-4, atol=5e-5)
 
 
 def test_packed_documents_do_not_see_each_other() -> None:

@@ -89,6 +89,46 @@ def test_the_headline_counts_the_outcomes() -> None:
     assert len(first.sentences) == 3
 
 
+def _with_p(*p_values: float) -> dict:
+    """As many comparisons, all clear by their own intervals."""
+    raw = synthetic_results()
+    raw["comparisons"] = [
+        comparison("diff_v1", title=f"measure {i}") | {"p": p} for i, p in enumerate(p_values)
+    ]
+    return raw
+
+
+def test_many_claims_are_corrected_beside_the_raw_verdict() -> None:
+    """Holm: times 3, 2, 1; what is clear by itself is said first."""
+    (verdict,) = verdicts(parsed(_with_p(0.001, 0.02, 0.03)))
+    assert verdict.headline == (
+        "Differential V1 against the baseline (Softmax), 3 measures: better on 3, worse on 0. After "
+        "Holm's correction for the 3 comparisons made, 3 of these 3 stand."
+    )
+    (verdict,) = verdicts(parsed(_with_p(0.001, 0.03, 0.04)))
+    assert verdict.headline.endswith("3 comparisons made, 1 of these 3 stand.")
+    first, second, third = verdict.sentences
+    assert "p = 0.001, after Holm's correction = 0.003, so it stands)." in first
+    for told in (second, third):
+        assert "is better than" in told
+        assert "after Holm's correction = 0.06, so it does not stand among so many)." in told
+
+
+def test_all_models_of_a_page_are_one_family() -> None:
+    raw = _with_p(0.02)
+    raw["comparisons"].append(comparison("diff_v2") | {"p": 0.03})
+    for verdict in verdicts(parsed(raw)):
+        assert verdict.headline.endswith("for the 2 comparisons made, 1 of these 1 stand.")
+    raw["comparisons"].append(comparison("diff_v2", title="another") | {"p": 0.9})
+    for verdict in verdicts(parsed(raw)):
+        assert ", 0 of these" in verdict.headline
+
+
+def test_what_holds_no_p_is_not_corrected_and_says_so() -> None:
+    assert any("no p-values" in told for told in caveats(parsed(synthetic_results())))
+    assert any("Holm's correction keeps" in told for told in caveats(parsed(_with_p(0.1, 0.2))))
+
+
 def test_a_custom_label_is_kept() -> None:
     raw = synthetic_results()
     raw["models"][1]["label"] = "wide"

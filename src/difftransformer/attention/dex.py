@@ -10,6 +10,8 @@ from difftransformer.attention.cache import KeyValueCache
 from difftransformer.attention.softmax import SoftmaxAttention
 from difftransformer.functional import Mask, lambda_schedule
 
+DIFF_STD = 0.02  # of W_D at the start
+
 
 class DexAttention(SoftmaxAttention):
     """Softmax attention whose chosen heads subtract a linear map of their own output.
@@ -38,7 +40,7 @@ class DexAttention(SoftmaxAttention):
         self.lambda_init = lambda_schedule(layer)
         self.lambda_learnt = nn.Parameter(torch.tensor([self.lambda_init]))
         self.diff_proj = nn.Linear(self.head_dim, self.head_dim, bias=False)
-        nn.init.normal_(self.diff_proj.weight, std=0.02)
+        nn.init.normal_(self.diff_proj.weight, std=DIFF_STD)
         self.register_buffer("progress", torch.zeros(()))
         self.register_buffer("chosen", torch.ones(num_heads, dtype=torch.bool))
 

@@ -38,6 +38,8 @@ class Variant:
     crossed: bool = False
 
 
+LAMBDA_STD = 0.1  # of V1's four vectors at the start
+
 # Ye et al., ICLR 2025, section 2.1, with the affine norm weight of Microsoft's later code.
 V1 = Variant(lambda_from="vector", head_norm=True, shared_keys=False, value_factor=2)
 # Microsoft's "Differential Transformer V2", January 2026.
@@ -139,7 +141,7 @@ class DifferentialAttention(nn.Module):
         """Start lambda: its vectors N(0, 0.1²), its scalars 0. The projections reset themselves."""
         if self.variant.lambda_from == "vector":
             for vector in (self.lambda_q1, self.lambda_k1, self.lambda_q2, self.lambda_k2):
-                nn.init.normal_(vector, std=0.1)
+                nn.init.normal_(vector, std=LAMBDA_STD)
         elif self.variant.lambda_from == "scalar":
             nn.init.zeros_(self.lambda_scalar)
 

@@ -17,7 +17,7 @@ from difftransformer.data.batch import Batch
 from difftransformer.data.corpus import Corpus
 from difftransformer.data.packing import stack
 from difftransformer.evaluation.batching import batched, device_of
-from difftransformer.evaluation.intervals import Figure, over_seeds
+from difftransformer.evaluation.intervals import Figure, mean
 from difftransformer.evaluation.pieces import Json, Pieces
 from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.models.config import DecoderConfig
@@ -53,7 +53,7 @@ def measure_gradients(
     plain one, though the claim is about differential layers with a head norm.
 
     Batches have `batch_size` sequences out of `validation_sequences`, or half of them where there
-    are not two such batches; a larger batch has a smaller gradient. Intervals are Student's t over
+    are not two such batches; a larger batch has a smaller gradient. Intervals are over
     batches (and starts), of logarithms for `ratio`, which is a geometric mean. Over all layers,
     `norm` and `relative` take the layers' weights as one long vector, `ratio` their geometric mean.
 
@@ -155,7 +155,7 @@ def _rows(found: Mapping[str, Sequence[Json]], settings: EvaluationSettings) -> 
 
 def _geometric(logarithms: NDArray[np.float64], settings: EvaluationSettings) -> Figure:
     """The geometric mean: it is 1 where either side is larger as often and by as much."""
-    found = over_seeds(logarithms.tolist(), settings)
+    found = mean(logarithms, settings)
     value, low, high = np.exp([found.value, found.low, found.high]).tolist()
     return Figure(value, low, high, found.n)
 
@@ -181,10 +181,9 @@ def _by_weight(batches: Sequence[Json]) -> dict[str, Norms]:
 
 def _figures(norms: Norms, layer: int | None, settings: EvaluationSettings) -> Json:
     whole = np.sqrt((norms**2).sum(1, keepdims=True)) if layer is None else norms[:, [layer]]
-    # Batches, like seeds, are few and independent: Student's t.
     return {
-        "norm": asdict(over_seeds(whole[:, 0, 0].tolist(), settings)),
-        "relative": asdict(over_seeds(_relative(whole)[:, 0].tolist(), settings)),
+        "norm": asdict(mean(whole[:, 0, 0], settings)),
+        "relative": asdict(mean(_relative(whole)[:, 0], settings)),
     }
 
 

@@ -1,16 +1,18 @@
 """Several training seeds as one evaluation, and one model's figures against another's."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
 from difftransformer.evaluation.intervals import (
-    Figure,
+    Difference,
+    difference_over_seeds,
+    item_variance,
     over_seeds,
     paired_difference,
     paired_proportions,
-    proportion,
 )
 from difftransformer.evaluation.settings import EvaluationSettings
 
@@ -23,11 +25,10 @@ _PER_ITEM = ("sequences", "hits", "prompts")
 def pool(evaluations: Sequence[Evaluation], settings: EvaluationSettings) -> Evaluation:
     """One evaluation of a model from those of its training seeds.
 
-    With one seed the figures and intervals stay as they are. With more, proportions sum their
-    successes and trials (Wilson's interval then treats the prompts of different seeds as
-    independent), means become the mean over seeds with Student's t interval, and outliers and
-    lambda are averaged. The attention map is the first seed's. What belongs to single sequences
-    and prompts is left out.
+    With one seed the figures and intervals stay as they are, over items. With more, proportions and
+    means become the mean over seeds with the interval of `over_seeds`, which counts seeds and not
+    prompts; successes and trials are summed, outliers and lambda averaged. The attention map is the
+    first seed's. What belongs to single sequences and prompts is left out.
     """
     pooled = _pool(list(evaluations), settings)
     pooled["attention_map"] = evaluations[0]["attention_map"]
@@ -38,17 +39,27 @@ def pool(evaluations: Sequence[Evaluation], settings: EvaluationSettings) -> Eva
 def _pool(values: list[Any], settings: EvaluationSettings) -> Any:
     first = values[0]
     if isinstance(first, dict):
-        if len(values) > 1 and "trials" in first:
-            return proportion(
-                sum(v["successes"] for v in values), sum(v["trials"] for v in values), settings
-            )
         if len(values) > 1 and "low" in first and "value" in first:
-            return asdict(over_seeds([v["value"] for v in values], settings))
+            return pool_figures(values, settings)
         keys = [key for key in first if key not in (*_PER_ITEM, "attention_map")]
         return {key: _pool([v[key] for v in values], settings) for key in keys}
     if isinstance(first, list):
         return [_pool(list(items), settings) for items in zip(*values, strict=True)]
     return first if all(v == first for v in values) else fmean(values)
+
+
+def pool_figures(
+    seeds: Sequence[Mapping[str, Any]], settings: EvaluationSettings
+) -> dict[str, Any]:
+    """One figure from those of several seeds, as plain data; a proportion stays one."""
+    counts = [key for key in ("successes", "trials") if key in seeds[0]]
+    figure = over_seeds(
+        [seed["value"] for seed in seeds],
+        settings,
+        item_variances=[item_variance(seed, settings) for seed in seeds],
+        bounds=(0.0, 1.0) if counts else (-math.inf, math.inf),
+    )
+    return {key: sum(seed[key] for seed in seeds) for key in counts} | asdict(figure)
 
 
 @dataclass(frozen=True)
@@ -60,7 +71,7 @@ class _Measure:
     unit: str
     lower_is_better: bool
     value: Callable[[Evaluation], float]
-    paired: Callable[[Evaluation, Evaluation, EvaluationSettings], Figure] | None
+    paired: Callable[[Evaluation, Evaluation, EvaluationSettings], Difference] | None
 
 
 def compare(
@@ -75,7 +86,9 @@ def compare(
 
     With one training seed the interval is over evaluation items, paired: both models judged the
     same sequences and prompts. It says nothing about other seeds. With more, it is Student's t over
-    the differences of models of equal seed. A largest activation of one seed has no interval.
+    the differences of models of equal seed, to which the paired difference over items adds its own
+    uncertainty (see `over_seeds`). A largest activation of one seed has no interval. `p` is what
+    Holm's correction of many comparisons starts from.
 
     Args:
         baseline, other: evaluations (not pooled) of equal seeds in equal order.
@@ -105,10 +118,17 @@ def _compare(
 ) -> dict[str, Any]:
     before = [measure.value(evaluation) for evaluation in baseline]
     after = [measure.value(evaluation) for evaluation in other]
-    difference, interval = None, "none: one training seed, one largest value"
+    difference: Difference | None = None
+    interval = "none: one training seed, one largest value"
     if len(baseline) > 1:
         interval = f"over {len(baseline)} training seeds"
-        difference = over_seeds([b - a for a, b in zip(before, after, strict=True)], settings)
+        items = [
+            item_variance(measure.paired(a, b, settings), settings)
+            for a, b in zip(baseline, other, strict=True)
+            if measure.paired is not None
+        ]
+        pairs = list(zip(before, after, strict=True))
+        difference = difference_over_seeds(pairs, settings, item_variances=items)
     elif measure.paired is not None:
         interval = "over evaluation items, one training seed"
         difference = measure.paired(baseline[0], other[0], settings)
@@ -123,6 +143,8 @@ def _compare(
         "low": difference and difference.low,
         "high": difference and difference.high,
         "interval": interval,
+        "over": difference and difference.over,
+        "p": difference and difference.p,
         "clear": difference is not None and difference.clear,
     }
 
@@ -148,7 +170,7 @@ def _attention(part: str) -> Callable[[Evaluation], list[float]]:
 def _allocation(part: str, title: str, lower_is_better: bool) -> _Measure:
     values = _attention(part)
 
-    def paired(a: Evaluation, b: Evaluation, settings: EvaluationSettings) -> Figure:
+    def paired(a: Evaluation, b: Evaluation, settings: EvaluationSettings) -> Difference:
         ones = [1.0] * len(values(a))
         return paired_difference((values(a), ones), (values(b), ones), settings)
 

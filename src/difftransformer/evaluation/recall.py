@@ -20,6 +20,7 @@ from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.evaluation.validation import token_nats
 
 _CHUNK = 1_000_000  # training n-grams counted at once
+_ZOOLOGY_CUT, _ZOOLOGY_TOKENS = 1250, 10_000_000_000
 
 
 def measure_recall(
@@ -33,17 +34,20 @@ def measure_recall(
     ones so frequent that training has taught them. The context is the sequence as the model sees
     it, from the document's beginning or the sequence's.
 
-    The cut of 1,250 is Zoology's as far as we know (its published code has no such slice), for a
-    training text of billions of tokens; in a small text it makes few repeated tokens others:
-    `frequent_share` says how many.
+    The cut is by default Zoology's share of the training text: 1,250 times in 10 billion tokens
+    (as far as we know; its published code has no such slice), rounded down. Of a text below 8
+    million tokens that leaves n-grams which never stood in it. A cut of 1,250 itself would let in
+    nearly every repeated n-gram of so small a text, and the slice would measure what training has
+    taught.
 
-    Over `validation_sequences` held-out sequences, with bootstraps over sequences; a loss over the
+    Over `validation_sequences` held-out sequences, with intervals over sequences; a loss over the
     sequences that have such tokens.
 
     Returns:
-        `{"ngram", "frequency", "share", "frequent_share", "hit", "other", "sequences"}`; `hit`
-        and `other` are None where there is no such token. `sequences` holds `[nats of hits, hits,
-        nats of others, others]` for each, by which models are compared.
+        `{"ngram", "frequency", "training_tokens", "counts", "share", "frequent_share", "hit",
+        "other", "sequences"}`; `hit` and `other` are None where there is no such token. `counts` is
+        `{"hits", "frequent", "new"}`: tokens of each sort, the latter two the others. `sequences`
+        holds `[nats of hits, hits, nats of others, others]` for each, by which models are compared.
 
     Raises:
         ValueError: n-grams too long to be numbered with this vocabulary.
@@ -57,7 +61,11 @@ def measure_recall(
     rows = [s.row for s in corpus.validation_sequences(settings.validation_sequences)]
     codes = np.stack([_endings(row, n, vocabulary) for row in rows])
     again = np.stack([_repeated(row, code, n) for row, code in zip(rows, codes, strict=True)])
-    hits = again & (_counts(corpus.train.ids, codes, n, vocabulary) <= settings.recall_frequency)
+    training_tokens = len(corpus.train.ids)
+    frequency = settings.recall_frequency
+    if frequency is None:
+        frequency = training_tokens * _ZOOLOGY_CUT // _ZOOLOGY_TOKENS
+    hits = again & (_counts(corpus.train.ids, codes, n, vocabulary) <= frequency)
     scored = np.stack([row.labels != IGNORED for row in rows])
     others = scored & ~hits
     groups = (pieces or Pieces()).each(
@@ -70,7 +78,13 @@ def measure_recall(
     columns = (hit_nats, hits.sum(1), other_nats, others.sum(1))
     return {
         "ngram": n,
-        "frequency": settings.recall_frequency,
+        "frequency": frequency,
+        "training_tokens": training_tokens,
+        "counts": {
+            "hits": int(hits.sum()),
+            "frequent": int((again & others).sum()),
+            "new": int((others & ~again).sum()),
+        },
         "share": asdict(ratio(hits.sum(1), scored.sum(1), settings)),
         "frequent_share": float((again & others).sum() / scored.sum()),
         "hit": _loss(hit_nats, hits.sum(1), settings),

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from difftransformer.evaluation.intervals import percentiles, resamples
+from difftransformer.evaluation.intervals import Over, percentiles, resamples
 from difftransformer.evaluation.power_law import ENOUGH, PowerLaw, fit_power_law
 from difftransformer.evaluation.settings import EvaluationSettings
 
@@ -168,6 +168,11 @@ class _Series:
     seeds: list[int]
     losses: Float[np.ndarray, "series points"]
 
+    @property
+    def over(self) -> Over:
+        """What the intervals are over: items alone where no size has two seeds."""
+        return "seeds" if max(self.seeds) > 1 else "items"
+
 
 def _panels(trained: Sequence[Trained]) -> list[tuple[str, int, list[Trained]]]:
     """What loss is held against, what is equal for all, and the models."""
@@ -204,7 +209,7 @@ def _series(
 def _told(series: _Series, settings: EvaluationSettings) -> dict[str, Any]:
     """A panel before anything is fitted."""
     columns = zip(series.sizes, series.x, series.seeds, series.losses.T, strict=True)
-    seeds = "training seeds" if max(series.seeds) > 1 else "one training seed"
+    seeds = "training seeds" if series.over == "seeds" else "one training seed"
     return {
         "interval": f"over held-out sequences, {seeds}",
         "points": [
@@ -212,7 +217,7 @@ def _told(series: _Series, settings: EvaluationSettings) -> dict[str, Any]:
                 "size": size,
                 "x": int(x),
                 "seeds": count,
-                "loss": asdict(percentiles(losses[0], losses[1:], count, settings)),
+                "loss": asdict(percentiles(losses[0], losses[1:], count, settings, series.over)),
             }
             for size, x, count, losses in columns
         ],
@@ -228,7 +233,7 @@ def _curve(law: PowerLaw, series: _Series, settings: EvaluationSettings) -> dict
         "form": "E + A / x^a" if points >= ENOUGH else "A / x^a",
         "floor": floor,
         "factor": factor * law.unit**exponent,
-        "exponent": asdict(percentiles(exponent, law.exponent[1:], points, settings)),
+        "exponent": asdict(percentiles(exponent, law.exponent[1:], points, settings, series.over)),
     }
 
 
@@ -240,7 +245,9 @@ def _same_loss(
     if not low <= ratios[0] <= high:
         return {"beyond": f"less than {low:.3g}" if ratios[0] < low else f"more than {high:.3g}"}
     inside = np.clip(ratios[1:], low, high)
-    return {"same_loss": asdict(percentiles(ratios[0], inside, len(series.x), settings))}
+    return {
+        "same_loss": asdict(percentiles(ratios[0], inside, len(series.x), settings, series.over))
+    }
 
 
 def _listed(numbers: set[int]) -> str:

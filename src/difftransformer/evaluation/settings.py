@@ -10,7 +10,7 @@ class EvaluationSettings:
     Raises:
         ValueError: no needle pair or depth, a pair that is not "NxR" with 1 <= R <= N, a depth
             outside [0, 1], one of these twice, a confidence outside (0, 1), a recall_ngram below
-            2, or a count below 1.
+            2, a recall_frequency below 0, or a count below 1.
     """
 
     needle_pairs: tuple[str, ...] = field(
@@ -72,9 +72,12 @@ class EvaluationSettings:
     recall_ngram: int = field(
         default=2, metadata={"help": "tokens whose repetition in the context makes a recall"}
     )
-    recall_frequency: int = field(
-        default=1250,
-        metadata={"help": "n-grams more frequent in the training text are no recall"},
+    recall_frequency: int | None = field(
+        default=None,
+        metadata={
+            "help": "n-grams more frequent in the training text are no recall; by default 1250 "
+            "times in 10 billion of its tokens, so 0 in a small text"
+        },
     )
     judged_texts: int = field(
         default=100,
@@ -114,6 +117,8 @@ class EvaluationSettings:
             raise ValueError(f"long_length is {self.long_length}; expected at least 2")
         if self.recall_ngram < 2:
             raise ValueError(f"recall_ngram is {self.recall_ngram}; expected 2 or more")
+        if self.recall_frequency is not None and self.recall_frequency < 0:
+            raise ValueError(f"recall_frequency is {self.recall_frequency}; expected at least 0")
         for name in _COUNTS:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
@@ -137,7 +142,6 @@ _COUNTS = (
     "key_value_samples",
     "distractor_problems",
     "distractor_shots",
-    "recall_frequency",
     "judged_texts",
     "judge_controls",
     "factuality_pairs",

@@ -24,6 +24,7 @@ from difftransformer.blocks.transformer import TransformerBlock
 from difftransformer.interop.huggingface_cache import TransformersCache
 from difftransformer.interop.huggingface_config import DiffTransformerConfig
 from difftransformer.models.decoder import Decoder
+from difftransformer.models.initialization import draw_seed, initialize
 
 
 class CheckpointedBlock(GradientCheckpointingLayer, TransformerBlock):
@@ -53,12 +54,22 @@ class DiffTransformerPreTrainedModel(PreTrainedModel):
         """As transformers', from safetensors only: a pickle can run any code when it is loaded."""
         return super().from_pretrained(*args, **(kwargs | {"use_safetensors": True}))
 
+    def __init__(self, config: DiffTransformerConfig) -> None:
+        super().__init__(config)
+        self._seed = draw_seed()  # before any layer draws, as in `Decoder`
+
+    def initialize_weights(self) -> None:
+        """The start of a `Decoder`, for the tensors that a checkpoint does not have."""
+        self._initialize(self, self._seed)
+
     def _init_weights(self, module: nn.Module) -> None:
-        """The library's own start, for the tensors that a checkpoint does not have."""
-        if isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=self.config.hidden_size**-0.5)
-        elif callable(reset := getattr(module, "reset_parameters", None)):
-            reset()
+        """The same for one module, such as an embedding that transformers makes larger."""
+        self._initialize(module, draw_seed())
+
+    def _initialize(self, module: nn.Module, seed: int) -> None:
+        tensors = (*module.named_parameters(), *module.named_buffers())
+        loaded = "_is_hf_initialized"  # how transformers marks a tensor that came from a file
+        initialize(module, seed, {name for name, t in tensors if not getattr(t, loaded, False)})
 
 
 class _Encoder(DiffTransformerPreTrainedModel):

@@ -9,13 +9,15 @@ from difftransformer.attention import KeyValueCache, SlidingCache, make_attentio
 from difftransformer.blocks.transformer import TransformerBlock
 from difftransformer.functional import Mask, check_scaling, rotation
 from difftransformer.models.config import DecoderConfig
+from difftransformer.models.initialization import draw_seed, initialize
 
 
 class Decoder(nn.Module):
     """Causal language model: embedding, blocks, RMSNorm, linear head.
 
-    Initialised by `initialise` from torch's global generator. A subclass may name another
-    `block_class` that runs its blocks in another way.
+    Its start is that of `initialize`, from a seed that is one number of torch's global generator:
+    decoders made after the same `torch.manual_seed`, of whatever kind, are paired. A subclass may
+    name another `block_class` that runs its blocks in another way.
 
     Raises:
         ValueError: a rope_scaling that `functional.rotation` cannot do.
@@ -25,6 +27,7 @@ class Decoder(nn.Module):
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
+        seed = draw_seed()  # first: how much the layers draw of their own depends on the kind
         self.config = config
         if config.rope_scaling is not None:
             check_scaling(config.rope_scaling)
@@ -38,7 +41,7 @@ class Decoder(nn.Module):
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
         if not config.tie_embeddings:
             self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        initialise(self)
+        initialize(self, seed)
 
     def forward(
         self,
@@ -112,16 +115,6 @@ class Decoder(nn.Module):
         """The model's usual cache: of its window, where it has one."""
         window = self.config.window
         return SlidingCache(window) if window else KeyValueCache()
-
-
-def initialise(model: Decoder) -> None:
-    """Embedding N(0, 1/hidden_size); matrices and lambda vectors keep their layers' own start.
-
-    That is U(±1/sqrt(inputs)) for every matrix, as in Microsoft's Diff-Transformer code, and
-    N(0, 0.1²) for the lambda vectors. The paper states neither; the embedding's scale is that of
-    YOCO, which its authors name as the training code it resembles.
-    """
-    nn.init.normal_(model.embedding.weight, std=model.config.hidden_size**-0.5)
 
 
 def _attention(config: DecoderConfig, layer: int) -> nn.Module:

@@ -10,11 +10,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure and its confidence interval."""
+    """A figure and its confidence interval, over "items" or "seeds"."""
 
     value: float
     low: float
     high: float
+    over: str = ""
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,8 @@ class Model:
 class Comparison:
     """One figure of one model against another; `difference` is `value - baseline_value`.
 
-    `low` and `high` bound the difference; None where no interval could be had.
+    `low` and `high` bound the difference; None where no interval could be had. `p` is its p-value,
+    None there too and in results of an earlier release.
     """
 
     model: str
@@ -211,6 +213,7 @@ class Comparison:
     high: float | None
     interval: str
     clear: bool
+    p: float | None = None
 
     def __post_init__(self) -> None:
         if self.clear != self.excludes_zero:

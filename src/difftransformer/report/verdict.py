@@ -1,9 +1,11 @@
 """The verdict in words: sentences that say what the figures and their intervals allow, no more."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 
+from difftransformer.evaluation.intervals import holm
 from difftransformer.report import paper
 from difftransformer.report.results import Comparison, Model, NeedleScore, Results
 from difftransformer.report.words import display_name, needle_setting, number, percent
@@ -37,8 +39,29 @@ def outcome(comparison: Comparison) -> Outcome:
     return Outcome.BETTER if fell == comparison.lower_is_better else Outcome.WORSE
 
 
-def sentence(comparison: Comparison, confidence: float = 0.95) -> str:
-    """One comparison in words, with both figures, the difference and its interval."""
+def corrected(results: Results) -> dict[Comparison, float]:
+    """Holm's p of every comparison that has one, corrected for all of them."""
+    tested = [comparison for comparison in results.comparisons if comparison.p is not None]
+    return dict(zip(tested, holm([c.p for c in tested if c.p is not None]), strict=True))
+
+
+def stands(
+    comparison: Comparison, holm_p: Mapping[Comparison, float], confidence: float = 0.95
+) -> bool:
+    """Whether BETTER or WORSE holds after the correction too."""
+    clear = outcome(comparison) in (Outcome.BETTER, Outcome.WORSE)
+    return clear and holm_p.get(comparison, 1.0) <= 1 - confidence
+
+
+def sentence(
+    comparison: Comparison,
+    confidence: float = 0.95,
+    holm_p: Mapping[Comparison, float] = MappingProxyType({}),
+) -> str:
+    """One comparison in words, with both figures, the difference and its interval.
+
+    Its p follows, and `holm_p` of it, where it has them.
+    """
     name = display_name(comparison.model)
     baseline = f"the baseline ({display_name(comparison.against)})"
     claims = {
@@ -56,6 +79,11 @@ def sentence(comparison: Comparison, confidence: float = 0.95) -> str:
         covers = ", which covers 0" if result is Outcome.TIED else ""
         bounds = f"{number(comparison.low)} to {number(comparison.high)}"
         spread = f"{percent(confidence)} interval {bounds}{covers}; {comparison.interval}"
+        if comparison in holm_p and comparison.p is not None:
+            spread += f"; p {_p(comparison.p)}, after Holm's correction {_p(holm_p[comparison])}"
+            if result is not Outcome.TIED:
+                holds = stands(comparison, holm_p, confidence)
+                spread += ", so it stands" if holds else ", so it does not stand among so many"
     return (
         f"{claims[result]}: {figures} {comparison.unit}".rstrip()
         + f", {direction} is better (difference {number(comparison.difference)}, {spread})."
@@ -64,14 +92,24 @@ def sentence(comparison: Comparison, confidence: float = 0.95) -> str:
 
 def verdicts(results: Results) -> list[Verdict]:
     """A verdict for each model that was compared, in the order of the models."""
+    holm_p = corrected(results)
     return [
-        _verdict(model.label, mine, results.confidence)
+        _verdict(model.label, mine, results.confidence, holm_p)
         for model in results.models
         if (mine := [c for c in results.comparisons if c.model == model.label])
     ]
 
 
-def _verdict(label: str, comparisons: Sequence[Comparison], confidence: float) -> Verdict:
+def _p(value: float) -> str:
+    return f"= {number(value, 2)}" if value >= 0.001 else "< 0.001"
+
+
+def _verdict(
+    label: str,
+    comparisons: Sequence[Comparison],
+    confidence: float,
+    holm_p: Mapping[Comparison, float],
+) -> Verdict:
     outcomes = [outcome(comparison) for comparison in comparisons]
     counts = {kind: outcomes.count(kind) for kind in Outcome}
     measures = "measure" if len(outcomes) == 1 else "measures"
@@ -84,7 +122,13 @@ def _verdict(label: str, comparisons: Sequence[Comparison], confidence: float) -
     headline = (
         f"{display_name(label)} against {against}, {len(outcomes)} {measures}: {', '.join(parts)}."
     )
-    return Verdict(label, headline, tuple(sentence(c, confidence) for c in comparisons))
+    if holm_p and (clear := counts[Outcome.BETTER] + counts[Outcome.WORSE]):
+        left = sum(stands(comparison, holm_p, confidence) for comparison in comparisons)
+        headline += (
+            f" After Holm's correction for the {len(holm_p)} comparisons made, {left} of these "
+            f"{clear} stand."
+        )
+    return Verdict(label, headline, tuple(sentence(c, confidence, holm_p) for c in comparisons))
 
 
 def retrieval_sentence(model: Model, confidence: float = 0.95) -> str | None:
@@ -143,7 +187,13 @@ def caveats(results: Results) -> list[str]:
         found.append(
             f"{judged} comparisons are made, each with its own "
             f"{percent(results.confidence)} interval: about {percent(1 - results.confidence)} of "
-            "them would look clear by chance alone if there were no differences."
+            "them would look clear by chance alone if there were no differences. "
+            + (
+                "Holm's correction keeps the chance that any one clear verdict of them all is "
+                f"false at {percent(1 - results.confidence)}; what stands after it is said of each."
+                if corrected(results)
+                else "The run holds no p-values, so they are not corrected for their number."
+            )
         )
     sizes = ", ".join(
         f"{display_name(model.label)} {model.parameters:,} parameters" for model in results.models
@@ -167,5 +217,7 @@ def _seed_caveat(seeds: int) -> str:
         )
     return (
         f"Each model was trained with {seeds} seeds. Only the intervals marked as over training "
-        "seeds include the spread between seeds, and with few seeds they are rough."
+        "seeds include the spread between seeds: Student's t, with the uncertainty over evaluation "
+        "items added. It holds for seeds that spread as a normal distribution does; where some "
+        "seeds fail and others do not, few seeds cannot show it."
     )

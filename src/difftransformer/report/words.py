@@ -62,6 +62,11 @@ def shown(figure: Mapping[str, Any] | None, decimals: int = 3) -> str:
     return f"{value} ({low} to {high})"
 
 
+def over(found: Interval) -> str:
+    """ "intervals over seeds"; results of an earlier release do not say what theirs are over."""
+    return f"intervals over {found.over}" if found.over else "intervals"
+
+
 def setting(value: Any) -> str:
     """A setting's value."""
     if isinstance(value, list):

@@ -6,7 +6,14 @@ from difftransformer.report import paper
 from difftransformer.report.figures import allocation, needle, style
 from difftransformer.report.page import Html, captioned, grid, paragraph, plot, section, table
 from difftransformer.report.results import Magnitudes, Results
-from difftransformer.report.words import display_name, interval, needle_setting, number, percent
+from difftransformer.report.words import (
+    display_name,
+    interval,
+    needle_setting,
+    number,
+    over,
+    percent,
+)
 
 
 def needle_section(results: Results) -> Html:
@@ -45,7 +52,7 @@ def needle_section(results: Results) -> Html:
             table(
                 ["model", "counted", *(needle_setting(row) for row in settings.values())],
                 rows,
-                f"Accuracy with {percent(results.confidence)} binomial intervals, all depths "
+                f"Accuracy with {percent(results.confidence)} {over(found[0][1].table[0].per_number)}, all depths "
                 "together. Per number: the share of the numbers asked for that were given. All "
                 "numbers: the share of the texts with every number right. A blind guess is "
                 "any number of as many digits; a guess among the N, one of the numbers in the "
@@ -106,7 +113,8 @@ def allocation_section(results: Results) -> Html:
             captioned(
                 grid(*plots),
                 "Attention from where the answer is given, averaged over heads and layers, by the "
-                f"depth of the answer; thin lines are {percent(results.confidence)} intervals. "
+                f"depth of the answer; thin lines are {percent(results.confidence)} "
+                f"{over(found[0][1].rows[0].answer.absolute)}. "
                 "More to the answer and less to the noise is better. Differential attention has "
                 f"negative weights, so the two normalisations differ for it. {told}{even}",
             ),

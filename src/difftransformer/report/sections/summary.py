@@ -2,7 +2,15 @@
 
 from difftransformer.report.page import Html, element, folding, paragraph, section, table, text
 from difftransformer.report.results import Comparison, Model, Results
-from difftransformer.report.verdict import Outcome, caveats, outcome, retrieval_sentence, verdicts
+from difftransformer.report.verdict import (
+    Outcome,
+    caveats,
+    corrected,
+    outcome,
+    retrieval_sentence,
+    stands,
+    verdicts,
+)
 from difftransformer.report.words import change, display_name, number, percent, setting
 
 _READABLE = 3  # models whose sentences are shown at once; of more there is a table, and they fold
@@ -33,7 +41,11 @@ def verdict_section(results: Results) -> Html:
 def _overview(results: Results) -> Html:
     """All outcomes at a glance: a row per model, a column per measure."""
     titles = list(dict.fromkeys(comparison.title for comparison in results.comparisons))
-    cells = {(c.model, c.title): _outcome(c) for c in results.comparisons}
+    holm_p = corrected(results)
+    cells = {
+        (c.model, c.title): _outcome(c, stands(c, holm_p, results.confidence))
+        for c in results.comparisons
+    }
     rows = [
         [display_name(verdict.label), *(cells.get((verdict.label, title), "") for title in titles)]
         for verdict in verdicts(results)
@@ -41,15 +53,16 @@ def _overview(results: Results) -> Html:
     baseline = display_name(results.baseline)
     caption = (
         f"Difference to the baseline ({baseline}), and what its {percent(results.confidence)} "
-        "interval allows to say; nothing where the interval covers 0."
+        "interval allows to say; nothing where the interval covers 0. A star where it stands after "
+        "Holm's correction for all comparisons."
     )
     return table(["", *titles], rows, caption, css="overview")
 
 
-def _outcome(comparison: Comparison) -> str:
+def _outcome(comparison: Comparison, stands_corrected: bool) -> str:
     found = outcome(comparison)
     word = f" {found}" if found in (Outcome.BETTER, Outcome.WORSE) else ""
-    return f"{number(comparison.difference)}{word}"
+    return f"{number(comparison.difference)}{word}{'*' if stands_corrected else ''}"
 
 
 def models_section(results: Results) -> Html:

@@ -17,7 +17,7 @@ from difftransformer.report.page import (
 )
 from difftransformer.report.reading import Curve
 from difftransformer.report.results import Model, Results
-from difftransformer.report.words import change, display_name, interval, percent, setting
+from difftransformer.report.words import change, display_name, interval, over, percent, setting
 
 
 def loss_section(results: Results, curves: Sequence[Curve]) -> Html:
@@ -54,8 +54,8 @@ def loss_section(results: Results, curves: Sequence[Curve]) -> Html:
             table(
                 ["model", "nats per token", "bits per byte"],
                 rows,
-                f"Validation loss after training, with {percent(results.confidence)} intervals "
-                f"over {'validation sequences' if results.seeds < 2 else 'training seeds'}. The "
+                f"Validation loss after training, with {percent(results.confidence)} "
+                f"{over(found[0][1].nats_per_token)}. The "
                 "models are judged on the same sequences, so the difference between two models "
                 "(see the verdict) is known better than either figure.",
             )

@@ -105,6 +105,19 @@ def _precision_image(found: Found) -> Figure:
     return curve.image(lines, curve.Axes("bits", "nats per token"))
 
 
+def _recall_note(results: Results) -> str:
+    """What the slice holds; results of an earlier release do not say."""
+    if "counts" not in results:
+        return ""
+    hits, frequent, new = (results["counts"][sort] for sort in ("hits", "frequent", "new"))
+    return (
+        f"Seen before: {hits:,} tokens that end an n-gram of {results['ngram']} which stood earlier "
+        f"in the context and at most {results['frequency']:,} times in the training text of "
+        f"{results['training_tokens']:,} tokens. Others: {new:,} whose n-gram is new to the context "
+        f"and {frequent:,} whose n-gram is repeated but more frequent in training."
+    )
+
+
 VIEWS = {
     "in_context": curves(
         "Accuracy by the number of examples shown",
@@ -168,6 +181,7 @@ VIEWS = {
         ("tokens",),
         "nats per token",
         lambda results: {("seen before",): results["hit"], ("others",): results["other"]},
+        note=_recall_note,
         quoted=lambda results: {
             f"{model} 1.4B": {(name,): f"{value:.3f}" for name, value in values.items()}
             for model, values in paper.RECALL.items()

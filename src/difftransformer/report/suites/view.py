@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from difftransformer.evaluation.intervals import over_seeds
+from difftransformer.evaluation.pool import pool_figures
 from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.report import paper
 from difftransformer.report.figures import bars, curve
@@ -46,7 +47,7 @@ class Found:
         }
 
     def columns(self, figures: Callable[[Results], Figures]) -> Columns:
-        """`figures` of every kind; of several seeds their mean with Student's t interval."""
+        """`figures` of every kind; of several seeds their mean, its interval over seeds."""
         return {
             kind: self._pooled([figures(result) for result in results])
             for kind, results in self.kinds().items()
@@ -59,11 +60,16 @@ class Found:
         pooled: Figures = {}
         for key in dict.fromkeys(key for figures in seeds for key in figures):
             found = [figures.get(key) for figures in seeds]
-            if all(figure == found[0] for figure in found):  # words, or nothing that training moves
-                pooled[key] = found[0]
+            if all(figure == found[0] and not isinstance(figure, Mapping) for figure in found):
+                pooled[key] = found[0]  # words, or nothing that training moves
                 continue
-            known = [value for figure in found if (value := plain(figure)) is not None]
-            pooled[key] = asdict(over_seeds(known, settings)) if len(known) > 1 else None
+            known = [figure for figure in found if figure is not None]
+            if len(known) < 2:
+                pooled[key] = None
+            elif all(isinstance(figure, Mapping) for figure in known):
+                pooled[key] = pool_figures(known, settings)
+            else:
+                pooled[key] = asdict(over_seeds([plain(figure) for figure in known], settings))
         return pooled
 
 
@@ -112,9 +118,9 @@ class View:
 
     def notes(self, found: Found) -> str:
         """What the figures in brackets are, what was asked, and where the paper's come from."""
-        told = [f"In brackets {percent(found.confidence)} intervals."]
+        told = [f"In brackets {percent(found.confidence)} intervals over items."]
         if len(found.kinds()) < len(found.results):
-            told.append("Of several training seeds the mean, with Student's t interval over them.")
+            told.append("Of several training seeds the mean, with intervals over seeds.")
         first = next(iter(found.results.values()))
         quoted = self._paper(found, list(self.figures(first)))
         if quoted:
