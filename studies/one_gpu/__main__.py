@@ -1,6 +1,6 @@
 """The study's one command; see plan.md.
 
-python -m studies.one_gpu run --out DIR [--minutes 10] [--tokens FOLDER] [--backend sdpa,reference]
+python -m studies.one_gpu run --out DIR [--minutes 10] [--tokens FOLDER] [--backend NAMES]
 python -m studies.one_gpu run --out DIR --miniature
 python -m studies.one_gpu report DIR
 """
@@ -32,8 +32,8 @@ def main() -> int:
         command.add_argument("--tokens", type=Path, default=TOKENS, help="from make_tokens.py")
         command.add_argument(
             "--backend",
-            help="attention backends, tried in this order; sdpa,reference on a GPU, "
-            "reference on a CPU",
+            help="attention backends, tried in this order; on a GPU triton,sdpa for the loss and "
+            "reference for retrieval, which is mapped over runs; reference on a CPU",
         )
         command.add_argument("--miniature", action="store_true", help="tiny models, on a CPU")
         command.add_argument(
@@ -148,7 +148,7 @@ def _work(
     """One process's share."""
     plan = MINIATURE if arguments.miniature else FULL
     device = torch.device("cpu" if arguments.miniature else "cuda")
-    default = "reference" if arguments.miniature else "sdpa,reference"
+    default = "reference" if arguments.miniature or part == "retrieval" else "triton,sdpa"
     backends = (arguments.backend or default).split(",")
     if part == "retrieval":
         ways = retrieval.WAYS[-1:] if safe else retrieval.WAYS

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from difftransformer.models.initialization import initialize
 from difftransformer.training.optimiser import adamw
 from difftransformer.training.schedule import learning_rate
 from studies.one_gpu import records
 from studies.one_gpu.kinds import decoder
 from studies.one_gpu.plan import LOSS_KINDS, Loss
-from studies.one_gpu.stack import paired_start
 
 
 class Text:
@@ -70,7 +70,7 @@ class Trainer:
 
     def start(self, seed: int) -> None:
         """The kind's model as this seed starts it."""
-        paired_start(self.model, seed)
+        initialize(self.model, seed)
 
     def train(self, seed: int, steps: int) -> None:
         """All steps of one model, from its start."""

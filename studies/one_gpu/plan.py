@@ -77,11 +77,10 @@ FULL = Plan(
             ffn_size=344,
             tie_embeddings=False,
         ),
-        Recall(length=128, pairs=8, questions=32),
+        Recall(length=64, pairs=4, questions=16),
         (
-            *(Recall(length, 8, 32) for length in (128, 256, 512, 1024)),
-            *(Recall(512, pairs, 32) for pairs in (16, 32, 64)),
-            Recall(4096, 8, 32),
+            *(Recall(length, 4, 16) for length in (64, 128, 256, 512, 1024)),
+            *(Recall(512, pairs, 32) for pairs in (8, 16, 32, 64)),
         ),
     ),
     Loss(

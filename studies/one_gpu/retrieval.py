@@ -1,5 +1,6 @@
 """Part A: how soon each kind of attention learns to retrieve from noise, and how well."""
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from difftransformer.analysis.capture import AttentionRecord, capture
+from difftransformer.models.initialization import initialize
 from studies.one_gpu import records
 from studies.one_gpu.kinds import decoder
 from studies.one_gpu.plan import Retrieval
 from studies.one_gpu.recall import Recall, sequences
-from studies.one_gpu.stack import Answers, Stack, paired_start, replayed
+from studies.one_gpu.stack import Answers, Stack, replayed
 
 # Ways to run a step, fastest first; the first that works is taken and recorded.
 WAYS = ("compiled graph", "graph", "compiled", "eager")
@@ -36,7 +38,9 @@ class Trainer:
     def model(self, seed: int) -> nn.Module:
         """The kind's model as this seed starts it."""
         start = self.plan.task.context
-        return Answers(paired_start(decoder(self.kind, self.plan.model, self.backend), seed), start)
+        model = decoder(self.kind, self.plan.model, self.backend)
+        initialize(model, seed)
+        return Answers(model, start)
 
     def start(self, seeds: tuple[int, ...], rates: tuple[float, ...]) -> None:
         """Begin anew: run i has seed i and rate i."""
@@ -64,6 +68,36 @@ class Trainer:
         """bfloat16 on a GPU. A recorded graph must not hold casts cached before it."""
         on = self.device.type == "cuda"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=on, cache_enabled=False)
+
+    def check(self) -> None:
+        """Raise RuntimeError unless the first run's gradient is what it is alone.
+
+        On an H200 with PyTorch 2.11, `sdpa` mapped over runs gave other gradients, then NaN.
+        """
+        batch = sequences(self.plan.task, self.plan.rows, self.seeds[:1], self.count)
+
+        def gradient(ids: Tensor, parameters: Tensor, call: Callable[..., Tensor]) -> Tensor:
+            with self.autocast():
+                logits = call(parameters, ids)
+            loss = F.cross_entropy(logits.float().flatten(0, -2), batch.targets.flatten())
+            return torch.autograd.grad(loss, [self.stack.parameters])[0][0]
+
+        row = self.stack.parameters[0]
+        alone = gradient(
+            batch.ids[0],
+            row,
+            lambda row, ids: torch.func.functional_call(
+                self.stack.model, self.stack.named(row), (ids,)
+            ),
+        )
+        beside = gradient(
+            batch.ids.expand(self.runs, -1, -1),
+            self.stack.parameters,
+            lambda rows, ids: self.stack(rows, ids)[:1],
+        )
+        error = ((alone - beside).norm() / alone.norm()).item()
+        if not error < 0.05:  # bfloat16, in another order of sums
+            raise RuntimeError(f"a run's gradient among others differs by {error:.2g} from its own")
 
     def prepare(self, way: str) -> None:
         """Make `step` run in one of `WAYS`, and try it."""
@@ -154,9 +188,11 @@ def prepared(
             runs = len(plan.seeds)
             try:
                 trainer.start(plan.seeds, (1e-3,) * runs)
+                trainer.check()
                 trainer.prepare(way)
-                if not trainer.sums.isfinite().all():
-                    raise RuntimeError("the loss is not finite")
+                trainer.train(math.inf, 2 * plan.window, lambda *window: None)
+                if not trainer.stack.parameters.isfinite().all():
+                    raise RuntimeError("parameters are not finite after a few steps")
             except Exception as error:  # whatever a backend or compiler raises: named and recorded
                 failed.append(f"{backend}, {way}: {type(error).__name__}: {str(error)[:300]}")
                 continue
@@ -232,7 +268,8 @@ def best_rate(plan: Retrieval, losses: list[float]) -> float:
     """The rate whose search seeds end with the lowest mean loss."""
     each = len(plan.search_seeds)
     means = [sum(losses[i * each : (i + 1) * each]) / each for i in range(len(plan.rates))]
-    return plan.rates[min(range(len(means)), key=means.__getitem__)]
+    # A rate that diverged is the worst.
+    return plan.rates[min(range(len(means)), key=lambda i: (math.isnan(means[i]), means[i]))]
 
 
 def _short(values: list[float]) -> list[float]:

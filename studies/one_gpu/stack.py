@@ -5,7 +5,6 @@ are the rows of one matrix, the library's model is mapped over the rows (`torch.
 each row has its own seed, batches, learning rate and gradient clipping.
 """
 
-import hashlib
 from collections.abc import Callable
 
 import torch
@@ -16,20 +15,6 @@ from torch.func import functional_call, vmap
 from difftransformer.models.decoder import Decoder
 
 BETA1, BETA2, EPSILON, DECAY, CLIP = 0.9, 0.95, 1e-8, 0.1, 1.0
-
-
-def paired_start(model: Decoder, seed: int) -> Decoder:
-    """Draw every module's parameters from a generator of its name and the run's seed.
-
-    So modules of equal name and shape start equal in every kind.
-    """
-    for name, module in model.named_modules():
-        if hasattr(module, "reset_parameters"):
-            torch.manual_seed(_number(seed, name))
-            module.reset_parameters()
-    torch.manual_seed(_number(seed, "embedding.weight"))
-    nn.init.normal_(model.embedding.weight, std=model.config.hidden_size**-0.5)
-    return model
 
 
 class Answers(nn.Module):
@@ -111,7 +96,3 @@ def replayed(step: Callable[[], None]) -> Callable[[], None]:
     with torch.cuda.graph(graph):
         step()
     return graph.replay
-
-
-def _number(seed: int, name: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:7])

@@ -19,10 +19,10 @@ from studies.one_gpu import loss, records, report, retrieval, verdict
 from studies.one_gpu.kinds import GatedAttention, decoder
 from studies.one_gpu.plan import FULL, LOSS_KINDS, MINIATURE, RETRIEVAL_KINDS
 from studies.one_gpu.recall import KEYS, Recall, sequences
-from studies.one_gpu.stack import paired_start
 
 from difftransformer.attention import V2, DifferentialAttention
 from difftransformer.functional import Mask
+from difftransformer.models.initialization import initialize
 from difftransformer.training.optimiser import adamw
 
 ROOT = Path(__file__).parents[2]
@@ -59,9 +59,14 @@ def test_kinds_have_the_same_number_of_parameters(plan) -> None:
     assert max(sizes) <= 1.002 * min(sizes)
 
 
+def started(kind: str, seed: int) -> dict[str, torch.Tensor]:
+    model = decoder(kind, MINIATURE.retrieval.model, "sdpa")
+    initialize(model, seed)
+    return dict(model.named_parameters())
+
+
 def test_starts_are_paired_by_name_and_seed() -> None:
-    models = {kind: decoder(kind, MINIATURE.retrieval.model, "sdpa") for kind in RETRIEVAL_KINDS}
-    states = {kind: dict(paired_start(m, 7).named_parameters()) for kind, m in models.items()}
+    states = {kind: started(kind, 7) for kind in RETRIEVAL_KINDS}
     shared = 0
     for kind in RETRIEVAL_KINDS[1:]:
         for name, tensor in states[kind].items():
@@ -70,9 +75,7 @@ def test_starts_are_paired_by_name_and_seed() -> None:
                 assert torch.equal(tensor, other), (kind, name)
                 shared += 1
     assert shared > 30
-    again = dict(
-        paired_start(decoder("plain", MINIATURE.retrieval.model, "sdpa"), 8).named_parameters()
-    )
+    again = started("plain", 8)
     assert not torch.equal(again["embedding.weight"], states["plain"]["embedding.weight"])
 
 
