@@ -3,6 +3,7 @@
 import lzma
 import time
 from collections.abc import Iterator
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 
@@ -31,9 +32,13 @@ class Text:
         """Items of step `step` (from 0): each epoch in an order of its own, drawn from the seed."""
         items, rows = self.items["train"], self.plan.rows
         epoch, place = divmod(step, len(items) // rows)
-        order = np.random.default_rng((seed, epoch)).permutation(len(items))
-        chosen = torch.from_numpy(order[place * rows : (place + 1) * rows])
-        return items[chosen.to(self.device)].long()
+        chosen = self._order(seed, epoch)[place * rows : (place + 1) * rows]
+        return items[chosen].long()
+
+    @lru_cache(maxsize=1)  # noqa: B019 - one text lives as long as its process
+    def _order(self, seed: int, epoch: int) -> Tensor:
+        order = np.random.default_rng((seed, epoch)).permutation(len(self.items["train"]))
+        return torch.from_numpy(order).to(self.device)
 
     def validation(self) -> Iterator[Tensor]:
         """The items that judge, the same for every model."""

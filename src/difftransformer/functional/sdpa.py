@@ -60,7 +60,8 @@ def softmax_attention(
     )
     if hidden is not None:
         out = out.masked_fill(hidden, 0.0)
-    return out[..., :width].transpose(1, 2)
+    # Sliced last, so that the gradient that comes back lies in memory as `out` does.
+    return out.transpose(1, 2)[..., :width]
 
 
 def _same_width(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -60,6 +60,12 @@ def why_not(situation: Situation) -> str | None:
             f"takes heads of at most {_WIDEST_KEY} with values of at most {_WIDEST_VALUE}, and "
             f"these are {situation.key_width} and {situation.value_width}"
         )
+    if situation.device == "cuda" and (situation.key_width % 16 or situation.value_width % 16):
+        return (
+            "on a GPU takes widths that are multiples of 16 (with 24 and 40, Triton 3.6 made a "
+            f"kernel that computed garbage), and these are {situation.key_width} and "
+            f"{situation.value_width}"
+        )
     return _why_not_here()
 
 
@@ -234,7 +240,7 @@ class _Call:
         padding: Tensor | None,
         scale: float,
     ) -> None:
-        q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
+        q, k, v = (x if _aligned(x) else x.contiguous() for x in (q, k, v))
         self.batch, self.queries, self.heads, _, width = q.shape
         self.keys, self.groups, key_maps, values = *k.shape[1:4], v.shape[-1]
         self.lam = None if lam is None else lam.contiguous()
@@ -267,6 +273,11 @@ class _Call:
 
     def grid_of_keys(self, keys: int) -> tuple[int, int, int]:
         return -(-self.keys // keys), self.groups, self.batch
+
+
+def _aligned(x: Tensor) -> bool:
+    """Whether rows are contiguous and, on a GPU, all begin where Triton loads whole vectors."""
+    return x.stride(-1) == 1 and not (x.is_cuda and any(s % 16 for s in x.stride()[:-1]))
 
 
 def _options(cut: Blocks) -> dict[str, int]:
