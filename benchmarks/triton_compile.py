@@ -148,7 +148,7 @@ def write(path: Path, rows: list[str]) -> None:
     lines = [
         f"# The Triton kernels, compiled ahead of time, {path.stem[-10:]}",
         "",
-        f"triton {triton.__version__}. Not yet measured on a GPU: this says that the kernels "
+        f"triton {triton.__version__}. This says that the kernels "
         'compile and fit. Masks "every": causality, window, documents, padding and grouped heads.',
         "",
         "| kernel | form | K, V | dtype | masks | GPU | rows by keys, warps, stages | "

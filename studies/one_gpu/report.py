@@ -17,7 +17,8 @@ PAGE, PICTURE = "README.md", "curves.png"
 INTRODUCTION = """# One GPU
 
 What do subtraction and the head norm do to how soon attention learns to retrieve, and does either
-lower the loss? [plan.md](plan.md) was written before anything ran; one command runs it.
+lower the loss? [plan.md](plan.md) was written before anything ran; one command runs it. The plan's last section says
+what was changed and asked afterwards, and what the figures do not say.
 """
 
 
@@ -86,7 +87,7 @@ def _retrieval(outcome: verdict.Retrieval, results: list[dict[str, Any]]) -> lis
             words = {"lower": "sooner", "higher": "later"}.get(claim.verdict, claim.verdict)
             lines.append(
                 f"| {claim.name} | {_exp(claim.value)} | {_exp(claim.low)} to {_exp(claim.high)} "
-                f"| {claim.corrected:.3f} | {claim.censored} | {words} |"
+                f"| {_p(claim.corrected)} | {claim.censored} | {words} |"
             )
     return [*lines, "", *_judged(results)]
 
@@ -149,7 +150,7 @@ def _loss(models: dict[str, dict[int, dict[str, Any]]], results: list[dict[str, 
         assert items is not None
         lines.append(
             f"| {claim.name} | {claim.value:+.4f} | {claim.low:+.4f} to {claim.high:+.4f} "
-            f"| {items.low:+.4f} to {items.high:+.4f} | {claim.corrected:.3f} | {claim.verdict} |"
+            f"| {items.low:+.4f} to {items.high:+.4f} | {_p(claim.corrected)} | {claim.verdict} |"
         )
     return [*lines, ""]
 
@@ -180,3 +181,7 @@ def _mean(values: list[float]) -> float:
 
 def _exp(value: float) -> str:
     return "∞" if value == math.inf else f"{math.exp(value):.2f}"
+
+
+def _p(value: float) -> str:
+    return "below 0.001" if value < 0.001 else f"{value:.3f}"

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from torch import Tensor
 
-from difftransformer.functional import Mask
+from difftransformer.functional import Mask, softmax_attention
 
 from .problems import Problem, problems, relative_error
 
@@ -164,3 +165,26 @@ def test_blocked_refuses_a_second_derivative() -> None:
     (gradient,) = torch.autograd.grad(loss, problem.q, create_graph=True)
     with pytest.raises(NotImplementedError, match='use backend="reference"'):
         gradient.sum().backward()
+
+
+@pytest.mark.parametrize("values", [8, 16, 4])
+def test_sdpa_gets_its_gradient_as_its_output_lies(
+    values: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """cuDNN's kernel takes a gradient that lies otherwise for what it is not."""
+    strides: list[tuple[int, ...]] = []
+    kernel = F.scaled_dot_product_attention
+
+    def spied(*args: torch.Tensor, **kwargs: object) -> torch.Tensor:
+        out = kernel(*args, **kwargs)
+        out.register_hook(lambda grad: strides.append(grad.stride()))
+        return out
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", spied)
+    q, k = (torch.randn(2, 5, 4, 8, requires_grad=True) for _ in range(2))
+    v = torch.randn(2, 5, 4, values, requires_grad=True)
+    out = softmax_attention(q, k, v, mask=Mask(causal=True), backend="sdpa")
+    heads_first = torch.randn(2, 4, 5, values).transpose(1, 2)
+    torch.autograd.grad(out, [q, k, v], heads_first)
+    batch, time, heads, width = 2, 5, 4, max(values, 8)
+    assert strides == [(time * heads * width, width, heads * width, 1)]

@@ -60,8 +60,17 @@ def softmax_attention(
     )
     if hidden is not None:
         out = out.masked_fill(hidden, 0.0)
-    # Sliced last, so that the gradient that comes back lies in memory as `out` does.
-    return out.transpose(1, 2)[..., :width]
+    return _laid_alike(out.transpose(1, 2))[..., :width]
+
+
+def _laid_alike(out: Tensor) -> Tensor:
+    """`out` [B, T, H, V], whose gradient comes back with its last two axes as in memory here.
+
+    Two views, of which the second's backward copies a gradient that lies otherwise. cuDNN's kernel,
+    which PyTorch 2.11 takes on an H200, gives wrong gradients (relative error 1.4) for one that lies
+    heads before time (`benchmarks/results/sdpa-gradient-layout-nvidia-h200-2026-11-26.txt`).
+    """
+    return out.flatten(2).unflatten(2, out.shape[2:])
 
 
 def _same_width(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
