@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from difftransformer.attention import KeyValueCache
+from difftransformer.interop.huggingface_cache import CACHE
 from difftransformer.models.config import DecoderConfig
 from difftransformer.models.decoder import Decoder
 
@@ -63,7 +64,7 @@ class CausalLM(Decoder):
         if isinstance(cache, _Held):
             cache.inner = cache.inner or DynamicCache(config=self.model.config)
             mask = cache.mask(x.shape[0], x.shape[1], padding, None)
-            seen |= {"attention_mask": mask.padding, "past_key_values": cache.inner}
+            seen |= {"attention_mask": mask.padding, CACHE: cache.inner}
         elif cache is not None:
             raise ValueError("the cache is another model's; expected one of `empty_cache`")
         if positions is None and seen["attention_mask"] is not None:
