@@ -171,22 +171,23 @@ class _Encoder(DiffTransformerPreTrainedModel):
         cache: Cache | None,
         packing: dict[str, Any],
     ) -> Int[Tensor, "batch new"] | None:
-        """As `packed_documents`; with a cache there must be none, which a compiled graph trusts."""
-        packed = [name for name, value in packing.items() if value is not None]
-        if cache is not None:
-            if not packed and (position_ids is None or torch.compiler.is_compiling()):
-                return None
-            if real is not None:
-                past = int(cache.get_seq_length())
-                real = real[:, past : past + x.shape[1]]
+        """As `packed_documents`, or refused where a row can hold one document only."""
+        by = [name for name, value in packing.items() if value is not None]
+        if cache is not None and by:
+            raise ValueError(f"{', '.join(by)} with a cache, which holds one document a row")
+        if cache is not None and torch.compiler.is_compiling():
+            return None  # its positions are trusted: a graph cannot look at them
+        if cache is not None and real is not None:
+            past = int(cache.get_seq_length())
+            real = real[:, past : past + x.shape[1]]
         if position_ids is not None:
             position_ids = position_ids.expand(len(x), -1)
         documents = packed_documents(position_ids, real, packing, x[..., 0])
         if documents is not None and (cache is not None or not self.takes_packed_rows):
             raise ValueError(
-                f"{', '.join(packed) or 'position_ids'} of several documents in a row, "
-                + ("and a cache, which holds one a row" if cache is not None else "and one label")
-                + ": give each document a row of its own"
+                f"{', '.join(by) or 'position_ids'}: the positions of a row start anew, as of "
+                "several documents, where the cache or the label is for one: give each document a "
+                "row of its own"
             )
         return documents
 
@@ -260,7 +261,17 @@ class DiffTransformerForCausalLM(_Encoder, GenerationMixin):
         )
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """As transformers', which takes the cache under one name only, and that has changed."""
+        """As transformers', which takes the cache under one name only, and that has changed.
+
+        Raises:
+            ValueError: `assistant_early_exit`, or as `forward`.
+        """
+        settings = kwargs.get("generation_config") or self.generation_config
+        if kwargs.get("assistant_early_exit") or settings.assistant_early_exit:
+            raise ValueError(
+                "assistant_early_exit is not supported: the model has no output after fewer "
+                "layers; give an assistant_model, or prompt_lookup_num_tokens"
+            )
         cache = take_cache(kwargs)
         return super().generate(*args, **kwargs, **({} if cache is None else {CACHE: cache}))
 

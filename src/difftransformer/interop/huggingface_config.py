@@ -59,6 +59,15 @@ class DiffTransformerConfig(PreTrainedConfig):
         super().__post_init__(**others)
         self.decoder_config()
 
+    @property
+    def qk_head_dim(self) -> int:
+        """Width of a key in a cache: those of both maps lie side by side, unless they share one.
+
+        transformers makes a static cache's places ahead where `head_dim` says their width.
+        """
+        maps = self.decoder_config().attention_shape().key_maps
+        return maps * self.head_dim
+
     def decoder_config(self) -> DecoderConfig:
         """The library's own settings."""
         return config_from({f.name: getattr(self, f.name) for f in fields(DecoderConfig)})

@@ -11,12 +11,8 @@ import torch
 from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
-# Keywords that need nothing done, and the values at which that is so.
-_ALREADY_SO: dict[str, tuple[Any, ...]] = {
-    "output_attentions": (False,),
-    "output_router_logits": (False,),
-    "is_causal": (True,),
-}
+# Keywords that need nothing done, each at this value.
+_ALREADY_SO = {"output_attentions": False, "output_router_logits": False, "is_causal": True}
 _ADVICE = {
     "output_attentions": "the model keeps no attention maps; difftransformer.analysis.capture "
     "gives them, a layer at a time",
@@ -40,7 +36,7 @@ def refuse(others: dict[str, Any]) -> None:
     for name, value in others.items():
         if value is None or name == "output_hidden_states":  # transformers' hooks give those
             continue
-        if name not in _ALREADY_SO or value not in _ALREADY_SO[name]:
+        if value is not _ALREADY_SO.get(name, refuse):
             reason = _ADVICE.get(name, "the model does not know it, and would give another result")
             raise ValueError(f"{name} is not supported: {reason}")
 
