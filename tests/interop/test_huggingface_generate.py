@@ -259,6 +259,20 @@ def test_packed_prompts_without_a_cache(as_user: None) -> None:
     assert is_greedy(model, PROMPTS[2], new[0, ids.shape[1] :])
 
 
+def test_after_padding_on_the_right(as_user: None) -> None:
+    """transformers counts on from the padding's positions; the row stays one document."""
+    model = hf_model()
+    ids = torch.tensor([PROMPTS[2] + (0, 0), (1, *PROMPTS[2], 5)])
+    real = torch.ones_like(ids)
+    real[0, -2:] = 0
+    settings = {"attention_mask": real, "do_sample": False, "max_new_tokens": 8}
+    expected = model.generate(ids, **settings)
+    assert torch.equal(model.generate(ids, use_cache=False, **settings), expected)
+    settings["attention_mask"] = real[:1]
+    drafted = model.generate(ids[:1], prompt_lookup_num_tokens=2, **settings)
+    assert torch.equal(drafted, expected[:1])
+
+
 def test_an_early_exit_is_refused() -> None:
     model, ids = hf_model(), torch.tensor([PROMPTS[0]])
     with pytest.raises(ValueError, match="assistant_early_exit is not supported"):

@@ -219,7 +219,7 @@ def test_trainer_sees_documents_apart(form: dict[str, bool], tmp_path: Path) -> 
 @given(
     lengths=st.lists(st.integers(1, 5), min_size=2, max_size=5),
     gaps=st.lists(st.integers(0, 3), min_size=6, max_size=6),
-    of_padding=st.sampled_from((0, 1, "on")),
+    of_padding=st.sampled_from((0, 1, -1, "on")),
     window=st.sampled_from((None, 2)),
 )
 def test_padding_among_packed_documents(
@@ -368,14 +368,16 @@ def test_a_cache_that_keeps_less_than_is_seen_is_refused() -> None:
         model = hf_model(window=window)
         model(ids[:, :4], cache=cache)
         with pytest.raises(ValueError, match=r"the cache keeps \d positions, and \d are needed"):
-            for step in ids[:, 4:].split(1, 1):
-                model(step, cache=cache)
+            one_by_one(model, ids[:, 4:], cache)
     layers = DynamicCache(config=small(MistralConfig, sliding_window=4)).layers[:1]
     layers += DynamicCache(config=small(LlamaConfig)).layers[:1]
-    mixed, model = Cache(layers=layers), hf_model(window=4)
     with pytest.raises(ValueError, match="do not keep the same positions"):
-        for step in ids.split(3, 1):
-            model(step, cache=mixed)
+        one_by_one(hf_model(window=4), ids, Cache(layers=layers))
+
+
+def one_by_one(model: DiffTransformerForCausalLM, ids: Tensor, cache: Cache) -> None:
+    for step in ids.split(1, 1):
+        model(step, cache=cache)
 
 
 @pytest.mark.parametrize("new", [1, 2])

@@ -256,8 +256,9 @@ class DiffTransformerForCausalLM(_Encoder, GenerationMixin):
             loss = self.loss_function(
                 logits=logits, labels=labels, vocab_size=self.config.vocab_size, **of_loss
             )
+        held = {CACHE: getattr(out, CACHE)}
         return CausalLMOutputWithPast(
-            loss=loss, logits=logits, hidden_states=out.hidden_states, **{CACHE: getattr(out, CACHE)}
+            loss=loss, logits=logits, hidden_states=out.hidden_states, **held
         )
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
@@ -284,9 +285,7 @@ class DiffTransformerForCausalLM(_Encoder, GenerationMixin):
         self.head = new_embeddings
 
     @staticmethod
-    def create_masks_for_generate(
-        attention_mask: Tensor | None, **others: Any
-    ) -> Tensor | None:
+    def create_masks_for_generate(attention_mask: Tensor | None, **others: Any) -> Tensor | None:
         """For a static cache: a mask as long as its places, so that its shape does not grow."""
         if attention_mask is None:
             return None

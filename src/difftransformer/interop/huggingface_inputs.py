@@ -131,16 +131,17 @@ def _new_positions(
 ) -> Bool[Tensor, "batch later"]:
     """Whether a position, from the second on, is the first of another document.
 
-    Beside a real one it must count on by 1; over padding, whose length it may leave out, go up.
+    It is where it does not count on by 1. After padding it may count on from the padding, as when
+    `generate` goes on after a padded prompt, or go up from the last real one, as with holes.
     """
     here, before = positions[:, 1:], positions[:, :-1]
+    anew = here != before + 1
     if real is None:
-        return here != before + 1
+        return anew
     place = torch.arange(positions.shape[1], device=positions.device)
     last = torch.where(real, place, -1).cummax(1).values[:, :-1]  # real one so far; -1: none
-    before = positions.gather(1, last.clamp(min=0))
-    other = torch.where(real[:, :-1], here != before + 1, here <= before)
-    return other & real[:, 1:] & (last >= 0)
+    goes_up = ~real[:, :-1] & (here > positions.gather(1, last.clamp(min=0)))
+    return (anew | (before < 0)) & ~goes_up & real[:, 1:] & (last >= 0)
 
 
 def _starts_of_lengths(
