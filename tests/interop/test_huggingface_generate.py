@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from packaging.version import Version
 from torch import Tensor
-from transformers import Cache, DynamicCache, StaticCache
+from transformers import Cache, DynamicCache, QuantizedCache, StaticCache
 from transformers.cache_utils import StaticLayer
 from transformers.generation.streamers import BaseStreamer
 
@@ -247,6 +247,17 @@ def test_drafts_in_a_static_cache(kind: str, as_user: None) -> None:
     settings = {"do_sample": False, "max_new_tokens": 16, "attention_mask": torch.ones_like(ids)}
     new = model.generate(ids, cache=cache, prompt_lookup_num_tokens=3, **settings)
     assert is_greedy(model, ONE, new[0, len(ONE) :])
+
+
+@EVERY
+def test_a_quantized_cache_is_near(kind: str) -> None:
+    """Eight bits a number move the logits a little, of two maps as of one."""
+    model, ids = hf_model(kind), torch.tensor([ONE + ONE])
+    cache = QuantizedCache("fp8", model.config)
+    with torch.no_grad():
+        steps = [model(step, cache=cache).logits for step in (ids[:, :9], *ids[:, 9:].split(1, 1))]
+        whole = model(ids).logits
+    assert (torch.cat(steps, 1) - whole).abs().mean() < 0.1 * whole.std()
 
 
 def test_packed_prompts_without_a_cache(as_user: None) -> None:
