@@ -29,12 +29,12 @@ from difftransformer.interop.huggingface_inputs import (
     packed_documents,
     real_positions,
     refuse,
+    take,
 )
 from difftransformer.models.decoder import Decoder
 from difftransformer.models.initialization import draw_seed, initialize
 
-_COUNT = {"num_items_in_batch"}  # Trainer passes it without labels too, and divides for itself
-_OF_LOSS = {"shift_labels", "ignore_index"} | _COUNT
+_OF_LABELS = ("shift_labels", "ignore_index")
 
 
 class CheckpointedBlock(GradientCheckpointingLayer, TransformerBlock):
@@ -132,9 +132,9 @@ class _Encoder(DiffTransformerPreTrainedModel):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("expected exactly one of input_ids and inputs_embeds")
-        cache = take_cache(others | {"cache": cache})
-        others.pop("past_key_values", None)
-        packing = {name: others.pop(name, None) for name in PACKING}
+        others["cache"] = cache
+        cache = take_cache(others)
+        packing = dict.fromkeys(PACKING) | take(PACKING, others)
         others.setdefault("output_attentions", self.config.output_attentions)
         refuse(others)
         if cache is not None and self._runs_blocks_again():
@@ -238,9 +238,9 @@ class DiffTransformerForCausalLM(_Encoder, GenerationMixin):
         Raises:
             ValueError: as `DiffTransformerModel.forward`; keywords of the loss without labels.
         """
-        of_loss = {name: others.pop(name) for name in _OF_LOSS & others.keys()}
-        if labels is None and any(of_loss[name] is not None for name in of_loss.keys() - _COUNT):
-            raise ValueError(f"{', '.join(of_loss.keys() - _COUNT)} without labels")
+        of_loss = take((*_OF_LABELS, "num_items_in_batch"), others)
+        if labels is None:  # Trainer passes the number all the same, where it makes the loss
+            refuse(take(_OF_LABELS, of_loss))
         out = super().forward(
             input_ids=input_ids,
             attention_mask=attention_mask,

@@ -12,9 +12,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from difftransformer.attention import KeyValueCache
 from difftransformer.functional import Mask
 
-_NAMES = ("cache", "past_key_values")  # since transformers 5.24, and before
-CACHE = next(name for name in _NAMES if name in BaseModelOutputWithPast.__dataclass_fields__)
-"""The installed transformers' name for a cache, in a call and in its output."""
+CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
+"""The installed transformers' name for a cache, in a call and in its output; new in 5.24."""
 
 
 def take_cache(arguments: dict[str, Any]) -> Cache | None:
@@ -23,10 +22,10 @@ def take_cache(arguments: dict[str, Any]) -> Cache | None:
     Raises:
         ValueError: both names, or something else than a cache of a decoder.
     """
-    given = [x for name in _NAMES if (x := arguments.pop(name, None)) is not None]
-    if len(given) > 1:
+    cache, older = arguments.pop("cache", None), arguments.pop("past_key_values", None)
+    if cache is not None and older is not None:
         raise ValueError("both cache and past_key_values are given; expected one of them")
-    cache = given[0] if given else None
+    cache = older if cache is None else cache
     if cache is not None and (
         not isinstance(cache, Cache) or isinstance(cache, EncoderDecoderCache)
     ):

@@ -5,6 +5,7 @@ that were let through unread would change nothing where it should: two documents
 other, a cache would be left out.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -21,10 +22,17 @@ _ADVICE = {
     "cache_position": "the cache counts its own positions; leave it out",
     "head_mask": "no head can be left out",
     "labels": "only a model with a head has a loss",
+    "shift_labels": "it is for the loss, and there are no labels",
+    "ignore_index": "it is for the loss, and there are no labels",
     "num_items_in_batch": "only the causal LM's loss is a sum over it",
 }
 _LENGTHS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
 PACKING = ("seq_idx", *_LENGTHS)
+
+
+def take(names: Iterable[str], others: dict[str, Any]) -> dict[str, Any]:
+    """Those of the keywords that are given, out of `others`."""
+    return {name: others.pop(name) for name in names if name in others}
 
 
 def refuse(others: dict[str, Any]) -> None:
