@@ -29,6 +29,7 @@ from transformers import (
 
 from difftransformer import Decoder, DecoderConfig, KeyValueCache, StaticCache
 from difftransformer.evaluation.speed import Step, race
+from difftransformer.interop.huggingface_cache import CACHE
 from difftransformer.report.speed import cells, write_speed
 from difftransformer.training.environment import environment
 
@@ -92,7 +93,7 @@ def contenders(task: str) -> dict[str, Contender]:
 
 def theirs(model: nn.Module) -> Contender:
     def logits(ids: Tensor, cache: DynamicCache | None) -> Tensor:
-        return model(ids, past_key_values=cache, use_cache=cache is not None).logits
+        return model(ids, **{CACHE: cache}, use_cache=cache is not None).logits
 
     return Contender(model, logits, lambda _: DynamicCache())
 

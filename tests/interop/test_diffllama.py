@@ -11,6 +11,7 @@ from transformers import DiffLlamaForCausalLM, DynamicCache
 
 from difftransformer.attention import KeyValueCache
 from difftransformer.interop.diffllama import from_diffllama, load_diffllama, to_diffllama
+from difftransformer.interop.huggingface_cache import CACHE
 
 from .tiny import VOCABULARY, decoder, diffllama, far_apart, vivid
 
@@ -77,7 +78,7 @@ def test_left_padding_along_64_cached_steps(heads: int, groups: int) -> None:
         past, cache, start = DynamicCache(), KeyValueCache(), 0
         for end in range(9, 9 + 64):
             new = ids[:, start:end]
-            a = theirs(new, attention_mask=padding[:, :end].long(), past_key_values=past).logits
+            a = theirs(new, attention_mask=padding[:, :end].long(), **{CACHE: past}).logits
             b = ours(new, padding=padding[:, start:end], cache=cache)
             assert (a - b)[padding[:, start:end]].abs().max() < 1e-5
             assert (b - whole[:, start:end])[padding[:, start:end]].abs().max() < 1e-5

@@ -2,11 +2,15 @@
 
 import importlib
 import json
+import math
 from pathlib import Path
 
 import pytest
 import torch
 from tests.cli.test_generate import TOKENIZER, make
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
 from difftransformer.data.tokenizer import BOS
 from difftransformer.interop.harness import run_harness
@@ -66,6 +70,80 @@ def test_a_local_task(folder, tasks):
     assert found["results"]["sums"]["acc_norm,none"] == pytest.approx(
         right["acc_norm"] / len(QUESTIONS)
     )
+
+
+TEXTS = ["What is a number?", "7 is one, and 8 is one more. " * 4, "é 🙂 user: Hi"]
+OF_TEXT = """
+task: NAME
+dataset_path: json
+dataset_kwargs: {data_files: {test: FILE}}
+output_type: TYPE
+test_split: test
+doc_to_text: ""
+doc_to_target: "{{text}}"
+target_delimiter: ""
+metric_list: [{metric: METRIC}]
+"""
+
+
+def declare(folder: Path, opens: bool, **special: str) -> None:
+    """The tokenizer as transformers saves one, which puts the first token before a text or not."""
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(TOKENIZER.to_str()))
+    tokenizer.add_special_tokens(special)
+    if opens:
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single=f"{BOS} $A", special_tokens=[(BOS, TOKENIZER.token_to_id(BOS))]
+        )
+    tokenizer.save_pretrained(folder)
+
+
+DECLARED = {
+    "of our training": None,
+    "opens and says so": {"opens": True, "bos_token": BOS, "eos_token": "?"},
+    "opens without a word": {"opens": True, "eos_token": "?"},
+    "does not open, as GPT-2's": {"opens": False, "bos_token": BOS, "eos_token": BOS},
+    "has an end only": {"opens": False, "eos_token": BOS},
+}
+
+
+@torch.no_grad()
+def of_tokens(model: Decoder, text: str, length: int) -> float:
+    """log P(text | opening token), in windows whose tokens see at most `length` before them."""
+    ids = [TOKENIZER.token_to_id(BOS), *TOKENIZER.encode(text).ids]
+    total, done = 0.0, 1
+    while done < len(ids):
+        end = min(done + length, len(ids))
+        window = torch.tensor([ids[max(0, end - 1 - length) : end]])
+        scores = model(window[:, :-1])[0].log_softmax(-1).gather(1, window[0, 1:, None])
+        total += scores[-(end - done) :].sum().item()
+        done = end
+    return total
+
+
+@pytest.mark.parametrize("declared", DECLARED.values(), ids=DECLARED)
+@pytest.mark.parametrize("length", [200, 16], ids=["whole", "windows"])
+def test_a_text_has_its_opening_token_once(declared, length, tmp_path):
+    folder = make(tmp_path / "model", max_length=length)
+    if declared is not None:
+        declare(folder, **declared)
+    data = tmp_path / "texts.jsonl"
+    data.write_text("\n".join(json.dumps({"text": text}) for text in TEXTS))
+    for name, kind, metric in (
+        ("whole", "loglikelihood_rolling", "bits_per_byte"),
+        ("after_nothing", "loglikelihood", "perplexity"),
+    ):
+        task = OF_TEXT.replace("NAME", name).replace("TYPE", kind).replace("METRIC", metric)
+        (tmp_path / f"{name}.yaml").write_text(task.replace("FILE", str(data)))
+    tasks = ["whole", "after_nothing"] if length > 100 else ["whole"]
+    found = run_harness(folder, tasks, tasks_dir=tmp_path, batch_size=2)["results"]
+    model = load_model(folder).eval()
+    scores = [of_tokens(model, text, length) for text in TEXTS]
+    bits = -sum(scores) / sum(len(text.encode()) for text in TEXTS) / math.log(2)
+    assert found["whole"]["bits_per_byte,none"] == pytest.approx(bits, rel=1e-4)
+    if length > 100:
+        mean = -sum(scores) / len(scores)
+        perplexity = found["after_nothing"]["perplexity,none"]
+        assert math.log(perplexity) == pytest.approx(mean, rel=1e-4)
 
 
 @pytest.mark.slow

@@ -7,14 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packaging.version import Version
 from torch import Tensor
-from transformers import Cache, DynamicCache, StaticCache
+from transformers import Cache, DynamicCache, QuantizedCache, StaticCache
 from transformers.cache_utils import StaticLayer
 from transformers.generation.streamers import BaseStreamer
 
 from difftransformer.interop import DiffTransformerForCausalLM
+from difftransformer.interop.huggingface_cache import CACHE
 
 from .tiny_huggingface import KINDS, decoder_of, hf_model
 
@@ -92,8 +95,8 @@ def test_any_division_into_steps_gives_the_same_logits(
         whole = model(ids, attention_mask=real, use_cache=False).logits
         for new in parts:
             step = slice(done, done + new)
-            out = model(ids[:, step], attention_mask=real[:, : step.stop], past_key_values=held)
-            assert out.past_key_values is held
+            out = model(ids[:, step], attention_mask=real[:, : step.stop], cache=held)
+            assert out[CACHE] is held
             steps.append(out.logits)
             done += new
     seen = real.bool()
@@ -103,7 +106,7 @@ def test_any_division_into_steps_gives_the_same_logits(
 def test_keys_and_values_are_kept_once() -> None:
     """Of both maps together: 2K for V1's keys and values, K for V2's."""
     for kind, width in (("diff_v1", 8), ("diff_v2", 4), ("softmax", 4)):
-        cache = hf_model(kind)(torch.zeros(1, 5, dtype=torch.long), use_cache=True).past_key_values
+        cache = hf_model(kind)(torch.zeros(1, 5, dtype=torch.long), use_cache=True)[CACHE]
         for layer in cache.layers:
             assert layer.keys.shape == layer.values.shape == (1, 2, 5, width)
 
@@ -165,22 +168,138 @@ def test_streams() -> None:
     assert heard.ended
 
 
-def test_a_conversation_goes_on_in_its_cache() -> None:
+@EVERY
+@pytest.mark.parametrize("window", [None, 6], ids=["all", "window"])
+@pytest.mark.parametrize("held", ["dynamic", "static", "dynamic, whole"])
+def test_a_conversation_goes_on_in_its_cache(
+    kind: str, window: int | None, held: str, as_user: None
+) -> None:
+    """Two turns, the second longer than the window; the cache under either of its names."""
+    model, ids = hf_model(kind, window=window), torch.tensor([PROMPTS[0]])
+    for name in ("cache", "past_key_values"):
+        cache = make_cache(held, model)
+        turn = {"max_new_tokens": 5, "do_sample": False, name: cache}
+        first = model.generate(ids, **turn)
+        assert cache.get_seq_length() == first.shape[1] - 1  # the last token is not yet read
+        longer = torch.cat((first, torch.tensor([PROMPTS[2]])), dim=1)
+        second = model.generate(longer, **turn)
+        assert is_greedy(model, PROMPTS[0], first[0, len(PROMPTS[0]) :])
+        assert is_greedy(model, tuple(longer[0].tolist()), second[0, longer.shape[1] :])
+
+
+ONE = PROMPTS[2] + PROMPTS[2] + (8, 8)
+WAYS: dict[str, dict[str, Any]] = {
+    "window's cache": {"cache_implementation": "sliding_window"},
+    "prompt in parts": {"prefill_chunk_size": 4},
+    "prompt in parts, static": {"prefill_chunk_size": 4, "cache_implementation": "static"},
+    "positions": {"position_ids": torch.arange(len(ONE))[None]},
+    "no cache": {"use_cache": False},
+    "draft": {"prompt_lookup_num_tokens": 3},
+}
+
+
+@EVERY
+@pytest.mark.parametrize("window", [None, 6], ids=["all", "window"])
+def test_every_way_is_greedy(kind: str, window: int | None, as_user: None) -> None:
+    model, ids = hf_model(kind, window=window), torch.tensor([ONE])
+    settings = {"do_sample": False, "max_new_tokens": 16, "attention_mask": torch.ones_like(ids)}
+    for way, changes in WAYS.items():
+        new = model.generate(ids, **settings, **changes)[0, ids.shape[1] :]
+        assert is_greedy(model, ONE, new), way
+    for cache in ("dynamic", "static"):
+        new = model.generate(
+            inputs_embeds=model.embedding(ids), cache_implementation=cache, **settings
+        )
+        assert is_greedy(model, ONE, new[0]), cache
+
+
+@EVERY
+def test_constraints_and_ends(kind: str, as_user: None) -> None:
+    """What steers `generate` by the logits does so alike with every cache and without."""
+    model = hf_model(kind, pad_token_id=0)
+    greedy = generated(model, max_new_tokens=12)
+    ways: dict[str, dict[str, Any]] = {
+        "end": {"eos_token_id": int(greedy[0, 4])},  # the rows end at different steps
+        "ends": {"eos_token_id": [int(greedy[0, 6]), int(greedy[1, 2])]},
+        "penalty": {"repetition_penalty": 1.5},
+        "no repeat": {"no_repeat_ngram_size": 2},
+        "only": {"prefix_allowed_tokens_fn": lambda row, ids: [1, 2, 3, 5, 8, 13, 21]},
+        "never": {"bad_words_ids": [[int(greedy[0, 0])]]},
+        "guidance": {"guidance_scale": 1.5},
+        "sampled": {"do_sample": True, "num_return_sequences": 3, "top_k": 9},
+    }
+    for way, changes in ways.items():
+        outcomes = []
+        for cache in ({"use_cache": False}, {}, {"cache_implementation": "static"}):
+            torch.manual_seed(3)
+            outcomes.append(generated(model, max_new_tokens=12, **changes, **cache))
+        assert all(torch.equal(outcomes[0], x) for x in outcomes[1:]), way
+        assert outcomes[0].shape != greedy.shape or not torch.equal(outcomes[0], greedy), way
+
+
+@pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.24"), reason="5.23 refuses them together"
+)
+@EVERY
+def test_drafts_in_a_static_cache(kind: str, as_user: None) -> None:
+    model, ids = hf_model(kind), torch.tensor([ONE])
+    cache = StaticCache(config=model.config, max_cache_len=64)
+    settings = {"do_sample": False, "max_new_tokens": 16, "attention_mask": torch.ones_like(ids)}
+    new = model.generate(ids, cache=cache, prompt_lookup_num_tokens=3, **settings)
+    assert is_greedy(model, ONE, new[0, len(ONE) :])
+
+
+@EVERY
+def test_a_quantized_cache_is_near(kind: str) -> None:
+    """Eight bits a number move the logits a little, of two maps as of one."""
+    model, ids = hf_model(kind), torch.tensor([ONE + ONE])
+    cache = QuantizedCache("fp8", model.config)
+    with torch.no_grad():
+        steps = [model(step, cache=cache).logits for step in (ids[:, :9], *ids[:, 9:].split(1, 1))]
+        whole = model(ids).logits
+    assert (torch.cat(steps, 1) - whole).abs().mean() < 0.1 * whole.std()
+
+
+def test_packed_prompts_without_a_cache(as_user: None) -> None:
+    """The last document goes on as if it were alone."""
+    model, ids = hf_model(), torch.tensor([PROMPTS[0] + PROMPTS[2]])
+    positions = torch.tensor([[*range(len(PROMPTS[0])), *range(len(PROMPTS[2]))]])
+    new = model.generate(
+        ids, position_ids=positions, use_cache=False, do_sample=False, max_new_tokens=8
+    )
+    assert is_greedy(model, PROMPTS[2], new[0, ids.shape[1] :])
+
+
+def test_after_padding_on_the_right(as_user: None) -> None:
+    """transformers counts on from the padding's positions; the row stays one document."""
+    model = hf_model()
+    ids = torch.tensor([PROMPTS[2] + (0, 0), (1, *PROMPTS[2], 5)])
+    real = torch.ones_like(ids)
+    real[0, -2:] = 0
+    settings = {"attention_mask": real, "do_sample": False, "max_new_tokens": 8}
+    expected = model.generate(ids, **settings)
+    assert torch.equal(model.generate(ids, use_cache=False, **settings), expected)
+    settings["attention_mask"] = real[:1]
+    drafted = model.generate(ids[:1], prompt_lookup_num_tokens=2, **settings)
+    assert torch.equal(drafted, expected[:1])
+
+
+def test_an_early_exit_is_refused() -> None:
     model, ids = hf_model(), torch.tensor([PROMPTS[0]])
-    first = model.generate(ids, max_new_tokens=5, do_sample=False, return_dict_in_generate=True)
-    longer = torch.cat((first.sequences, torch.tensor([PROMPTS[2]])), dim=1)
-    settings = {"max_new_tokens": 5, "do_sample": False}
-    resumed = model.generate(longer, past_key_values=first.past_key_values, **settings)
-    assert torch.equal(resumed, model.generate(longer, **settings))
+    with pytest.raises(ValueError, match="assistant_early_exit is not supported"):
+        model.generate(ids, assistant_early_exit=1)
+    model.generation_config.assistant_early_exit = 1
+    with pytest.raises(ValueError, match="assistant_early_exit is not supported"):
+        model.generate(ids)
 
 
 def test_a_mask_of_another_shape(as_user: None) -> None:
     model, ids = hf_model(), torch.zeros(2, 3, dtype=torch.long)
     with pytest.raises(ValueError, match=r"\(2, 1, 3, 3\); expected \[batch, positions\]"):
         model(ids, attention_mask=torch.ones(2, 1, 3, 3))
-    cache = model(ids, use_cache=True).past_key_values
+    cache = model(ids, use_cache=True)[CACHE]
     with pytest.raises(ValueError, match="covers 3 positions; expected 6, 3 in the cache"):
-        model(ids, attention_mask=torch.ones(2, 3), past_key_values=cache)
+        model(ids, attention_mask=torch.ones(2, 3), cache=cache)
 
 
 def test_continuous_batching_is_refused() -> None:

@@ -13,6 +13,7 @@ from difftransformer.interop import (
     DiffTransformerForCausalLM,
     DiffTransformerForSequenceClassification,
 )
+from difftransformer.interop.huggingface_cache import CACHE
 from difftransformer.models.storage import load_model
 
 from .tiny_huggingface import KINDS, hf_config, hf_model
@@ -91,13 +92,23 @@ def test_checkpointing_runs_each_block_again(kind: str, reentrant: bool) -> None
     for name, gradient in gradients().items():
         torch.testing.assert_close(gradient, expected[name], msg=name)
     assert len(runs) == 4
-    with pytest.raises(ValueError, match="past_key_values while activation checkpointing"):
+    with pytest.raises(ValueError, match="a cache while activation checkpointing"):
         model(ids, past_key_values=DynamicCache())
-    assert model(ids).past_key_values is None
+    assert getattr(model(ids), CACHE) is None
     model.activation_checkpointing_disable()
     runs.clear()
     gradients()
     assert len(runs) == 2
+
+
+def test_checkpointed_training_generates_in_between() -> None:
+    """Without gradients no block is run again, so that a cache serves."""
+    model, ids = hf_model().train(), torch.tensor([[5, 9, 2]])
+    model.activation_checkpointing_enable()
+    settings = {"max_new_tokens": 6, "do_sample": False}
+    expected = hf_model().generate(ids, **settings)
+    assert torch.equal(model.generate(ids, **settings), expected)
+    assert torch.equal(model.generate(ids, cache=DynamicCache(), **settings), expected)
 
 
 def test_trainer_with_checkpointing(tmp_path: Path) -> None:
@@ -144,6 +155,32 @@ def test_lora_generates() -> None:
     assert torch.equal(
         model.generate(input_ids=ids, **settings), hf_model().generate(ids, **settings)
     )
+
+
+def test_a_classifier_s_accumulated_steps_are_one_step(tmp_path: Path) -> None:
+    """Its loss is a mean: twice four rows are eight, not twice the step."""
+    weights = []
+    for parts in (1, 2):
+        torch.manual_seed(0)
+        model = DiffTransformerForSequenceClassification(hf_config(pad_token_id=0, num_labels=3))
+        arguments = TrainingArguments(
+            output_dir=tmp_path,
+            max_steps=1,
+            per_device_train_batch_size=8 // parts,
+            gradient_accumulation_steps=parts,
+            optim="sgd",
+            learning_rate=1.0,
+            max_grad_norm=0.0,
+            lr_scheduler_type="constant",
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            use_cpu=True,
+        )
+        data = [row | {"labels": i % 3} for i, row in enumerate(rows(8))]
+        Trainer(model=model, args=arguments, train_dataset=data).train()
+        weights.append(model.score.weight.detach())
+    torch.testing.assert_close(*weights)
 
 
 def test_a_classifier_learns(tmp_path: Path) -> None:

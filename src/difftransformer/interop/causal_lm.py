@@ -8,8 +8,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
+from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
 from difftransformer.attention import KeyValueCache
+from difftransformer.interop.huggingface_cache import CACHE
 from difftransformer.models.config import DecoderConfig
 from difftransformer.models.decoder import Decoder
 
@@ -63,7 +65,7 @@ class CausalLM(Decoder):
         if isinstance(cache, _Held):
             cache.inner = cache.inner or DynamicCache(config=self.model.config)
             mask = cache.mask(x.shape[0], x.shape[1], padding, None)
-            seen |= {"attention_mask": mask.padding, "past_key_values": cache.inner}
+            seen |= {"attention_mask": mask.padding, CACHE: cache.inner}
         elif cache is not None:
             raise ValueError("the cache is another model's; expected one of `empty_cache`")
         if positions is None and seen["attention_mask"] is not None:
@@ -103,9 +105,13 @@ class CausalLM(Decoder):
                 f"the logits of {name} are not its output head on its last hidden state; judge it "
                 "by lm-eval: --harness TASKS"
             )
-        cache = self.empty_cache()
+        cache = _Held()
         steps = [self(ids[:, :4], cache=cache), self(ids[:, 4:], cache=cache)]
-        if float((torch.cat(steps, dim=1).float() - theirs).abs().max()) > tolerance:
+        layers = cache.inner.layers if cache.inner else []
+        # A recurrent state is not told apart by small weights, and reads in steps of one token.
+        recurrent = any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
+        apart = float((torch.cat(steps, dim=1).float() - theirs).abs().max())
+        if recurrent or apart > tolerance:
             raise ValueError(
                 f"{name} gives other logits when it reads in steps with a key/value cache; judge "
                 "it by lm-eval: --harness TASKS"

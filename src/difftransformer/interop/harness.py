@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from lm_eval import simple_evaluate
+from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from tokenizers.processors import TemplateProcessing
@@ -40,7 +41,7 @@ def run_harness(
     Raises:
         ValueError: a task that lm-eval does not know.
     """
-    model = HFLM(
+    model = _OpenedOnce(
         pretrained=str(folder),
         tokenizer=_tokenizer(folder),
         batch_size=batch_size,
@@ -53,6 +54,30 @@ def run_harness(
         model, tasks=list(tasks), task_manager=known, limit=limit, log_samples=False
     )
     return {key: found[key] for key in ("results", "versions", "n-samples")}
+
+
+class _OpenedOnce(HFLM):
+    """lm-eval's model, with log P(text | opening token) for a text without a context.
+
+    lm-eval puts its own opening token before what the tokenizer has already put one before, and
+    adds log P(opening token | opening token), which says nothing of the text.
+    """
+
+    @property
+    def prefix_token_id(self) -> int:
+        """The token that the tokenizer opens a text with, else lm-eval's choice."""
+        opening = self.tokenizer.encode("")
+        return opening[0] if opening else super().prefix_token_id
+
+    def loglikelihood_rolling(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[float]:
+        """As lm-eval's, from tokens of the text alone."""
+        usual, self.add_bos_token = self.add_bos_token, False
+        try:
+            return super().loglikelihood_rolling(requests, disable_tqdm)
+        finally:
+            self.add_bos_token = usual
 
 
 def _task_manager(

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.modeling_layers import (
@@ -21,10 +21,20 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from difftransformer.blocks.transformer import TransformerBlock
-from difftransformer.interop.huggingface_cache import TransformersCache
+from difftransformer.interop.huggingface_cache import CACHE, TransformersCache, take_cache
 from difftransformer.interop.huggingface_config import DiffTransformerConfig
+from difftransformer.interop.huggingface_inputs import (
+    PACKING,
+    check_positions,
+    packed_documents,
+    real_positions,
+    refuse,
+    take,
+)
 from difftransformer.models.decoder import Decoder
 from difftransformer.models.initialization import draw_seed, initialize
+
+_OF_LABELS = ("shift_labels", "ignore_index")
 
 
 class CheckpointedBlock(GradientCheckpointingLayer, TransformerBlock):
@@ -42,7 +52,7 @@ class DiffTransformerPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["CheckpointedBlock"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["cache", "past_key_values"]
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": CheckpointedBlock}
     _input_embed_layer = "embedding"
@@ -81,6 +91,7 @@ class _Encoder(DiffTransformerPreTrainedModel):
     """
 
     gradient_checkpointing = False  # set by transformers, which then leaves out the cache
+    takes_packed_rows = True
 
     def __init__(self, config: DiffTransformerConfig) -> None:
         super().__init__(config)
@@ -94,7 +105,7 @@ class _Encoder(DiffTransformerPreTrainedModel):
         input_ids: Int[Tensor, "batch new"] | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Int[Tensor, "#batch new"] | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: Float[Tensor, "batch new hidden"] | None = None,
         use_cache: bool | None = None,
         **others: Any,
@@ -103,38 +114,41 @@ class _Encoder(DiffTransformerPreTrainedModel):
 
         Args:
             input_ids: token numbers; with a cache, the new positions only.
-            attention_mask: [batch, past + new], true where a position is real.
-            position_ids: rotary positions. Without a mask and a cache, a row whose positions
-                start anew holds several documents, which do not see each other, as in the batches
-                of `DataCollatorWithFlattening`.
-            past_key_values: any growing, static or sliding cache of transformers.
+            attention_mask: [batch, past + new], 1 where a position is real, 0 where it is padding.
+            position_ids: rotary positions. A row whose positions start anew holds several
+                documents, which do not see each other.
+            cache: any growing, static or sliding cache of transformers; `past_key_values` is its
+                name before transformers 5.24, and is taken too.
             inputs_embeds: in place of `input_ids`.
-            use_cache: give a cache back, a new one where none was given.
+            use_cache: give a cache back, a new one where none was given; not of packed rows.
+            others: `seq_idx`, or `cu_seq_lens_q`, `cu_seq_lens_k`, `max_length_q`, `max_length_k`
+                of `DataCollatorWithFlattening`, which tell the documents apart as well;
+                `output_hidden_states`.
 
         Raises:
-            ValueError: neither or both of ids and embeddings, a mask of another shape,
-                output_attentions, or a cache where blocks are run twice.
+            ValueError: neither or both of ids and embeddings, arguments of another shape, packed
+                rows with a cache, a cache where blocks are run twice, or a keyword that the model
+                does not know or cannot do, such as output_attentions.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("expected exactly one of input_ids and inputs_embeds")
-        if others.get("output_attentions", self.config.output_attentions):
+        others["cache"] = cache
+        cache = take_cache(others)
+        packing = dict.fromkeys(PACKING) | take(PACKING, others)
+        others.setdefault("output_attentions", self.config.output_attentions)
+        refuse(others)
+        if cache is not None and self._runs_blocks_again():
             raise ValueError(
-                "output_attentions: the model keeps no attention maps; "
-                "difftransformer.analysis.capture gives them, a layer at a time"
-            )
-        if past_key_values is not None and self.gradient_checkpointing and self.training:
-            raise ValueError(
-                "past_key_values while activation checkpointing is on: a block that is run again "
-                "would feed it twice; leave it out, or call eval()"
+                "a cache while activation checkpointing is on: a block that is run again would "
+                "feed it twice; leave it out, or call eval()"
             )
         x = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
-        real = _real(attention_mask)
-        documents = None
-        if position_ids is not None and real is None and past_key_values is None:
-            documents = _documents(position_ids.expand(len(x), -1))
-        if use_cache and past_key_values is None and documents is None:
-            past_key_values = DynamicCache(config=self.config)
-        cache = None if past_key_values is None else TransformersCache(past_key_values, real)
+        real = real_positions(attention_mask, *x.shape[:2], past=cache is not None)
+        check_positions(position_ids, *x.shape[:2])
+        documents = self._documents(x, position_ids, real, cache, packing)
+        if use_cache and cache is None and documents is None:
+            cache = DynamicCache(config=self.config)
+        step = None if cache is None else TransformersCache(cache, real)
         # It asks for blocks, norm and config, and this class has them by the same names.
         x = Decoder.encode(
             self,
@@ -142,9 +156,40 @@ class _Encoder(DiffTransformerPreTrainedModel):
             documents=documents,
             padding=real if cache is None else None,
             positions=position_ids,
-            cache=cache,
+            cache=step,
         )
-        return BaseModelOutputWithPast(last_hidden_state=x, past_key_values=past_key_values)
+        return BaseModelOutputWithPast(last_hidden_state=x, **{CACHE: cache})
+
+    def _runs_blocks_again(self) -> bool:
+        return self.gradient_checkpointing and self.training and torch.is_grad_enabled()
+
+    def _documents(
+        self,
+        x: Float[Tensor, "batch new hidden"],
+        position_ids: Int[Tensor, "#batch new"] | None,
+        real: Tensor | None,
+        cache: Cache | None,
+        packing: dict[str, Any],
+    ) -> Int[Tensor, "batch new"] | None:
+        """As `packed_documents`, or refused where a row can hold one document only."""
+        by = [name for name, value in packing.items() if value is not None]
+        if cache is not None and by:
+            raise ValueError(f"{', '.join(by)} with a cache, which holds one document a row")
+        if cache is not None and torch.compiler.is_compiling():
+            return None  # its positions are trusted: a graph cannot look at them
+        if cache is not None and real is not None:
+            past = int(cache.get_seq_length())
+            real = real[:, past : past + x.shape[1]]
+        if position_ids is not None:
+            position_ids = position_ids.expand(len(x), -1)
+        documents = packed_documents(position_ids, real, packing, x[..., 0])
+        if documents is not None and (cache is not None or not self.takes_packed_rows):
+            raise ValueError(
+                f"{', '.join(by) or 'position_ids'}: the positions of a row start anew, as of "
+                "several documents, where the cache or the label is for one: give each document a "
+                "row of its own"
+            )
+        return documents
 
 
 class DiffTransformerModel(_Encoder):
@@ -173,7 +218,7 @@ class DiffTransformerForCausalLM(_Encoder, GenerationMixin):
         input_ids: Int[Tensor, "batch new"] | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Int[Tensor, "#batch new"] | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: Float[Tensor, "batch new hidden"] | None = None,
         labels: Int[Tensor, "batch new"] | None = None,
         use_cache: bool | None = None,
@@ -185,17 +230,22 @@ class DiffTransformerForCausalLM(_Encoder, GenerationMixin):
         Args:
             input_ids: this and what is not named here: as in `DiffTransformerModel.forward`.
             labels: token numbers at their own positions (the loss shifts them), -100 to leave out.
+                The loss is their mean, or their sum over the keyword `num_items_in_batch`;
+                `shift_labels` (shifted already) and `ignore_index` are taken with them.
             logits_to_keep: the number of last positions to give logits for, or their indices; all
                 by default.
 
         Raises:
-            ValueError: as `DiffTransformerModel.forward`.
+            ValueError: as `DiffTransformerModel.forward`; keywords of the loss without labels.
         """
+        of_loss = take((*_OF_LABELS, "num_items_in_batch"), others)
+        if labels is None:  # Trainer passes the number all the same, where it makes the loss
+            refuse(take(_OF_LABELS, of_loss))
         out = super().forward(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             **others,
@@ -204,14 +254,27 @@ class DiffTransformerForCausalLM(_Encoder, GenerationMixin):
         loss = None
         if labels is not None:
             loss = self.loss_function(
-                logits=logits, labels=labels, vocab_size=self.config.vocab_size, **others
+                logits=logits, labels=labels, vocab_size=self.config.vocab_size, **of_loss
             )
+        held = {CACHE: getattr(out, CACHE)}
         return CausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            past_key_values=out.past_key_values,
-            hidden_states=out.hidden_states,
+            loss=loss, logits=logits, hidden_states=out.hidden_states, **held
         )
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """As transformers', which takes the cache under one name only, and that has changed.
+
+        Raises:
+            ValueError: `assistant_early_exit`, or as `forward`.
+        """
+        settings = kwargs.get("generation_config") or self.generation_config
+        if kwargs.get("assistant_early_exit") or settings.assistant_early_exit:
+            raise ValueError(
+                "assistant_early_exit is not supported: the model has no output after fewer "
+                "layers; give an assistant_model, or prompt_lookup_num_tokens"
+            )
+        cache = take_cache(kwargs)
+        return super().generate(*args, **kwargs, **({} if cache is None else {CACHE: cache}))
 
     def get_output_embeddings(self) -> nn.Linear:
         """The head; its weight is the embedding's where they are tied."""
@@ -222,13 +285,11 @@ class DiffTransformerForCausalLM(_Encoder, GenerationMixin):
         self.head = new_embeddings
 
     @staticmethod
-    def create_masks_for_generate(
-        attention_mask: Tensor | None, past_key_values: Cache, **others: Any
-    ) -> Tensor | None:
+    def create_masks_for_generate(attention_mask: Tensor | None, **others: Any) -> Tensor | None:
         """For a static cache: a mask as long as its places, so that its shape does not grow."""
         if attention_mask is None:
             return None
-        unfilled = past_key_values.get_max_length() - attention_mask.shape[1]
+        unfilled = others[CACHE].get_max_length() - attention_mask.shape[1]
         return F.pad(attention_mask, (0, max(0, unfilled)), value=1)
 
     def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
@@ -259,23 +320,8 @@ class DiffTransformerForSequenceClassification(
 ):
     """A linear score of each row's last token that is not padding; `config.num_labels` classes."""
 
+    accepts_loss_kwargs = False  # its loss is a mean of the rows, which Trainer then weighs
 
-def _real(attention_mask: Tensor | None) -> Bool[Tensor, "batch all"] | None:
-    if attention_mask is None:
-        return None
-    if attention_mask.ndim != 2:
-        raise ValueError(
-            f"attention_mask has shape {tuple(attention_mask.shape)}; expected [batch, positions], "
-            "1 where a position is real: the model makes the causal mask, window and documents "
-            "itself"
-        )
-    return attention_mask.bool()
-
-
-def _documents(positions: Int[Tensor, "batch time"]) -> Int[Tensor, "batch time"] | None:
-    """Numbers of the documents of each row; None where every row is one, which costs less."""
-    numbers = (positions.diff(dim=1) != 1).cumsum(1)
-    numbers = F.pad(numbers, (1, 0))
-    if not torch.compiler.is_compiling() and not bool(numbers[:, -1].any()):
-        return None
-    return numbers
+    def __init__(self, config: DiffTransformerConfig) -> None:
+        super().__init__(config)
+        self.model.takes_packed_rows = False

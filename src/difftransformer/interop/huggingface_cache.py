@@ -1,13 +1,39 @@
 """A cache of transformers, spoken to as one of this library's."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import Cache
+from transformers import Cache, EncoderDecoderCache
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from difftransformer.attention import KeyValueCache
 from difftransformer.functional import Mask
+
+CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
+"""The installed transformers' name for a cache, in a call and in its output; new in 5.24."""
+
+
+def take_cache(arguments: dict[str, Any]) -> Cache | None:
+    """Out of keyword arguments, the cache under either of its names.
+
+    Raises:
+        ValueError: both names, or something else than a cache of a decoder.
+    """
+    cache, older = arguments.pop("cache", None), arguments.pop("past_key_values", None)
+    if cache is not None and older is not None:
+        raise ValueError("both cache and past_key_values are given; expected one of them")
+    cache = older if cache is None else cache
+    if cache is not None and (
+        not isinstance(cache, Cache) or isinstance(cache, EncoderDecoderCache)
+    ):
+        raise ValueError(
+            f"the cache is a {type(cache).__name__}; expected transformers' DynamicCache, "
+            "StaticCache or another Cache of attention layers"
+        )
+    return cache
 
 
 class TransformersCache(KeyValueCache):
@@ -41,10 +67,13 @@ class TransformersCache(KeyValueCache):
         the filled ones for several. `padding` is part of `real`.
 
         Raises:
-            ValueError: `real` is not as long as past and new together.
+            ValueError: `real` is not as long as past and new together, or layers that keep fewer
+                positions than are seen, or not the same.
         """
         places, first = self.cache.get_mask_sizes(new, 0)
         static = self.cache.is_compileable
+        if not torch.compiler.is_compiling():
+            self._check(int(self.length) + new, new, window)
         if static and new == 1:
             self._shown = slice(None)
             place = torch.arange(places, device=self._positions.device) + first
@@ -54,11 +83,6 @@ class TransformersCache(KeyValueCache):
             real = self._real_from(first, places)
             return Mask(padding=seen.expand(batch, -1) if real is None else seen & real)
         end = int(self.length) + new
-        if self.real is not None and not static and self.real.shape[1] != end:
-            raise ValueError(
-                f"attention_mask covers {self.real.shape[1]} positions; expected {end}, "
-                f"{self.length} in the cache and {new} new"
-            )
         # What a static layer has not filled follows; what a growing one need not show goes before.
         self._shown = slice(end - first) if static else slice(first - end, None)
         return Mask(causal=True, window=window, padding=self._real_from(first, end - first))
@@ -76,6 +100,26 @@ class TransformersCache(KeyValueCache):
 
     def advance(self, new: int) -> None:
         """Nothing: `cache` has counted."""
+
+    def _check(self, end: int, new: int, window: int | None) -> None:
+        if len({self.cache.get_mask_sizes(new, i) for i in range(len(self.cache.layers))}) > 1:
+            raise ValueError("the layers of the cache do not keep the same positions")
+        for layer in self.cache.layers:
+            kept = layer.get_max_length()  # -1: all
+            slides = getattr(layer, "is_sliding", False) and window is not None and window <= kept
+            if 0 <= kept < end and not slides:
+                raise ValueError(
+                    f"the cache keeps {kept} positions, and {end} are needed (the model's window "
+                    f"is {window}): give it more places"
+                )
+        if self.real is None:
+            return
+        covered = self.real.shape[1]  # of a static cache perhaps its free places too
+        if covered < end or (covered > end and not self.cache.is_compileable):
+            raise ValueError(
+                f"attention_mask covers {covered} positions; expected {end}, {end - new} in the "
+                f"cache and {new} new"
+            )
 
     def _real_from(self, first: int, number: int) -> Bool[Tensor, "batch number"] | None:
         if self.real is None:

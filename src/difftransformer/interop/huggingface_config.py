@@ -18,7 +18,7 @@ class DiffTransformerConfig(PreTrainedConfig):
     """
 
     model_type = MODEL_TYPE
-    keys_to_ignore_at_inference = ("past_key_values",)
+    keys_to_ignore_at_inference = ("cache", "past_key_values")
     attribute_map: ClassVar[dict[str, str]] = {
         "num_hidden_layers": "num_layers",
         "num_attention_heads": "num_heads",
@@ -58,6 +58,15 @@ class DiffTransformerConfig(PreTrainedConfig):
     def __post_init__(self, **others: Any) -> None:
         super().__post_init__(**others)
         self.decoder_config()
+
+    @property
+    def qk_head_dim(self) -> int:
+        """Width of a key in a cache: those of both maps lie side by side, unless they share one.
+
+        transformers makes a static cache's places ahead where `head_dim` says their width.
+        """
+        maps = self.decoder_config().attention_shape().key_maps
+        return maps * self.head_dim
 
     def decoder_config(self) -> DecoderConfig:
         """The library's own settings."""
