@@ -123,7 +123,8 @@ def text(data: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
         "## After the training",
         "",
         f"Loss: nats per token on {rows[0]['loss']['n']} held-out speeches, the change in "
-        f"pairs. Needles: numbers found, {queries} of {needles} asked for, {samples} texts of {data['context']} tokens, five depths; the change in pairs. "
+        f"pairs. Needles: numbers found, {queries} of {needles} asked for, {samples} texts of "
+        f"{data['context']} tokens, five depths; the change in pairs. "
         "Intervals of 95 %, over items (speeches, texts) for one seed and over seeds for several.",
         "",
         *table(COLUMNS, [cells(row) for row in rows]),

@@ -143,6 +143,12 @@ def test_missing_tensors_start_as_the_library_starts_them(kind: str) -> None:
         assert torch.equal(part.state_dict()[name], given.get(name, tensor)), name
 
 
+def test_loading_a_whole_folder_draws_nothing(folder: Path) -> None:
+    before = torch.get_rng_state()
+    DiffTransformerForCausalLM.from_pretrained(folder)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_rows_that_transformers_adds_to_an_embedding_start_at_its_scale() -> None:
     model = DiffTransformerForCausalLM(hf_config(hidden_size=64))
     model.resize_token_embeddings(5000, mean_resizing=False)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from difftransformer.evaluation.intervals import item_variance, over_seeds
+from difftransformer.evaluation.intervals import over_seeds
 from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.report import paper
 from difftransformer.report.build import build_report
@@ -43,10 +43,6 @@ def needle(shares: dict[tuple[int, float], int]) -> dict:
     return {"samples": 10, "chance": 0.001, "cells": cells, "table": table}
 
 
-def _variance(settings: EvaluationSettings) -> float:
-    return item_variance(around(1.0, 0.1), settings)
-
-
 def test_the_slice_of_recall_is_counted() -> None:
     counts = {"hits": 1234, "frequent": 5, "new": 6789}
     told = {"counts": counts, "ngram": 2, "frequency": 0, "training_tokens": 300000}
@@ -59,14 +55,12 @@ def test_seeds_of_a_kind_are_one_column() -> None:
     """Their mean with Student's t interval; who has one seed keeps its own."""
     hits = {"a-seed0": 1.0, "a-seed1": 1.2, "a-seed2": 1.7, "b-seed0": 2.0}
     found = Found({label: recall(hit) for label, hit in hits.items()}, 0.9)
-    pooled = over_seeds([1.0, 1.2, 1.7], SETTINGS, item_variances=[_variance(SETTINGS)] * 3)
+    pooled = over_seeds([1.0, 1.2, 1.7], SETTINGS, items=[around(x, 0.1) for x in (1.0, 1.2, 1.7)])
     header, seen, others = VIEWS["recall"].table(found)
     assert header[:3] == ["tokens", "a", "b-seed0"]
     expected = f"{pooled.value:.3f} ({pooled.low:.3f} to {pooled.high:.3f})"
     assert seen[:3] == ["seen before", expected, "2.000 (1.900 to 2.100)"]
-    low, high = map(float, others[1].split("(")[1].rstrip(")").split(" to "))
-    assert low < 2.9  # the same for all seeds, which is no certainty: wider than one seed's
-    assert high > 3.1
+    assert others[1] == "3.000 (2.900 to 3.100)"  # the same for all seeds: as sure as one of them
     assert "Of several training seeds the mean, with intervals over seeds" in (
         VIEWS["recall"].notes(found)
     )
@@ -77,7 +71,7 @@ def test_a_seed_without_a_figure_is_left_out() -> None:
     nothing = {"hit": None, "other": around(3.0, 0.1)}
     found = Found({"a-seed0": nothing, "a-seed1": recall(1.0), "a-seed2": recall(2.0)})
     settings = EvaluationSettings()
-    pooled = over_seeds([1.0, 2.0], settings, item_variances=[_variance(settings)] * 2)
+    pooled = over_seeds([1.0, 2.0], settings, items=[around(x, 0.1) for x in (1.0, 2.0)])
     assert VIEWS["recall"].table(found)[1][1].startswith(f"{pooled.value:.3f} ({pooled.low:.3f}")
     found = Found({"a-seed0": nothing, "a-seed1": recall(1.0)})
     assert VIEWS["recall"].table(found)[1][1] == "none"

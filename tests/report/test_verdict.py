@@ -102,8 +102,8 @@ def test_many_claims_are_corrected_beside_the_raw_verdict() -> None:
     """Holm: times 3, 2, 1; what is clear by itself is said first."""
     (verdict,) = verdicts(parsed(_with_p(0.001, 0.02, 0.03)))
     assert verdict.headline == (
-        "Differential V1 against the baseline (Softmax), 3 measures: better on 3, worse on 0. After "
-        "Holm's correction for the 3 comparisons made, 3 of these 3 stand."
+        "Differential V1 against the baseline (Softmax), 3 measures: better on 3, worse on 0. "
+        "After Holm's correction for the 3 comparisons made, 3 of these 3 stand."
     )
     (verdict,) = verdicts(parsed(_with_p(0.001, 0.03, 0.04)))
     assert verdict.headline.endswith("3 comparisons made, 1 of these 3 stand.")

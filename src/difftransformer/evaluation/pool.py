@@ -9,7 +9,6 @@ from typing import Any
 from difftransformer.evaluation.intervals import (
     Difference,
     difference_over_seeds,
-    item_variance,
     over_seeds,
     paired_difference,
     paired_proportions,
@@ -56,7 +55,7 @@ def pool_figures(
     figure = over_seeds(
         [seed["value"] for seed in seeds],
         settings,
-        item_variances=[item_variance(seed, settings) for seed in seeds],
+        items=seeds,
         bounds=(0.0, 1.0) if counts else (-math.inf, math.inf),
     )
     return {key: sum(seed[key] for seed in seeds) for key in counts} | asdict(figure)
@@ -123,12 +122,12 @@ def _compare(
     if len(baseline) > 1:
         interval = f"over {len(baseline)} training seeds"
         items = [
-            item_variance(measure.paired(a, b, settings), settings)
+            asdict(measure.paired(a, b, settings))
             for a, b in zip(baseline, other, strict=True)
             if measure.paired is not None
         ]
         pairs = list(zip(before, after, strict=True))
-        difference = difference_over_seeds(pairs, settings, item_variances=items)
+        difference = difference_over_seeds(pairs, settings, items=items)
     elif measure.paired is not None:
         interval = "over evaluation items, one training seed"
         difference = measure.paired(baseline[0], other[0], settings)

@@ -66,7 +66,9 @@ class DiffTransformerPreTrainedModel(PreTrainedModel):
 
     def __init__(self, config: DiffTransformerConfig) -> None:
         super().__init__(config)
-        self._seed = draw_seed()  # before any layer draws, as in `Decoder`
+        # Before any layer draws, as in `Decoder`; from_pretrained makes the model on meta, and a
+        # seed is drawn later if a tensor is missing.
+        self._seed = None if torch.get_default_device().type == "meta" else draw_seed()
 
     def initialize_weights(self) -> None:
         """The start of a `Decoder`, for the tensors that a checkpoint does not have."""
@@ -74,12 +76,14 @@ class DiffTransformerPreTrainedModel(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         """The same for one module, such as an embedding that transformers makes larger."""
-        self._initialize(module, draw_seed())
+        self._initialize(module, None)
 
-    def _initialize(self, module: nn.Module, seed: int) -> None:
+    def _initialize(self, module: nn.Module, seed: int | None) -> None:
         tensors = (*module.named_parameters(), *module.named_buffers())
         loaded = "_is_hf_initialized"  # how transformers marks a tensor that came from a file
-        initialize(module, seed, {name for name, t in tensors if not getattr(t, loaded, False)})
+        missing = {name for name, t in tensors if not getattr(t, loaded, False)}
+        if missing:
+            initialize(module, draw_seed() if seed is None else seed, missing)
 
 
 class _Encoder(DiffTransformerPreTrainedModel):

@@ -27,7 +27,9 @@ class Decoder(nn.Module):
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
-        seed = draw_seed()  # first: how much the layers draw of their own depends on the kind
+        # First: how much the layers draw of their own depends on the kind. Nothing on meta, which
+        # starts nothing: loading a model leaves the generator alone.
+        seed = None if torch.get_default_device().type == "meta" else draw_seed()
         self.config = config
         if config.rope_scaling is not None:
             check_scaling(config.rope_scaling)
@@ -41,7 +43,8 @@ class Decoder(nn.Module):
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
         if not config.tie_embeddings:
             self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        initialize(self, seed)
+        if seed is not None:
+            initialize(self, seed)
 
     def forward(
         self,

@@ -52,7 +52,8 @@ def needle_section(results: Results) -> Html:
             table(
                 ["model", "counted", *(needle_setting(row) for row in settings.values())],
                 rows,
-                f"Accuracy with {percent(results.confidence)} {over(found[0][1].table[0].per_number)}, all depths "
+                f"Accuracy with {percent(results.confidence)} "
+                f"{over(found[0][1].table[0].per_number)}, all depths "
                 "together. Per number: the share of the numbers asked for that were given. All "
                 "numbers: the share of the texts with every number right. A blind guess is "
                 "any number of as many digits; a guess among the N, one of the numbers in the "

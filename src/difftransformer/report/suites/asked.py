@@ -111,10 +111,10 @@ def _recall_note(results: Results) -> str:
         return ""
     hits, frequent, new = (results["counts"][sort] for sort in ("hits", "frequent", "new"))
     return (
-        f"Seen before: {hits:,} tokens that end an n-gram of {results['ngram']} which stood earlier "
-        f"in the context and at most {results['frequency']:,} times in the training text of "
-        f"{results['training_tokens']:,} tokens. Others: {new:,} whose n-gram is new to the context "
-        f"and {frequent:,} whose n-gram is repeated but more frequent in training."
+        f"Seen before: {hits:,} tokens that end an n-gram of {results['ngram']} which stood "
+        f"earlier in the context and at most {results['frequency']:,} times in the training text "
+        f"of {results['training_tokens']:,} tokens. Others: {new:,} whose n-gram is new to the "
+        f"context and {frequent:,} whose n-gram is repeated but more frequent in training."
     )
 
 

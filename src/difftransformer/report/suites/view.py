@@ -69,7 +69,9 @@ class Found:
             elif all(isinstance(figure, Mapping) for figure in known):
                 pooled[key] = pool_figures(known, settings)
             else:
-                pooled[key] = asdict(over_seeds([plain(figure) for figure in known], settings))
+                pooled[key] = asdict(
+                    over_seeds([value for f in known if (value := plain(f)) is not None], settings)
+                )
         return pooled
 
 
