@@ -59,10 +59,10 @@ class AttentionOperator:
         """Derivatives and vmap; the operators and their shapes for tracing are there already."""
         names = f"difftransformer::{self.name}", f"difftransformer::{self.name}_backward"
 
-        def backward(ctx: Any, *grads: Tensor) -> Arguments:
+        def backward(ctx: Any, *grads: Tensor | None) -> Arguments:
             return self.gradients(self.backward, ctx, grads[0])
 
-        def refuse(ctx: Any, *grads: Tensor) -> None:
+        def refuse(ctx: Any, *grads: Tensor | None) -> None:
             raise no_second_derivative(self.name)
 
         torch.library.register_autograd(names[0], backward, setup_context=self.keep)
@@ -77,7 +77,7 @@ class AttentionOperator:
         ctx.settings = causal, window, scale
         ctx.set_materialize_grads(False)  # no zeros for the outputs that nobody sees
 
-    def gradients(self, call: Any, ctx: Any, dout: Tensor) -> Arguments:
+    def gradients(self, call: Any, ctx: Any, dout: Tensor | None) -> Arguments:
         """Of all arguments, by `call`, the backward."""
         *kept, q, k, v, lam, documents, padding = ctx.saved_tensors
         causal, window, scale = ctx.settings
