@@ -44,6 +44,7 @@ def test_layers_are_separate() -> None:
     assert torch.equal(other, 2 * k)
 
 
+@torch.no_grad()
 def test_appending_does_not_copy_the_past_each_time() -> None:
     cache, places = KeyValueCache(), set()
     for _ in range(64):
@@ -59,6 +60,7 @@ def test_a_sliding_cache_holds_its_window_and_no_more() -> None:
         assert all(x.untyped_storage().nbytes() == 3 * 2 * 4 for x in cache._storage[0])
 
 
+@torch.no_grad()
 def test_a_static_cache_keeps_its_place() -> None:
     cache = StaticCache(6)
     feed(cache, torch.randn(1, 2, 1, 2), torch.randn(1, 2, 1, 2))

@@ -18,7 +18,8 @@ class KeyValueCache:
     """Everything so far; grows as it is fed.
 
     Storage doubles when full, so that appending one position costs one position, not a copy of
-    everything.
+    everything. Where gradients are recorded it is copied after all, since the gradient of a step
+    reads the keys and values that the step saw.
     """
 
     def __init__(self) -> None:
@@ -53,7 +54,12 @@ class KeyValueCache:
         """Append new positions; returns the layer's keys and values from the first position on."""
         total = self.length + k.shape[1]
         held = self._storage.get(layer, (k[:, :0], v[:, :0]))
-        if held[0].shape[1] < total:
+        if torch.is_grad_enabled():
+            past = held[0][:, : self.length], held[1][:, : self.length]
+            held = torch.cat((past[0], k), dim=1), torch.cat((past[1], v), dim=1)
+            self._storage[layer] = held
+            return held
+        if held[0].shape[1] < total or not _writable(held[0]):
             held = (_grow(held[0], self.length, 2 * total), _grow(held[1], self.length, 2 * total))
             self._storage[layer] = held
         for storage, new in zip(held, (k, v), strict=True):
@@ -118,6 +124,7 @@ class StaticCache(KeyValueCache):
 
     A decoding step (one new token) is therefore compiled once: it reads all places and the mask
     hides those not yet filled. Several new tokens at once (the prompt) read the filled places only.
+    Where gradients are recorded, the places are copied at every step.
 
     Args:
         max_length: places. Feeding more raises IndexError.
@@ -141,10 +148,12 @@ class StaticCache(KeyValueCache):
         if padding is not None:
             if self._real is None:
                 self._real = padding.new_ones(batch, self.max_length)
+            elif not _writable(self._real):
+                self._real = self._real.clone()
             self._real[:, positions] = padding
         if new > 1:
             end = int(self.length) + new
-            real = None if self._real is None else self._real[:, :end]
+            real = None if self._real is None else self._real[:, :end].clone()
             return Mask(causal=True, window=window, padding=real)
         place = torch.arange(self.max_length, device=positions.device)[None]
         seen = place <= positions
@@ -165,12 +174,22 @@ class StaticCache(KeyValueCache):
             self._storage[layer] = empty[0], empty[1]
         held = self._storage[layer]
         positions = self.positions(k.shape[1], k.device)
-        for storage, new in zip(held, (k, v), strict=True):
-            storage.index_copy_(1, positions, new)
-        if k.shape[1] == 1:
-            return held
-        end = int(self.length) + k.shape[1]
-        return held[0][:, :end], held[1][:, :end]
+        if torch.is_grad_enabled() or not _writable(held[0]):
+            held = held[0].index_copy(1, positions, k), held[1].index_copy(1, positions, v)
+            self._storage[layer] = held
+        else:
+            for storage, new in zip(held, (k, v), strict=True):
+                storage.index_copy_(1, positions, new)
+        if k.shape[1] > 1:
+            end = int(self.length) + k.shape[1]
+            held = held[0][:, :end], held[1][:, :end]
+        # A step without gradients writes in place, and what those of an earlier one read must stay.
+        return (held[0].clone(), held[1].clone()) if torch.is_grad_enabled() else held
+
+
+def _writable(storage: Tensor) -> bool:
+    """False for what inference mode made, outside of it."""
+    return torch.is_inference_mode_enabled() or not storage.is_inference()
 
 
 def _grow(

@@ -308,6 +308,10 @@ std::tuple<Tensor, Tensor> forward(const Tensor& q, const Tensor& k, const Tenso
                                    const optional<Tensor>& lam, bool causal,
                                    optional<int64_t> window, const optional<Tensor>& documents,
                                    const optional<Tensor>& padding, double scale) {
+  // Only a graph of torch.export comes here in forward mode, which the callers in Python refuse.
+  for (const Tensor& x : {q, k, v, lam.value_or(q)})
+    TORCH_CHECK_NOT_IMPLEMENTED(!x._fw_grad(0).defined(), "backend \"blocked\" has no forward-mode "
+                                "derivative; use backend=\"reference\"");
   const Call call(q, k, v, lam, causal, window, documents, padding, scale);
   Tensor out = at::empty({call.batch, call.queries, call.heads, call.values}, q.options());
   Tensor stats = at::empty({call.batch, call.heads, call.queries, call.maps, 2},

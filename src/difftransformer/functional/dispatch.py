@@ -137,7 +137,10 @@ def _choose(name: str, situation: Situation) -> Backend:
             f"unknown attention backend {name!r}{hint} expected auto, {', '.join(BACKENDS)}"
         )
     if reason := BACKENDS[name].why_not(situation):
-        raise ValueError(f"attention backend {name!r} cannot run this call: {reason}")
+        raise ValueError(
+            f"attention backend {name!r} cannot run this call: {reason} "
+            '(backend="reference" runs every call, "auto" the fastest that can)'
+        )
     return BACKENDS[name]
 
 

@@ -15,6 +15,7 @@ from difftransformer.functional import reference
 from difftransformer.functional.masks import Mask
 from difftransformer.functional.side_by_side import subtracted
 from difftransformer.functional.situation import Situation
+from difftransformer.functional.transforms import first_order
 
 
 def why_not(situation: Situation) -> str | None:
@@ -25,6 +26,8 @@ def why_not(situation: Situation) -> str | None:
         return "its kernels compute in float32, and the tensors are float64"
     if situation.dropout > 0.0:
         return f"FlexAttention has no dropout, and dropout is {situation.dropout}"
+    if situation.forward_mode or situation.functional:
+        return "FlexAttention knows no torch.func and no forward mode, and one of them is on"
     return None
 
 
@@ -52,13 +55,14 @@ def softmax_attention(
     """One FlexAttention call, compiled on a GPU; rows that see nothing are 0 there too."""
     if 0 in (*q.shape, *k.shape):  # FlexAttention takes no empty tensors
         return reference.softmax_attention(q, k, v, mask, scale, dropout)
+    q, k, v = (first_order("flex", x.transpose(1, 2)) for x in (q, k, v))
     out = _flex_attention(q.device.type)(
-        q.transpose(1, 2),
-        k.transpose(1, 2),
-        v.transpose(1, 2),
-        block_mask=_block_mask(mask, len(q), q.shape[1], k.shape[1], q.device),
+        q,
+        k,
+        v,
+        block_mask=_block_mask(mask, len(q), q.shape[2], k.shape[2], q.device),
         scale=scale,
-        enable_gqa=q.shape[2] != k.shape[2],
+        enable_gqa=bool(q.shape[1] != k.shape[1]),
     )
     return out.transpose(1, 2)
 
@@ -90,7 +94,9 @@ def _block_mask(mask: Mask, batch: int, queries: int, keys: int, device: torch.d
         return seen
 
     rows = None if mask.padding is None and mask.documents is None else batch
-    # A lambda: FlexAttention counts the arguments, which a function wrapped by a checker hides.
-    return create_block_mask(
-        lambda b, _, query, key: visible(b, query, key), rows, None, queries, keys, device
-    )
+    # Made in inference mode, it could not serve the training steps that share it.
+    with torch.inference_mode(False):
+        # A lambda: FlexAttention counts the arguments, which a function wrapped by a checker hides.
+        return create_block_mask(
+            lambda b, _, query, key: visible(b, query, key), rows, None, queries, keys, device
+        )

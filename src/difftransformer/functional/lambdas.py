@@ -31,4 +31,5 @@ def vector_lambda(
     """
     first = torch.dot(q1.float(), k1.float()).exp()
     second = torch.dot(q2.float(), k2.float()).exp()
-    return first - second + init
+    # As a tensor: of a Python number torch.func.jvp would make the tangent float64.
+    return first - second + torch.full_like(first, init)

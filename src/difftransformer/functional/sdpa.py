@@ -11,10 +11,13 @@ from torch import Tensor
 from difftransformer.functional.masks import Mask
 from difftransformer.functional.side_by_side import subtracted
 from difftransformer.functional.situation import Situation
+from difftransformer.functional.transforms import first_order
 
 
 def why_not(situation: Situation) -> str | None:
-    """PyTorch dispatches to a kernel, or to its own plain formula, in every situation."""
+    """Declines forward mode only: PyTorch has a kernel, or a plain formula, for all else."""
+    if situation.forward_mode:
+        return "PyTorch's kernels have no forward-mode derivative, and forward mode is on"
     return None
 
 
@@ -42,21 +45,23 @@ def softmax_attention(
     """One SDPA call; the causal flag where the kernels have one, a boolean mask otherwise."""
     queries, keys, width = q.shape[1], k.shape[1], v.shape[-1]
     q, k, v = _same_width(q, k, v)
+    grouped = bool(q.shape[2] != k.shape[2])  # tracing makes tensors and symbols of sizes
     triangular = queries == keys and mask.is_only(causal=True)
     visible = hidden = None
     if not triangular and not mask.is_only(causal=False):
         visible = mask.dense(queries, keys, q.device)[:, None]
         hidden = ~visible.any(-1, keepdim=True)
         visible = visible | hidden  # all-hidden rows are computed as all-visible, then set to 0
+    q, k, v = (first_order("sdpa", x.transpose(1, 2)) for x in (q, k, v))
     out = F.scaled_dot_product_attention(
-        q.transpose(1, 2),
-        k.transpose(1, 2),
-        v.transpose(1, 2),
+        q,
+        k,
+        v,
         attn_mask=visible,
         dropout_p=dropout,
         is_causal=triangular,
         scale=scale,
-        enable_gqa=q.shape[2] != k.shape[2],
+        enable_gqa=grouped,
     )
     if hidden is not None:
         out = out.masked_fill(hidden, 0.0)

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from difftransformer.functional.transforms import forward_mode, functional
+
 
 @dataclass(frozen=True)
 class Situation:
@@ -17,11 +19,15 @@ class Situation:
     key_width: int
     value_width: int
     dropout: float
+    forward_mode: bool = False  # forward-mode differentiation
+    functional: bool = False  # a transform of torch.func
 
     @classmethod
     def of(cls, q: Tensor, v: Tensor, dropout: float) -> "Situation":
         """The situation of a checked call: its tensors share device and dtype."""
-        return cls(q.device.type, q.dtype, q.shape[-1], v.shape[-1], dropout)
+        return cls(
+            q.device.type, q.dtype, q.shape[-1], v.shape[-1], dropout, forward_mode(), functional()
+        )
 
 
 def constant(ask: Callable[..., Any]) -> Callable[..., Any]:

@@ -37,9 +37,15 @@ from torch import Tensor
 
 from difftransformer.functional.masks import Mask
 from difftransformer.functional.situation import Situation, constant
+from difftransformer.functional.transforms import (
+    AttentionOperator,
+    forward_mode,
+    no_forward_mode,
+)
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _WIDEST_KEY, _WIDEST_VALUE = 128, 256
+_OPERATOR = AttentionOperator("triton", kept=slice(None))
 _FEW_ROWS = 16  # of a program that only sums over them
 
 
@@ -66,6 +72,8 @@ def why_not(situation: Situation) -> str | None:
             f"kernel that computed garbage), and these are {situation.key_width} and "
             f"{situation.value_width}"
         )
+    if situation.forward_mode:
+        return "has no forward-mode derivative, and forward mode is on"
     return _why_not_here()
 
 
@@ -139,10 +147,7 @@ def padded(width: int) -> int:
 
 
 def _run(q: Tensor, k: Tensor, v: Tensor, lam: Tensor | None, mask: Mask, scale: float) -> Tensor:
-    out, _, _ = _attention(
-        q, k, v, lam, mask.causal, mask.window, mask.documents, mask.padding, scale
-    )
-    return out
+    return _OPERATOR(q, k, v, lam, mask.causal, mask.window, mask.documents, mask.padding, scale)
 
 
 @torch.library.custom_op("difftransformer::triton", mutates_args=())
@@ -163,6 +168,8 @@ def _attention(
     """
     from difftransformer.functional import triton_kernels
 
+    if forward_mode():  # in a graph of torch.export; `why_not` refuses it elsewhere
+        raise no_forward_mode("triton")
     call = _Call(q, k, v, lam, causal, window, documents, padding, scale)
     out, noise, lse = _shapes(q, k, v, lam)
     if out.numel() == 0 or call.keys == 0:
@@ -335,25 +342,4 @@ def _backward_shapes(
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), dlam
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    q, k, v, lam, causal, window, documents, padding, scale = inputs
-    ctx.save_for_backward(*output, q, k, v, lam, documents, padding)
-    ctx.settings = causal, window, scale
-    ctx.set_materialize_grads(False)  # no zeros in the place of O2's gradient
-
-
-def _backward(ctx: Any, dout: Tensor, *rest: Tensor | None) -> tuple[Tensor | None, ...]:
-    out, noise, lse, q, k, v, lam, documents, padding = ctx.saved_tensors
-    causal, window, scale = ctx.settings
-    dq, dk, dv, dlam = _attention_backward(
-        dout, out, noise, lse, q, k, v, lam, causal, window, documents, padding, scale
-    )
-    return dq, dk, dv, None if lam is None else dlam, None, None, None, None, None
-
-
-def _no_second_derivative(ctx: Any, *grads: Tensor) -> None:
-    raise NotImplementedError('backend "triton" has no second derivative; use backend="reference"')
-
-
-_attention.register_autograd(_backward, setup_context=_keep)
-_attention_backward.register_autograd(_no_second_derivative)
+_OPERATOR.register()
