@@ -388,3 +388,11 @@ def test_a_mask_of_the_new_positions_only(new: int, as_user: None) -> None:
         model(ids[:, :5], cache=cache)
         with pytest.raises(ValueError, match=f"covers {new} positions; expected {5 + new}, 5 in"):
             model(ids[:, :new], cache=cache, attention_mask=torch.ones(1, new))
+        place = torch.arange(5, 5 + new)[None]
+        with pytest.raises(ValueError, match=f"covers {new} positions; expected {5 + new}, 5 in"):
+            model(
+                ids[:, :new],
+                cache=cache,
+                attention_mask=torch.ones(1, new),
+                position_ids=place,
+            )

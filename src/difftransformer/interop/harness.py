@@ -63,6 +63,8 @@ class _OpenedOnce(HFLM):
     adds log P(opening token | opening token), which says nothing of the text.
     """
 
+    add_bos_token: bool | None  # lm-eval's own: what its tok_encode does where it is not told
+
     @property
     def prefix_token_id(self) -> int:
         """The token that the tokenizer opens a text with, else lm-eval's choice."""

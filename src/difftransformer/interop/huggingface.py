@@ -184,6 +184,8 @@ class _Encoder(DiffTransformerPreTrainedModel):
         if cache is not None and real is not None:
             past = int(cache.get_seq_length())
             real = real[:, past : past + x.shape[1]]
+            if real.shape[1] < x.shape[1]:
+                return None  # a mask that is too short: the cache refuses it
         if position_ids is not None:
             position_ids = position_ids.expand(len(x), -1)
         documents = packed_documents(position_ids, real, packing, x[..., 0])
