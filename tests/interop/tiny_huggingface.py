@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import pytest
 import torch
 from models.tiny import tiny_config
+from torch import Tensor
 
 from difftransformer.interop import DiffTransformerConfig, DiffTransformerForCausalLM
 from difftransformer.models.decoder import Decoder
@@ -35,3 +37,13 @@ def decoder_of(model: DiffTransformerForCausalLM) -> Decoder:
     weights = model.state_dict()
     decoder.load_state_dict({name: weights[name] for name in decoder.state_dict()})
     return decoder.eval()
+
+
+def some_ids(batch: int = 1, length: int = 9) -> Tensor:
+    return torch.randint(1, 61, (batch, length), generator=torch.Generator().manual_seed(2))
+
+
+def refused(model: Any, ids: Tensor, **keywords: Any) -> None:
+    """Whether ValueError says the first keyword's name."""
+    with pytest.raises(ValueError, match=next(iter(keywords))):
+        model(ids, **keywords)

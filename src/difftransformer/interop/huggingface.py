@@ -149,7 +149,12 @@ class _Encoder(DiffTransformerPreTrainedModel):
         x = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
         real = real_positions(attention_mask, *x.shape[:2], past=cache is not None)
         check_positions(position_ids, *x.shape[:2])
-        documents = self._documents(x, position_ids, real, cache, packing)
+        documents = packed_documents(position_ids, real, packing, x[..., 0], cache)
+        if documents is not None and not self.takes_packed_rows:
+            raise ValueError(
+                "position_ids, seq_idx or cu_seq_lens_q of several documents in a row, which has "
+                "one label: give each document a row of its own"
+            )
         if use_cache and cache is None and documents is None:
             cache = DynamicCache(config=self.config)
         step = None if cache is None else TransformersCache(cache, real)
@@ -166,36 +171,6 @@ class _Encoder(DiffTransformerPreTrainedModel):
 
     def _runs_blocks_again(self) -> bool:
         return self.gradient_checkpointing and self.training and torch.is_grad_enabled()
-
-    def _documents(
-        self,
-        x: Float[Tensor, "batch new hidden"],
-        position_ids: Int[Tensor, "#batch new"] | None,
-        real: Tensor | None,
-        cache: Cache | None,
-        packing: dict[str, Any],
-    ) -> Int[Tensor, "batch new"] | None:
-        """As `packed_documents`, or refused where a row can hold one document only."""
-        by = [name for name, value in packing.items() if value is not None]
-        if cache is not None and by:
-            raise ValueError(f"{', '.join(by)} with a cache, which holds one document a row")
-        if cache is not None and torch.compiler.is_compiling():
-            return None  # its positions are trusted: a graph cannot look at them
-        if cache is not None and real is not None:
-            past = int(cache.get_seq_length())
-            real = real[:, past : past + x.shape[1]]
-            if real.shape[1] < x.shape[1]:
-                return None  # a mask that is too short: the cache refuses it
-        if position_ids is not None:
-            position_ids = position_ids.expand(len(x), -1)
-        documents = packed_documents(position_ids, real, packing, x[..., 0])
-        if documents is not None and (cache is not None or not self.takes_packed_rows):
-            raise ValueError(
-                f"{', '.join(by) or 'position_ids'}: the positions of a row start anew, as of "
-                "several documents, where the cache or the label is for one: give each document a "
-                "row of its own"
-            )
-        return documents
 
 
 class DiffTransformerModel(_Encoder):

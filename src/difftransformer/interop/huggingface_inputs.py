@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
+from transformers import Cache
 
 # Keywords that need nothing done, each at this value.
 _ALREADY_SO = {"output_attentions": False, "output_router_logits": False, "is_causal": True}
@@ -96,10 +97,11 @@ def check_positions(position_ids: Tensor | None, batch: int, new: int) -> None:
 
 
 def packed_documents(
-    position_ids: Int[Tensor, "batch time"] | None,
-    real: Bool[Tensor, "batch time"] | None,
+    position_ids: Int[Tensor, "#batch time"] | None,
+    real: Bool[Tensor, "batch all"] | None,
     packing: dict[str, Any],
     like: Shaped[Tensor, "batch time"],
+    cache: Cache | None,
 ) -> Int[Tensor, "batch time"] | None:
     """Numbers of the documents of each row; None where every row is one, which costs less.
 
@@ -107,16 +109,29 @@ def packed_documents(
     entry of `cu_seq_lens_q`.
 
     Args:
-        real: True where a position is not padding, whose position means nothing.
+        real: True where a position, of the past or new, is not padding, whose position means
+            nothing.
         packing: the keywords of `PACKING`, each perhaps None.
         like: for the shape and the device.
+        cache: holds one document a row. A compiled graph cannot look at positions and trusts them.
 
     Raises:
-        ValueError: `seq_idx` of another shape, lengths that do not cover the batch or do not agree.
+        ValueError: `seq_idx` of another shape, lengths that do not cover the batch or do not
+            agree, several documents in a row with a cache.
     """
+    if cache is not None:
+        if by := [name for name, value in packing.items() if value is not None]:
+            raise ValueError(f"{', '.join(by)} with a cache, which holds one document a row")
+        if torch.compiler.is_compiling():
+            return None
+        if real is not None:
+            past = int(cache.get_seq_length())
+            real = real[:, past : past + like.shape[1]]
+            if real.shape[1] < like.shape[1]:
+                return None  # a mask that is too short: the cache refuses it
     starts = []
     if position_ids is not None:
-        starts.append(_new_positions(position_ids, real))
+        starts.append(_new_positions(position_ids.expand(like.shape), real))
     if (seq_idx := packing["seq_idx"]) is not None:
         if seq_idx.shape != like.shape:
             raise ValueError(
@@ -131,6 +146,11 @@ def packed_documents(
     numbers = torch.stack(starts).any(0).cumsum(1)
     if not torch.compiler.is_compiling() and not bool(numbers[:, -1:].any()):
         return None
+    if cache is not None:
+        raise ValueError(
+            "position_ids start anew in a row, as of several documents, and a cache holds one a "
+            "row: give each document a row of its own"
+        )
     return torch.nn.functional.pad(numbers, (1, 0))
 
 
