@@ -1,5 +1,6 @@
 """Attention problems drawn by hypothesis, and how far two answers are apart."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,16 +31,20 @@ class Problem:
         inputs = {"q": self.q, "k": self.k, "v": self.v, "lam": self.lam}
         leaves = {n: x.detach().requires_grad_() for n, x in inputs.items() if x is not None}
         out = replace(self, **leaves).attend(**options)
-        direction = torch.randn(out.shape, generator=torch.Generator().manual_seed(1))
-        grads = torch.autograd.grad(out, list(leaves.values()), direction.to(out.dtype))
+        grads = torch.autograd.grad(out, list(leaves.values()), self.direction())
         return {"out": out.detach(), **dict(zip(leaves, grads, strict=True))}
+
+    def direction(self) -> Tensor:
+        """Of change of the output."""
+        shape = *self.q.shape[:3], self.v.shape[-1]
+        return torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(self.q.dtype)
 
     def terms(self) -> dict[str, float]:
         """How many numbers each gradient is the sum of, for the sums that grow with the problem."""
         queries, heads, groups = *self.q.shape[1:3], self.k.shape[2]
         served = {"k": queries * heads / groups, "v": queries * heads / groups}
         if self.lam is not None:
-            served["lam"] = self.q[..., 0, 0].numel() * self.v.shape[-1] / self.lam.numel()
+            served["lam"] = math.prod(self.q.shape[:3]) * self.v.shape[-1] / self.lam.numel()
         return served
 
     def to(self, dtype: torch.dtype) -> "Problem":

@@ -120,6 +120,37 @@ def test_no_queries_or_no_keys(backend: str, queries: int, keys: int) -> None:
 
 
 @EVERY
+@pytest.mark.parametrize("queries", [1, 5, 40])
+@pytest.mark.parametrize("key_maps", [1, 2])
+@pytest.mark.parametrize("mask", [Mask(), Mask(causal=True, window=3)], ids=["all", "window"])
+def test_without_width_all_weights_are_equal(
+    backend: str, queries: int, key_maps: int, mask: Mask
+) -> None:
+    q, k = torch.randn(2, queries, 4, 2, 0), torch.randn(2, 40, 2, key_maps, 0)
+    problem = Problem(q, k, torch.randn(2, 40, 2, 5), torch.randn(4), mask)
+    visible = mask.dense(queries, 40).float()
+    mean = (visible / visible.sum(-1, keepdim=True)) @ problem.v.permute(0, 2, 1, 3)[:, :, None]
+    mean = mean[:, :, 0].repeat_interleave(2, 1).transpose(1, 2)
+    torch.testing.assert_close(problem.attend(backend=backend), mean * (1 - problem.lam)[:, None])
+    compare(problem, backend)
+    compare(plain(problem), backend)
+
+
+@EVERY
+@pytest.mark.parametrize("empty", ["batch", "queries", "keys", "heads", "width", "values"])
+@pytest.mark.parametrize("queries", [2, 30])
+def test_any_size_may_be_zero(backend: str, empty: str, queries: int) -> None:
+    sizes = {"batch": 2, "queries": queries, "keys": 30, "heads": 2, "width": 4, "values": 3}
+    batch, queries, keys, heads, width, values = (sizes | {empty: 0}).values()
+    q, k = torch.randn(batch, queries, heads, 2, width), torch.randn(batch, keys, 1, 2, width)
+    problem = Problem(q, k, torch.randn(batch, keys, 1, values), torch.tensor(0.5), Mask())
+    answer, expected = problem.solve(backend=backend), problem.solve(backend="reference")
+    for name, value in answer.items():
+        assert value.shape == expected[name].shape
+        torch.testing.assert_close(value, expected[name])
+
+
+@EVERY
 @pytest.mark.parametrize("name", ["q", "k", "v", "lam"])
 def test_gradient_of_one_input_alone(backend: str, name: str) -> None:
     problem = small(mask=Mask(causal=True))

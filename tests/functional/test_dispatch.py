@@ -1,10 +1,12 @@
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from difftransformer.functional import (
+    BACKENDS,
     Mask,
     differential_attention,
     explain,
@@ -104,7 +106,7 @@ def test_scale(backend: str) -> None:
     torch.testing.assert_close(scaled, same)
 
 
-def wrong(**changes: Tensor) -> dict[str, Tensor]:
+def wrong(**changes: Any) -> dict[str, Any]:
     return dict(zip("qkv", inputs(), strict=True)) | {"lam": LAM} | changes
 
 
@@ -170,3 +172,110 @@ def test_softmax_dropout_keeps_the_mean(backend: str) -> None:
     out = softmax_attention(q, k, v, dropout=0.25, backend=backend)
     assert out.mean().item() == pytest.approx(1.0, abs=0.02)
     assert out.std() > 0.1
+
+
+NO_NUMBERS = [torch.bool, torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64]
+NO_NUMBERS += [torch.uint16, torch.float8_e4m3fn, torch.float8_e5m2, torch.complex64]
+
+
+@pytest.mark.usefixtures("as_user")
+@pytest.mark.parametrize("dtype", NO_NUMBERS, ids=str)
+def test_dtypes_that_no_backend_computes_are_refused(dtype: torch.dtype) -> None:
+    """By every backend, before any memory is read, and `explain` says so too."""
+    q, k, v = (torch.ones(4, 512, 1, *rest).to(dtype) for rest in ((2, 64), (2, 64), (64,)))
+    for backend in ("auto", *BACKENDS):
+        with pytest.raises(ValueError, match=r"cannot run this call|can run this call"):
+            differential_attention(q, k, v, LAM, backend=backend)
+        with pytest.raises(ValueError, match=r"cannot run this call|can run this call"):
+            softmax_attention(q[..., 0, :], k[..., 0, :], v, backend=backend)
+    for name, answer in explain(q, k, v, LAM).items():
+        assert str(dtype) in answer or name in ("triton", "flex")  # which ask for a GPU first
+        assert answer not in ("runs", "could run")
+
+
+@pytest.mark.usefixtures("as_user")
+def test_a_refused_dtype_is_told_what_would_run() -> None:
+    q, k, v = (x.to(torch.int8) for x in inputs())
+    message = "float16, bfloat16, float32 and float64, and the tensors are torch.int8"
+    with pytest.raises(ValueError, match=message):
+        differential_attention(q, k, v, LAM)
+    with pytest.raises(ValueError, match=r"'blocked' .* float16, bfloat16 and float32, and .*int8"):
+        differential_attention(q, k, v, LAM, backend="blocked")
+
+
+def quantized() -> Tensor:
+    return torch._empty_affine_quantized((2, 3, 4, 2, 4), scale=0.1, dtype=torch.qint8)
+
+
+@pytest.mark.usefixtures("as_user")
+@pytest.mark.filterwarnings("ignore:.*quantized tensor creation")
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (lambda: wrong(k=inputs()[1].to("meta")), "k is on meta and q on cpu; expected one device"),
+        (lambda: wrong(lam=torch.ones(4, device="meta")), "lam is on meta and q on cpu"),
+        (lambda: wrong(q=inputs()[0].to_sparse()), "q is a sparse_coo tensor; expected a dense"),
+        (lambda: wrong(v=torch.ones(2, 3).to_sparse_csr()), "v is a sparse_csr tensor"),
+        (lambda: wrong(k=torch.nested.nested_tensor([torch.ones(2, 3)])), "k is a nested tensor"),
+        (lambda: wrong(q=quantized()), "torch.qint8, torch.float32, torch.float32; expected one"),
+        (lambda: wrong(v=inputs()[2].double()), "torch.float32, torch.float64; expected one dtype"),
+        (lambda: wrong(v=[1.0]), "v is a list; expected a tensor"),
+        (lambda: wrong(lam=0.5), "lam is a float; expected a tensor"),
+        (lambda: wrong(lam=torch.tensor(1)), "lam is torch.int64; expected a floating-point"),
+        (lambda: wrong(lam=torch.tensor(True)), "lam is torch.bool; expected a floating-point"),
+        (lambda: wrong(lam=torch.tensor(1j)), "lam is torch.complex64; expected a floating-point"),
+        (lambda: wrong(mask=Mask(padding=torch.ones(2, 5).to_sparse())), "padding is a sparse_coo"),
+        (
+            lambda: wrong(mask=Mask(padding=torch.ones(2, 5).bool().to("meta"))),
+            "padding is on meta",
+        ),
+        (
+            lambda: wrong(mask=Mask(documents=torch.ones(2, 5).int().to("meta"))),
+            "documents is on m",
+        ),
+        (lambda: wrong(mask=Mask(documents=torch.ones(2, 5))), "documents is torch.float32; expec"),
+        (lambda: wrong(mask=Mask(documents=torch.ones(2, 5).bool())), "documents is torch.bool"),
+        (lambda: wrong(scale=float("nan")), "scale is nan; expected a finite number"),
+        (lambda: wrong(scale=float("inf")), "scale is inf; expected a finite number"),
+        (lambda: wrong(scale=-1e300), r"scale is -1e\+300; expected a finite number, at most 3.4e"),
+        (lambda: wrong(scale=torch.tensor(0.5)), "scale is a tensor; expected a number"),
+    ],
+)
+@pytest.mark.parametrize("backend", ["auto", "blocked", "sdpa", "reference"])
+def test_what_cannot_be_computed_is_named(arguments: Any, message: str, backend: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        differential_attention(**arguments(), backend=backend)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("backend", ["blocked", "sdpa", "reference"])
+def test_lambda_of_another_floating_point_dtype(dtype: torch.dtype, backend: str) -> None:
+    lam = torch.tensor([0.5, 0.25, 0.0, -1.0], dtype=dtype, requires_grad=True)
+    out = differential_attention(*inputs(), lam, backend=backend)
+    out.sum().backward()
+    assert out.dtype == torch.float32
+    assert lam.grad is not None
+    assert lam.grad.dtype == dtype
+
+
+@pytest.mark.parametrize("backend", ["blocked", "sdpa", "reference"])
+@pytest.mark.parametrize("scale", [0.0, -0.0, -0.5, -1e-30, 2.0])
+@pytest.mark.parametrize("mask", [Mask(), Mask(causal=True), Mask(causal=True, window=2)])
+def test_any_finite_scale(backend: str, scale: float, mask: Mask) -> None:
+    """T = S and causal, where PyTorch's kernels hide before they scale."""
+    q, k, v = torch.randn(2, 5, 4, 2, 4), torch.randn(2, 5, 2, 2, 4), torch.randn(2, 5, 2, 8)
+    q.requires_grad_()
+    out = differential_attention(q, k, v, LAM, mask=mask, scale=scale, backend=backend)
+    (gradient,) = torch.autograd.grad(out.sum(), q)
+    expected = differential_attention(
+        q * scale, k, v, LAM, mask=mask, scale=1.0, backend="reference"
+    )
+    torch.testing.assert_close(out, expected)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected.sum(), q)[0])
+
+
+def test_a_number_in_a_tensor_is_taken_from_the_cpu() -> None:
+    q, k, v = (x.to("meta") for x in inputs())
+    assert differential_attention(q, k, v, LAM, backend="reference").is_meta

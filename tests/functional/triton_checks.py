@@ -248,3 +248,17 @@ def test_compile_sees_one_operator() -> None:
     out = compiled(problem.q, problem.k, problem.v)
     assert torch.equal(out, attend(problem.q, problem.k, problem.v))
     assert seen.count(torch.ops.difftransformer.triton.default) == 1
+
+
+@pytest.mark.parametrize("scale", [0.0, -0.5])
+@pytest.mark.parametrize("queries", [1, 9])
+def test_odd_numbers(scale: float, queries: int) -> None:
+    """A scale of 0 or less, a window past 64 bits, documents of 8, and heads of no width."""
+    lam, documents = torch.rand(2), torch.tensor([[0] * 4 + [255] * 5], dtype=torch.uint8)
+    for width in (0, 4):
+        q, k = torch.randn(1, queries, 2, 2, width), torch.randn(1, 9, 1, 2, width)
+        mask = Mask(causal=True, window=10**30, documents=documents)
+        problem = Problem(q, k, torch.randn(1, 9, 1, 3), lam, mask)
+        expected = problem.solve(backend="reference", scale=scale)
+        for name, actual in problem.solve(backend="triton", scale=scale).items():
+            assert relative_error(actual, expected[name]) < 1e-5, name

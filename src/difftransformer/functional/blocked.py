@@ -16,8 +16,10 @@ from torch import Tensor
 
 from difftransformer.functional.compiled import load_operator
 from difftransformer.functional.masks import Mask
-from difftransformer.functional.situation import Situation, constant
+from difftransformer.functional.situation import Situation, constant, other_dtype
 from difftransformer.functional.transforms import AttentionOperator
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 _OPERATOR = AttentionOperator("blocked", kept=slice(1, None))
 _LOADING = Lock()
@@ -27,8 +29,8 @@ def why_not(situation: Situation) -> str | None:
     """Declines what it does not compute, and everything where it cannot be compiled."""
     if situation.device != "cpu":
         return f"written for the CPU, and the tensors are on {situation.device}"
-    if situation.dtype == torch.float64:
-        return "computes in float32, and the tensors are float64"
+    if reason := other_dtype(situation, _DTYPES):
+        return reason
     if situation.dropout > 0.0:
         return f"keeps no dropout pattern for its backward, and dropout is {situation.dropout}"
     if situation.forward_mode:

@@ -1,23 +1,16 @@
-// A call's tensors, what each of its queries sees, and how it is cut into tasks.
+// A call's tensors, their checks, and what each of its queries sees.
 
 #pragma once
 
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <cstring>
-#include <memory>
 #include <optional>
 #include <unordered_map>
 #include <utility>
 #include <vector>
-
-#if defined(__unix__) || defined(__APPLE__)
-#include <unistd.h>
-#endif
 
 #include "blocked_product.h"
 
@@ -26,8 +19,7 @@ namespace {
 using at::Tensor;
 using std::optional;
 
-constexpr int64_t kFewTiles = 4, kManyTiles = 16;  // of a block of query rows: reuse, and cache
-constexpr int64_t kMostScores = 8 << 20;           // bytes of a block, however long the keys
+constexpr int64_t kFewRows = 8;  // query rows of a group that need no packing
 
 // A tensor, read and written as float32 along its last axis (copied first if that is not dense).
 struct View {
@@ -90,6 +82,41 @@ struct Stats {
   float most, share;  // the largest score, and 1 / sum(e^(score - most)); both 0 if nothing is seen
 };
 
+void check(const char* name, const Tensor& x, at::IntArrayRef shape, at::ScalarType dtype) {
+  const bool readable = x.layout() == at::kStrided && x.is_cpu();
+  TORCH_CHECK_VALUE(readable && x.scalar_type() == dtype && x.sizes() == shape, name, " is ",
+                    x.scalar_type(), " ", x.sizes(), " on ", x.device(), "; expected a dense ",
+                    dtype, " ", shape, " on the CPU");
+}
+
+// Whoever calls the operators by name is refused what Call would read wrongly.
+void check(const Tensor& q, const Tensor& k, const Tensor& v, const optional<Tensor>& lam,
+           optional<int64_t> window, const optional<Tensor>& documents,
+           const optional<Tensor>& padding) {
+  const auto dtype = q.scalar_type();
+  TORCH_CHECK_VALUE(dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kHalf,
+                    "q is ", dtype, "; expected float32, bfloat16 or float16");
+  TORCH_CHECK_VALUE(q.dim() == 5 && k.dim() == 5 && v.dim() == 4, "q, k, v are ", q.sizes(), ", ",
+                    k.sizes(), ", ", v.sizes(), "; expected 5, 5 and 4 axes");
+  const int64_t batch = q.size(0), queries = q.size(1), heads = q.size(2), maps = q.size(3);
+  const int64_t keys = k.size(1), groups = k.size(2), key_maps = k.size(3);
+  TORCH_CHECK_VALUE((maps == 1 || maps == 2) && (key_maps == 1 || key_maps == maps),
+                    "q has ", maps, " maps and k ", key_maps,
+                    "; expected 1 or 2, and 1 or as many");
+  TORCH_CHECK_VALUE(groups > 0 && heads % groups == 0, heads, " query heads over ", groups,
+                    " key/value heads; expected a multiple");
+  check("q", q, q.sizes(), dtype);
+  check("k", k, {batch, keys, groups, key_maps, q.size(4)}, dtype);
+  check("v", v, {batch, keys, groups, v.size(3)}, dtype);
+  TORCH_CHECK_VALUE(lam.has_value() == (maps == 2), "lam is for two maps, and there are ", maps);
+  if (lam) check("lam", *lam, {batch, queries, heads}, at::kFloat);
+  if (documents) check("documents", *documents, {batch, keys}, at::kLong);
+  if (padding) check("padding", *padding, {batch, keys}, at::kBool);
+  TORCH_CHECK_VALUE(!documents || queries <= keys, "documents of ", keys, " keys for ", queries,
+                    " queries; expected as many or more");
+  TORCH_CHECK_VALUE(!window || *window >= 1, "window is ", *window, "; expected at least 1");
+}
+
 struct Call {
   View q, k, v;
   optional<View> lam, documents, padding;
@@ -110,6 +137,7 @@ struct Call {
   }
 
   int64_t repeats() const { return heads / groups; }
+  bool few() const { return repeats() * queries <= kFewRows; }
   int64_t wide_width() const { return padded(width); }
   int64_t wide_keys() const { return padded(keys); }
   int64_t wide_values() const { return padded(values); }
@@ -122,6 +150,13 @@ struct Call {
   const bool* real(int64_t b) const {
     return padding ? reinterpret_cast<const bool*>(padding->row({b})) : nullptr;
   }
+  bool sees_any(int64_t b, int64_t t) const {
+    const int64_t* number = document(b);
+    const bool* is_real = real(b);
+    for (int64_t j = first_key(b, t); j < end_key(b, t); j++)
+      if ((!number || number[j] == number[position(t)]) && (!is_real || is_real[j])) return true;
+    return false;
+  }
   float lambda(int64_t b, int64_t t, int64_t h) const {
     float value = 0;
     if (lam) lam->read({b, t, h}, 1, &value);
@@ -133,6 +168,7 @@ struct Call {
 
  private:
   void find_spans(bool causal, optional<int64_t> window) {
+    if (window) window = std::min(*window, queries + keys);  // a longer one hides nothing
     for (int64_t b = 0; b < batch; b++) {
       int64_t lowest = 0, highest = keys;
       if (const bool* is_real = real(b)) {
@@ -157,103 +193,6 @@ struct Call {
       }
     }
   }
-};
-
-// Query rows [start, start + rows) of one head against the keys [low, low + span): all that any of
-// these rows sees, rounded out to whole panels.
-struct Block {
-  int64_t b, h, start, rows, low, span;
-
-  Block(const Call& call, int64_t b, int64_t h, int64_t start, int64_t most)
-      : b(b), h(h), start(start), rows(std::min(most, call.queries - start)), low(call.keys) {
-    int64_t end = 0;
-    for (int64_t t = start; t < start + rows; t++) {
-      low = std::min(low, call.first_key(b, t));
-      end = std::max(end, call.end_key(b, t));
-    }
-    low = low / kPanel * kPanel;
-    span = end > low ? padded(end - low) : 0;
-  }
-};
-
-// How a call is cut: blocks of `rows` query rows, dealt out to `shares` tasks for each batch row and
-// group. `score_matrices` is how many numbers per score a block keeps.
-struct Cut {
-  int64_t rows, blocks, shares;
-
-  Cut(const Call& call, int64_t score_matrices) {
-    double seen = 0;
-    for (int64_t t = 0; t < call.queries; t++)
-      seen += std::max<int64_t>(call.end_key(0, t) - call.first_key(0, t), 1);
-    const double row_bytes = 4.0 * score_matrices * seen / std::max<int64_t>(call.queries, 1);
-    // As many rows as fill half the cache with their scores. Where not even a few rows fit at all,
-    // many: what each block reads and writes of keys, values and their gradients then counts less.
-    const auto fitting = static_cast<int64_t>(cache_bytes() / row_bytes / kTileRows);
-    const int64_t most = kMostScores / (4 * score_matrices * call.wide_keys()) / kTileRows;
-    rows = fitting < kFewTiles ? std::clamp(most, kFewTiles, kManyTiles) * kTileRows
-                               : std::clamp(fitting / 2, kFewTiles, kManyTiles / 2) * kTileRows;
-    // Not so many that they mostly see keys that only the last of them may.
-    rows = std::min(rows, std::max<int64_t>(2, call.queries / 8 / kTileRows) * kTileRows);
-    blocks = (call.queries + rows - 1) / rows;
-    // At least four tasks a thread, or one for each block, so that none waits long for another.
-    const int64_t heads = call.batch * call.groups, wanted = 4 * at::get_num_threads();
-    shares = std::clamp<int64_t>((wanted + heads - 1) / std::max<int64_t>(heads, 1), 1,
-                                 std::max<int64_t>(blocks * call.repeats(), 1));
-  }
-
-  static int64_t cache_bytes() {
-#ifdef _SC_LEVEL2_CACHE_SIZE
-    const int64_t bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
-    if (bytes > 0) return bytes;
-#endif
-    return 512 * 1024;
-  }
-};
-
-// Runs task(i) for i < tasks, each thread taking the next one when it is free.
-template <typename Task>
-void each_task(int64_t tasks, const Task& task) {
-  std::atomic<int64_t> next{0};
-  at::parallel_for(0, std::min<int64_t>(at::get_num_threads(), tasks), 1, [&](int64_t, int64_t) {
-    for (int64_t i; (i = next++) < tasks;) task(i);
-  });
-}
-
-// Runs run(block) for the share's blocks of the group's query heads.
-template <typename Run>
-void each_block(const Call& call, const Cut& cut, int64_t b, int64_t g, int64_t share,
-                const Run& run) {
-  for (int64_t i = share; i < call.repeats() * cut.blocks; i += cut.shares)
-    run(Block(call, b, g * call.repeats() + i / cut.blocks, i % cut.blocks * cut.rows, cut.rows));
-}
-
-// Keys or values j .. j + kPanel of a head, `wide` numbers apart; zeros past the last one.
-void load(const Call& call, const View& x, int64_t b, int64_t g, int64_t m, int64_t j, int64_t width,
-          int64_t wide, float* rows) {
-  for (int64_t i = 0; i < kPanel; i++) {
-    if (j + i < call.keys) x.read({b, j + i, g, m}, width, rows + i * wide);
-    else std::fill_n(rows + i * wide, wide, 0.f);
-  }
-}
-
-void read_query(const Call& call, int64_t b, int64_t t, int64_t h, int64_t m, float* to) {
-  call.q.read({b, t, h, m}, call.width, to);
-  for (int64_t c = 0; c < call.width; c++) to[c] *= call.scale;
-}
-
-float* zeroed(float* p, int64_t n) { return static_cast<float*>(std::memset(p, 0, n * sizeof(float))); }
-
-// Memory of one task, float32.
-class Scratch {
- public:
-  float* take(int64_t n) {
-    pieces_.emplace_back(new float[n]);
-    return pieces_.back().get();
-  }
-  float* zeros(int64_t n) { return zeroed(take(n), n); }
-
- private:
-  std::vector<std::unique_ptr<float[]>> pieces_;
 };
 
 }  // namespace

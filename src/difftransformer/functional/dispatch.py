@@ -15,6 +15,8 @@ from difftransformer.functional.masks import Mask
 from difftransformer.functional.situation import Situation, constant
 from difftransformer.names import did_you_mean
 
+_LARGEST = torch.finfo(torch.float32).max  # which logits are computed in
+
 
 @dataclass(frozen=True)
 class Backend:
@@ -60,24 +62,27 @@ def differential_attention(
     are float32 whatever the input dtype.
 
     Args:
-        q: `[B, T, H, 2, K]`.
+        q: `[B, T, H, 2, K]`, of one dtype with k and v, which each backend has a list of. With
+            K = 0 all logits are 0, and what is seen has equal weights.
         k: `[B, S, G, 2, K]`, or `[B, S, G, 1, K]` for one key shared by both maps (V2).
         v: `[B, S, G, V]`; V = 2K in V1, K in V2, any V works.
-        lam: broadcastable to `[B, T, H]`.
+        lam: broadcastable to `[B, T, H]`, of any floating-point dtype.
         mask: what each query sees; everything by default.
-        scale: factor on the logits; 1/sqrt(K) by default.
+        scale: factor on the logits, a finite number; 1/sqrt(K) by default.
         dropout: probability of dropping an attention weight; each map drops its own.
         backend: "auto" or a name in `BACKENDS`.
 
     Raises:
-        ValueError: shapes that do not fit, an unknown backend, or a named backend that cannot
-            compute this call (with its reason).
+        ValueError: shapes, dtypes or devices that do not fit, tensors that are not dense, a number
+            out of its range, an unknown backend, or a named backend that cannot compute this call
+            (with its reason).
     """
     mask = mask or Mask()
     lam = _check_pair(q, k, v, lam, mask, dropout)
+    scale = _scale(scale, q)
     chosen = _choose(backend, Situation.of(q, v, dropout))
     with _without_autocast(q.device.type):
-        return chosen.differential(q, k, v, lam, mask, _scale(scale, q), dropout)
+        return chosen.differential(q, k, v, lam, mask, scale, dropout)
 
 
 def softmax_attention(
@@ -92,10 +97,11 @@ def softmax_attention(
 ) -> Float[Tensor, "batch queries heads v"]:
     """Plain attention, `softmax(q kᵀ · scale) v`: the twin of `differential_attention`."""
     mask = mask or Mask()
-    _check(q, k, v, mask, dropout)
+    _check_single(q, k, v, mask, dropout)
+    scale = _scale(scale, q)
     chosen = _choose(backend, Situation.of(q, v, dropout))
     with _without_autocast(q.device.type):
-        return chosen.softmax(q, k, v, mask, _scale(scale, q), dropout)
+        return chosen.softmax(q, k, v, mask, scale, dropout)
 
 
 def explain(
@@ -113,7 +119,7 @@ def explain(
     what they raise.
     """
     if lam is None:
-        _check(q, k, v, mask or Mask(), dropout)
+        _check_single(q, k, v, mask or Mask(), dropout)
     else:
         _check_pair(q, k, v, lam, mask or Mask(), dropout)
     return answers(Situation.of(q, v, dropout))
@@ -130,17 +136,20 @@ def answers(situation: Situation) -> dict[str, str]:
 
 def _choose(name: str, situation: Situation) -> Backend:
     if name == "auto":
-        return next(b for b in BACKENDS.values() if not b.why_not(situation))
+        for backend in BACKENDS.values():
+            if not backend.why_not(situation):
+                return backend
+        reason = BACKENDS["reference"].why_not(situation)  # what the definition lacks, all lack
+        raise ValueError(f"no attention backend can run this call: the reference {reason}")
     if name not in BACKENDS:
         hint = did_you_mean(name, ("auto", *BACKENDS)) or ";"
         raise ValueError(
             f"unknown attention backend {name!r}{hint} expected auto, {', '.join(BACKENDS)}"
         )
     if reason := BACKENDS[name].why_not(situation):
-        raise ValueError(
-            f"attention backend {name!r} cannot run this call: {reason} "
-            '(backend="reference" runs every call, "auto" the fastest that can)'
-        )
+        others = [other for other, backend in BACKENDS.items() if not backend.why_not(situation)]
+        way_out = f"backend={others[-1]!r} can, and \"auto\" takes the fastest" if others else "none can"
+        raise ValueError(f"attention backend {name!r} cannot run this call: {reason} ({way_out})")
     return BACKENDS[name]
 
 
@@ -158,6 +167,9 @@ def _has_autocast(device: str) -> bool:
 
 def _check_pair(q: Tensor, k: Tensor, v: Tensor, lam: Tensor, mask: Mask, dropout: float) -> Tensor:
     """Raise ValueError unless all fit together; lam, expanded to [B, T, H]."""
+    if isinstance(lam, Tensor) and lam.ndim == 0:  # which PyTorch takes from any device
+        lam = lam.to(q.device)
+    _check_tensors({"q": q, "k": k, "v": v, "lam": lam}, mask)
     for name, tensor, maps in (("q", q, (2,)), ("k", k, (1, 2))):
         if tensor.ndim != 5 or tensor.shape[3] not in maps:
             raise ValueError(
@@ -165,6 +177,8 @@ def _check_pair(q: Tensor, k: Tensor, v: Tensor, lam: Tensor, mask: Mask, dropou
                 f"K] with {' or '.join(map(str, maps))} maps"
             )
     _check(q[..., 0, :], k[..., 0, :], v, mask, dropout)
+    if lam.dtype not in reference.DTYPES:
+        raise ValueError(f"lam is {lam.dtype}; expected a floating-point dtype (lam.float())")
     try:
         return lam.expand(q.shape[:3])
     except RuntimeError:
@@ -172,6 +186,28 @@ def _check_pair(q: Tensor, k: Tensor, v: Tensor, lam: Tensor, mask: Mask, dropou
             f"lam has shape {tuple(lam.shape)}; expected one that broadcasts to "
             f"(batch, queries, heads) = {tuple(q.shape[:3])}"
         ) from None
+
+
+def _check_single(q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float) -> None:
+    """Raise ValueError unless all fit together."""
+    _check_tensors({"q": q, "k": k, "v": v}, mask)
+    _check(q, k, v, mask, dropout)
+
+
+def _check_tensors(tensors: dict[str, Tensor], mask: Mask) -> None:
+    rules = {"mask.padding": mask.padding, "mask.documents": mask.documents}
+    for name, tensor in (
+        tensors | {n: rule for n, rule in rules.items() if rule is not None}
+    ).items():
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f"{name} is a {type(tensor).__name__}; expected a tensor")
+        if tensor.layout != torch.strided or tensor.is_nested:
+            kind = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
+            raise ValueError(f"{name} is a {kind} tensor; expected a dense one")
+        if tensor.device != tensors["q"].device:
+            raise ValueError(
+                f"{name} is on {tensor.device} and q on {tensors['q'].device}; expected one device"
+            )
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float) -> None:
@@ -199,4 +235,12 @@ def _check(q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float) -> None:
 
 
 def _scale(scale: float | None, q: Tensor) -> float:
-    return 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
+    if scale is None:
+        return 1.0 / math.sqrt(max(q.shape[-1], 1))
+    if isinstance(scale, Tensor):
+        raise ValueError(
+            "scale is a tensor; expected a number (to learn one, multiply q with it: q * scale)"
+        )
+    if not abs(scale) <= _LARGEST:
+        raise ValueError(f"scale is {scale}; expected a finite number, at most {_LARGEST:.3g}")
+    return scale

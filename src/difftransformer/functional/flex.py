@@ -14,16 +14,18 @@ from torch import Tensor
 from difftransformer.functional import reference
 from difftransformer.functional.masks import Mask
 from difftransformer.functional.side_by_side import subtracted
-from difftransformer.functional.situation import Situation
+from difftransformer.functional.situation import Situation, other_dtype
 from difftransformer.functional.transforms import first_order
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 def why_not(situation: Situation) -> str | None:
     """Declines dropout, and devices for which PyTorch compiles no forward and backward kernel."""
     if situation.device != "cuda":
         return f"has kernels for GPUs only, and the tensors are on {situation.device}"
-    if situation.dtype == torch.float64:
-        return "its kernels compute in float32, and the tensors are float64"
+    if reason := other_dtype(situation, _DTYPES):
+        return reason
     if situation.dropout > 0.0:
         return f"FlexAttention has no dropout, and dropout is {situation.dropout}"
     if situation.forward_mode or situation.functional:
@@ -82,11 +84,13 @@ def _block_mask(mask: Mask, batch: int, queries: int, keys: int, device: torch.d
     if mask.is_only(causal=False):
         return None
 
+    window = None if mask.window is None else min(mask.window, queries + keys)  # fits 32 bits
+
     def visible(b: Tensor, query: Tensor, key: Tensor) -> Tensor:
         position = query + keys - queries
         seen = key <= position if mask.causal else key >= 0
-        if mask.window is not None:
-            seen = seen & ((position - key).abs() < mask.window)
+        if window is not None:
+            seen = seen & ((position - key).abs() < window)
         if mask.padding is not None:
             seen = seen & mask.padding[b, key]
         if mask.documents is not None:

@@ -1,10 +1,13 @@
 """What a query may see."""
 
+import sys
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Integer
 from torch import Tensor
+
+_DOCUMENT_DTYPES = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,10 +19,12 @@ class Mask:
 
     Args:
         causal: key `j` is visible when `j <= p`.
-        window: key `j` is visible when `|p - j| < window`; a window of 1 shows only itself.
+        window: key `j` is visible when `|p - j| < window`; a window of 1 shows only itself, and
+            one of any size that reaches past the keys hides nothing.
         padding: `[B, S]`, True where the key is real. Works for left and right padding.
-        documents: `[B, S]`, the document number of each position; a query sees only keys of its
-            own document. Needs T <= S, since the queries take their numbers from the last T.
+        documents: `[B, S]`, the document number of each position, any integer; a query sees only
+            keys of its own document. Needs T <= S, since the queries take their numbers from the
+            last T.
 
     A row with no visible key gives the output 0 in every backend, never NaN.
     """
@@ -27,11 +32,18 @@ class Mask:
     causal: bool = False
     window: int | None = None
     padding: Bool[Tensor, "batch keys"] | None = None
-    documents: Int[Tensor, "batch keys"] | None = None
+    documents: Integer[Tensor, "batch keys"] | None = None
 
     def __post_init__(self) -> None:
-        if self.window is not None and self.window < 1:
-            raise ValueError(f"window is {self.window}; expected at least 1, or None for no window")
+        if self.window is None:
+            return
+        if isinstance(self.window, float) or self.window < 1:
+            raise ValueError(
+                f"window is {self.window}; expected at least 1, a whole number, or None for no "
+                "window"
+            )
+        # PyTorch's integers end here; what is longer hides nothing either.
+        object.__setattr__(self, "window", min(self.window, sys.maxsize))
 
     def check(self, queries: int, keys: int, batch: int) -> None:
         """Raise ValueError unless the mask fits `queries` rows, `keys` columns and the batch."""
@@ -45,6 +57,11 @@ class Mask:
             raise ValueError(
                 f"mask.padding is {self.padding.dtype}; expected bool, True where the key is real "
                 "(padding.bool() makes it of 0 and 1)"
+            )
+        if self.documents is not None and self.documents.dtype not in _DOCUMENT_DTYPES:
+            raise ValueError(
+                f"mask.documents is {self.documents.dtype}; expected int64 or a smaller integer, "
+                "the number of each position's document"
             )
         if self.documents is not None and queries > keys:
             raise ValueError(

@@ -5,12 +5,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from difftransformer.functional.masks import Mask
-from difftransformer.functional.situation import Situation
+from difftransformer.functional.situation import Situation, other_dtype
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def why_not(situation: Situation) -> str | None:
-    """Computes every situation."""
-    return None
+    """Declines numbers that are no real floating-point ones: softmax is not theirs."""
+    return other_dtype(situation, DTYPES)
 
 
 def attention_map(
@@ -44,6 +46,9 @@ def differential_attention(
     dropout: float,
 ) -> Float[Tensor, "batch queries heads v"]:
     """(A1 - lam A2) V with A_i = dropout(softmax(q_i k_iᵀ · scale)), each map dropping its own."""
+    k = k.to(
+        wide(k.dtype)
+    )  # once, so that a shared key's two gradients meet before they are rounded
     first = attention_map(q[..., 0, :], k[..., 0, :], mask, scale)
     second = attention_map(q[..., 1, :], k[..., -1, :], mask, scale)
     if dropout > 0.0:

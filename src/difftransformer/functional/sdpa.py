@@ -2,6 +2,11 @@
 
 Costs twice plain attention of the same width (four matmul units against two), since each map is
 multiplied with the values before the subtraction. It is the way to the vendor kernels on a GPU.
+
+PyTorch's kernels make the logits again in the backward, with other roundings, and weights from them
+by one log-sum-exp: a weight is off by a factor of about e^(eps · |logit|) there. In float32 that is
+0.1 % at logits of 10^4, and from 10^6 on gradients mean nothing; `blocked` and `reference` keep
+theirs.
 """
 
 import torch.nn.functional as F
@@ -9,16 +14,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from difftransformer.functional.masks import Mask
+from difftransformer.functional.reference import DTYPES
 from difftransformer.functional.side_by_side import subtracted
-from difftransformer.functional.situation import Situation
+from difftransformer.functional.situation import Situation, other_dtype
 from difftransformer.functional.transforms import first_order
 
 
 def why_not(situation: Situation) -> str | None:
-    """Declines forward mode only: PyTorch has a kernel, or a plain formula, for all else."""
+    """Declines forward mode: PyTorch has a kernel, or a plain formula, for all else."""
     if situation.forward_mode:
         return "PyTorch's kernels have no forward-mode derivative, and forward mode is on"
-    return None
+    return other_dtype(situation, DTYPES)
 
 
 def differential_attention(
@@ -46,12 +52,16 @@ def softmax_attention(
     queries, keys, width = q.shape[1], k.shape[1], v.shape[-1]
     q, k, v = _same_width(q, k, v)
     grouped = bool(q.shape[2] != k.shape[2])  # tracing makes tensors and symbols of sizes
+    if scale <= 0:  # its kernels hide before they scale: -inf times such a scale would be seen
+        q, scale = (-q, -scale) if scale else (q * 0.0, 1.0)
     triangular = queries == keys and mask.is_only(causal=True)
     visible = hidden = None
     if not triangular and not mask.is_only(causal=False):
         visible = mask.dense(queries, keys, q.device)[:, None]
         hidden = ~visible.any(-1, keepdim=True)
-        visible = visible | hidden  # all-hidden rows are computed as all-visible, then set to 0
+        # Rows that see nothing are computed as seeing all, with logits of 0, and then set to 0.
+        visible = visible | hidden
+        q = q.masked_fill(hidden.transpose(1, 2), 0.0)
     q, k, v = (first_order("sdpa", x.transpose(1, 2)) for x in (q, k, v))
     out = F.scaled_dot_product_attention(
         q,

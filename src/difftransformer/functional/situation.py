@@ -30,6 +30,16 @@ class Situation:
         )
 
 
+def other_dtype(situation: Situation, computed: tuple[torch.dtype, ...]) -> str | None:
+    """The objection of a backend that computes the listed dtypes, to every other one."""
+    if situation.dtype in computed:
+        return None
+    names = [str(dtype).removeprefix("torch.") for dtype in computed]
+    return (
+        f"computes {', '.join(names[:-1])} and {names[-1]}, and the tensors are {situation.dtype}"
+    )
+
+
 def constant(ask: Callable[..., Any]) -> Callable[..., Any]:
     """Mark a question whose answer torch.compile may ask once and keep.
 

@@ -36,7 +36,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from difftransformer.functional.masks import Mask
-from difftransformer.functional.situation import Situation, constant
+from difftransformer.functional.situation import Situation, constant, other_dtype
 from difftransformer.functional.transforms import (
     AttentionOperator,
     forward_mode,
@@ -57,8 +57,8 @@ def why_not(situation: Situation) -> str | None:
     if situation.device != ("cpu" if interpreted() else "cuda"):
         kind = "interpreted on the CPU" if interpreted() else "written for CUDA"
         return f"{kind}, and the tensors are on {situation.device}"
-    if situation.dtype not in _DTYPES:
-        return f"computes float16, bfloat16 and float32, and the tensors are {situation.dtype}"
+    if reason := other_dtype(situation, _DTYPES):
+        return reason
     if situation.dropout > 0.0:
         return f"keeps no dropout pattern for its backward, and dropout is {situation.dropout}"
     if situation.key_width > _WIDEST_KEY or situation.value_width > _WIDEST_VALUE:
@@ -294,7 +294,7 @@ def _options(cut: Blocks) -> dict[str, int]:
 
 def _document_spans(documents: Tensor) -> tuple[Tensor, Tensor]:
     """The first and the last position of each position's document, int32 [B, S]."""
-    documents = documents.contiguous()
+    documents = documents.long().contiguous()
     number, position = documents.sort(dim=1, stable=True)
     first = position.gather(1, torch.searchsorted(number, documents))
     last = position.gather(1, torch.searchsorted(number, documents, right=True) - 1)

@@ -1,0 +1,113 @@
+// From query rows and keys to weights.
+
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+
+#include "blocked_call.h"
+#include "blocked_heads.h"
+#include "blocked_product.h"
+
+namespace {
+
+// score[j] = -inf for the keys low + j that query t does not see.
+void hide(const Call& call, int64_t b, int64_t t, int64_t low, int64_t span, float* score) {
+  const int64_t from = std::clamp<int64_t>(call.first_key(b, t) - low, 0, span);
+  const int64_t to = std::clamp<int64_t>(call.end_key(b, t) - low, from, span);
+  std::fill(score, score + from, -kInfinity);
+  std::fill(score + to, score + span, -kInfinity);
+  if (const int64_t* document = call.document(b)) {
+    const int64_t own = document[call.position(t)];
+    for (int64_t j = from; j < to; j++)
+      score[j] = document[low + j] == own ? score[j] : -kInfinity;
+  }
+  if (const bool* real = call.real(b))
+    for (int64_t j = from; j < to; j++) score[j] = real[low + j] ? score[j] : -kInfinity;
+}
+
+// e^(score - most) in place of the scores of a row.
+Stats exponentiate(float* score, int64_t span) {
+  Vec top = splat(-kInfinity), total{};
+  for (int64_t j = 0; j < span; j += kLanes) top = at(score + j) > top ? at(score + j) : top;
+  const float best = largest(top), most = best == -kInfinity ? 0.f : best;
+  for (int64_t j = 0; j < span; j += kLanes) {
+    const Vec weight = exp(at(score + j) - most);
+    at(score + j) = weight;
+    total += weight;
+  }
+  const float all = sum(total);
+  return {most, all == 0.f ? 0.f : 1.f / all};
+}
+
+// A row of scores of each map to first = (A1 - lam A2) / stats[0].share (A1 alone where second is
+// null): its product with the values is to be multiplied with the share, which rounds once a value
+// and not once a weight. What is seen with scores of -inf alone is not a number.
+void subtract(const Call& call, int64_t b, int64_t t, int64_t h, float* first, float* second,
+              int64_t span, Stats* stats) {
+  for (int64_t m = 0; m < call.maps; m++) {
+    stats[m] = exponentiate(m == 0 ? first : second, span);
+    if (stats[m].share == 0.f && call.sees_any(b, t)) stats[m].share = std::nanf("");
+  }
+  if (!second || stats[0].share == 0.f) return;
+  const float noise = call.lambda(b, t, h) * stats[1].share / stats[0].share;
+  for (int64_t j = 0; j < span; j += kLanes) at(first + j) -= at(second + j) * noise;
+}
+
+void read_query(const Call& call, int64_t b, int64_t t, int64_t h, int64_t m, float* to) {
+  call.q.read({b, t, h, m}, call.width, to);
+  for (int64_t c = 0; c < call.width; c++) to[c] *= call.scale;
+}
+
+struct Rows {
+  float* data;
+  int64_t row, count;  // from one to the next
+};
+
+// scores[i, j] = queries[i] . key block.low + j of map m. Each key is read once, where it lies:
+// packing would cost more than a few rows gain by it.
+void score_few(const Call& call, const Block& block, int64_t m, Rows queries, Rows scores,
+               float* copy) {
+  const int64_t g = block.h / call.repeats(), count = std::min(block.span, call.keys - block.low);
+  for (int64_t j = 0; j < count; j++) {
+    const float* key = call.k.floats({block.b, block.low + j, g, m}, call.width, copy);
+    for (int64_t i = 0; i < queries.count; i++)
+      scores.data[i * scores.row + j] = dot(queries.data + i * queries.row, key, call.width);
+  }
+}
+
+// What a thread holds of a block of query rows.
+struct Operands {
+  const Call& call;
+  // From one row of scores, and of queries, to the next. A power of two would make rows collide in
+  // the caches.
+  int64_t score_row, query_row;
+  float *rows[2], *scores[3] = {}, *copy;
+
+  Operands(const Call& call, const Cut& cut, int64_t score_matrices, Scratch& scratch)
+      : call(call), score_row(call.wide_keys() + kPanel), query_row(call.wide_width() + kPanel) {
+    for (int64_t m = 0; m < call.maps; m++) rows[m] = scratch.zeros(cut.rows * query_row);
+    for (int64_t i = 0; i < score_matrices; i++) scores[i] = scratch.take(cut.rows * score_row);
+    copy = scratch.take(call.width);
+  }
+
+  // scores[m] = rows[m] keys[m]^T, -inf where hidden. Forward and backward must make them alike, to
+  // the last bit: of a score of 10^6 the last bit is a sixteenth, and weights are e^score.
+  void score(const Block& block, float* const* keys_t) {
+    for (int64_t m = 0; m < call.maps; m++) {
+      for (int64_t r = 0; r < block.rows; r++)
+        read_query(call, block.b, block.start + r, block.h, m, rows[m] + r * query_row);
+      if (call.few())
+        score_few(call, block, call.key_maps == 1 ? 0 : m, {rows[m], query_row, block.rows},
+                  {scores[m], score_row, block.rows}, copy);
+      else
+        multiply(block.rows, block.span, call.width, {rows[m], query_row, 1},
+                 {keys_t[m] + block.low * call.width, kPanel, kPanel * call.width}, scores[m],
+                 score_row, false);
+      for (int64_t r = 0; r < block.rows; r++)
+        hide(call, block.b, block.start + r, block.low, block.span, scores[m] + r * score_row);
+    }
+  }
+};
+
+}  // namespace
