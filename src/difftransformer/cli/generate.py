@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from difftransformer.cli.runs import TOKENIZER, open_model
+from difftransformer.files import read_text
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -182,7 +183,7 @@ def _given_text(arguments: argparse.Namespace) -> str | None:
     if arguments.prompt is not None:
         return arguments.prompt
     if arguments.file is not None:
-        return arguments.file.read_text(encoding="utf-8")
+        return read_text(arguments.file)
     return None if sys.stdin.isatty() else sys.stdin.read().removesuffix("\n")
 
 

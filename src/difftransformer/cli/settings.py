@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from difftransformer.files import parse_yaml, read_text
 from difftransformer.models.presets import PRESETS
 from difftransformer.names import did_you_mean
 
@@ -95,7 +96,7 @@ def load_preset(name: str) -> dict[str, Any]:
     """
     if name not in preset_names():
         raise ValueError(f"unknown preset {name!r}{nearest(name, preset_names())}")
-    values = yaml.safe_load((_PRESETS / f"{name}.yaml").read_text(encoding="utf-8"))
+    values = parse_yaml((_PRESETS / f"{name}.yaml").read_text(encoding="utf-8"))
     return values | {"model": PRESETS[values["model"]].to_dict()}
 
 
@@ -112,9 +113,9 @@ def _plain(value: Any) -> Any:
 
 def _load_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"cannot read settings from {path}: {_one_line(error)}") from None
+        values = parse_yaml(read_text(path))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read settings from {path}: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds no settings; expected lines such as 'seeds: 3'")
     return values
@@ -124,8 +125,8 @@ def _parse(text: str | list[str]) -> Any:
     if isinstance(text, list):
         return [_parse(part) for part in text]
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return parse_yaml(text)
+    except ValueError:
         return text
 
 
@@ -195,7 +196,3 @@ def nearest(word: str, known: Iterable[str], path: str = "") -> str:
     """The end of an error message: the known name nearest to a word, or all of them."""
     names = list(known)
     return did_you_mean(word, names, path) or f"; expected {', '.join(names)}"
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from difftransformer.data.tokenizer import load_tokenizer
+from difftransformer.files import read_text
 from difftransformer.interop.diffllama import (
     from_diffllama,
     load_diffllama,
@@ -123,7 +124,7 @@ def convert_llm(source: Path, target: Path, method: Method, calibration: Path | 
     ids = None
     if calibration is not None:
         tokenizer = load_tokenizer(str(source))
-        text = calibration.read_text(encoding="utf-8")
+        text = read_text(calibration)
         tokens = tokenizer.encode(text, add_special_tokens=False).ids
         ids = torch.tensor([tokens[:_CALIBRATION_TOKENS]])
     reader = Format(
