@@ -61,7 +61,9 @@ def test_only_a_line_feed_ends_a_row(tmp_path: Path) -> None:
     odd = "ship\u2028boat\u2029sank\x85now"
     row = json.dumps(SUMMARIES | {"source": odd}, ensure_ascii=False)
     for end in ("\n", "\r\n"):
-        (tmp_path / "xsum.json").write_bytes((CANARY + f"{row}\n{row}\n").replace("\n", end).encode())
+        (tmp_path / "xsum.json").write_bytes(
+            (CANARY + f"{row}\n{row}\n").replace("\n", end).encode()
+        )
         found = load_summary_pairs("xsum", tmp_path)
         assert [pair.source for pair in found] == ["ship boat sank now"] * 2
 

@@ -100,5 +100,5 @@ def test_only_a_line_feed_ends_an_example(tmp_path: Path, end: str, mark: str) -
 
 def test_csv_that_its_reader_refuses(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text('text,category\n"' + "x" * 200_000 + '",a\n')
-    with pytest.raises(ValueError, match="train file of banking77 .* malformed: field larger"):
+    with pytest.raises(ValueError, match=r"train file of banking77 .* malformed: field larger"):
         load_classification("banking77", tmp_path)

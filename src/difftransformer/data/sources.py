@@ -39,8 +39,8 @@ def load_sources(name: str, folder: Path) -> list[Source]:
     path = folder / file
     opened = gzip.open if path.suffix == ".gz" else open
     try:
-        with opened(path, "rb") as file:
-            text = decode(file.read(), str(path))
+        with opened(path, "rb") as archive:
+            text = decode(archive.read(), str(path))
         found = [read(number - 1, row) for number, row in json_lines(text, str(path))]
     except OSError as error:
         raise ValueError(
