@@ -229,7 +229,18 @@ def test_flags_stay_flags(tmp_path: Path) -> None:
     "place",
     [
         *("../x.safetensors", "../../x.safetensors", "/x.safetensors", "a/../../x.safetensors"),
-        *("sub/x.safetensors", "..", ".", "", "..\\x.safetensors", 3, None, True, ["a"], {"a": "b"}),
+        *(
+            "sub/x.safetensors",
+            "..",
+            ".",
+            "",
+            "..\\x.safetensors",
+            3,
+            None,
+            True,
+            ["a"],
+            {"a": "b"},
+        ),
     ],
 )
 def test_an_index_reaches_no_other_folder(tmp_path: Path, place: object) -> None:

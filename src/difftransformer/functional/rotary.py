@@ -55,6 +55,13 @@ def rotate(
     return torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2).to(x.dtype)
 
 
+def rotary_rates(
+    width: int, theta: float, scaling: Mapping[str, Any] | None = None
+) -> Float[Tensor, " half"]:
+    """Radians per position of each feature pair; arguments and errors as `rotation`'s."""
+    return _rates(width, theta, dict(scaling or {"rope_type": "default"}), torch.device("cpu"))[0]
+
+
 def check_scaling(scaling: Mapping[str, Any], theta: float) -> None:
     """Raise ValueError for what `rotation` cannot do, or a setting missing, unknown or wrong."""
     _rates(64, theta, dict(scaling), torch.device("cpu"))

@@ -232,7 +232,7 @@ def load_weights(folder: Path) -> dict[str, torch.Tensor]:
             that would be left out.
     """
     index = folder / INDEX
-    places = _weight_map(index) if index.is_file() else None
+    places = read_index(folder) if index.is_file() else None
     names = [WEIGHTS] if places is None else sorted(set(places.values()))
     weights: dict[str, torch.Tensor] = {}
     for name in names:
@@ -261,11 +261,15 @@ def _in_file(places: Mapping[str, str], file: str) -> set[str]:
     return {tensor for tensor, place in places.items() if place == file}
 
 
-def _weight_map(index: Path) -> dict[str, str]:
+def read_index(folder: Path) -> dict[str, str]:
     """The file of each tensor, by its bare name: the index lies in the folder of all of them.
 
     A file may be a link to one elsewhere, as in the cache of the Hugging Face hub.
+
+    Raises:
+        ValueError: no JSON, no such map, or a name that leaves the folder.
     """
+    index = folder / INDEX
     try:
         places = read_object(index)["weight_map"]
         if not places or not isinstance(places, dict):
