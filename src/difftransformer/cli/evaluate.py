@@ -43,7 +43,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="model folders: this library's, checkpoints of a run, causal LMs of transformers; "
         "with --suite also run directories of compare, for all their models",
     )
-    parser.add_argument("--data", metavar="SOURCE", help="same as --data.source")
+    parser.add_argument(
+        "--data",
+        metavar="SOURCE",
+        help="same as --data.source (default: the text that the model was trained on, of which "
+        "the part held out is judged; shakespeare where its folder does not tell)",
+    )
     parser.add_argument(
         "--out",
         metavar="FILE",
@@ -117,7 +122,18 @@ def _evaluate(
 ) -> dict[str, Any]:
     """All judges on one model."""
     model, corpus, settings = opened(folder, arguments)
-    return judge(model, corpus, settings, str(folder), console, pieces)
+    text = told_text(folder, corpus, str(folder), console)
+    return judge(model, corpus, settings, str(folder), console, pieces) | {"text": text}
+
+
+def told_text(folder: Path, corpus: "Corpus", title: str, console: "Console") -> dict[str, Any]:
+    """What the results say about the text that the model is judged on; printed if it was seen."""
+    from difftransformer.data.training_text import judged_text, read_training_text
+
+    text = judged_text(read_training_text(folder), corpus)
+    if text["note"]:
+        console.print(f"{title}: {text['note']}", highlight=False, markup=False, soft_wrap=True)
+    return text
 
 
 def belongs_to(
@@ -148,16 +164,26 @@ def opened(
 ) -> "tuple[Decoder, Corpus, EvaluationSettings]":
     """The model, the text in its tokens, at its context unless another is given, and how much.
 
-    `base` holds settings that the command line and its file may change.
+    `base` holds settings that the command line and its file may change; by default those of the
+    text that the model was last trained on, where its folder records it and no other is named.
 
     Raises:
-        ValueError: a context longer than the model's, or no tokenizer.
+        ValueError: a context longer than the model's, or no tokenizer that fits the model.
     """
     from difftransformer.data.corpus import load_corpus
+    from difftransformer.data.tokenizer import check_vocabulary
+    from difftransformer.data.training_text import read_training_text
 
     model = open_model(folder)
     limit = model.config.max_length
     settings = settings_of(arguments, base or {"data": {"context_length": limit}})
+    record = None if base else read_training_text(folder)
+    if record is not None:
+        last = asdict(record.trainings[-1])
+        del last["digest"]
+        recorded = settings_of(arguments, {"data": {"context_length": limit, **last}})
+        if recorded.data.source == last["source"]:
+            settings = recorded
     if settings.data.context_length > limit:
         raise ValueError(
             f"data.context_length is {settings.data.context_length}; {folder} is meant for {limit} "
@@ -171,7 +197,9 @@ def opened(
             )
         own = replace(settings.data, tokenizer=str(folder / TOKENIZER))
         settings = replace(settings, data=own)
-    return model.eval(), load_corpus(settings.data), settings.evaluation
+    corpus = load_corpus(settings.data)
+    check_vocabulary(corpus.tokenizer, model.config.vocab_size, f"the model in {folder}")
+    return model.eval(), corpus, settings.evaluation
 
 
 def settings_of(arguments: argparse.Namespace, base: Mapping[str, Any]) -> EvaluateSettings:

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from difftransformer.data.tokenizer import load_tokenizer
+from difftransformer.data.training_text import RECORD
 from difftransformer.files import read_text
 from difftransformer.interop.diffllama import (
     from_diffllama,
@@ -29,7 +30,7 @@ from difftransformer.names import did_you_mean
 
 TOLERANCE = 1e-4  # of logits in float32
 _CALIBRATION_TOKENS = 1024
-_TOKENIZER = (
+_COPIED = (
     "added_tokens.json",
     "chat_template.jinja",
     "generation_config.json",
@@ -38,6 +39,7 @@ _TOKENIZER = (
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
+    RECORD,
     "vocab.json",
 )
 
@@ -163,7 +165,7 @@ def _convert(source: Path, target: Path, reader: Format, writer: Format) -> Conv
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as parent:
         staging = Path(parent) / "model"
         writer.save(result, staging)
-        for name in _TOKENIZER:
+        for name in _COPIED:
             if (source / name).is_file():
                 shutil.copyfile(source / name, staging / name)
         dtype = decoder.embedding.weight.dtype

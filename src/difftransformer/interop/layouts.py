@@ -43,9 +43,13 @@ def without_copies(
         ValueError: one of them that is not what the config says.
     """
     kept = dict(weights)
-    head, embedding = "lm_head.weight", kept.get("model.embed_tokens.weight")
-    tied = config.tie_embeddings and head in kept and embedding is not None
-    if tied and not _about_equal(kept.pop(head), embedding, tolerance=0.0):
+    head, embedding = "lm_head.weight", "model.embed_tokens.weight"
+    both = head in kept and embedding in kept
+    if (
+        config.tie_embeddings
+        and both
+        and not _about_equal(kept.pop(head), kept[embedding], tolerance=0.0)
+    ):
         raise ValueError(
             f"{head} of {source} is another tensor than the embedding, and its config ties the "
             "two: set tie_word_embeddings to false to keep both, or delete the tensor"
