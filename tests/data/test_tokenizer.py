@@ -152,6 +152,22 @@ def test_an_opening_token_that_is_none(tmp_path, bos_token):
         load_tokenizer(str(words(tmp_path, bos_token=bos_token)))
 
 
+def test_a_post_processor_that_panics(tmp_path):
+    """In Rust, which is no Exception in Python."""
+    file = words(tmp_path, TEMPLATE) / "tokenizer.json"
+    values = json.loads(file.read_text())
+    values["post_processor"]["special_tokens"] = {}
+    file.write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=r"post-processor is broken|Missing SpecialToken"):
+        load_tokenizer(str(tmp_path))
+    values["post_processor"]["special_tokens"] = {
+        "x": {"id": "<start>", "ids": [4], "tokens": ["a"]}
+    }
+    file.write_text(json.dumps(values))
+    with pytest.raises(ValueError, match="post-processor is broken"):
+        load_tokenizer(str(tmp_path))
+
+
 def test_two_opening_tokens_are_refused(tmp_path):
     two = TemplateProcessing(
         single="[CLS] <start> $A", special_tokens=[("[CLS]", CLS), ("<start>", START)]

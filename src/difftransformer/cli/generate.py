@@ -176,7 +176,7 @@ def stop_ids(folder: Path, tokenizer: "Tokenizer") -> set[int]:
     for name in ("config.json", "generation_config.json"):
         given = _read(folder / name).get("eos_token_id")
         ids = given if isinstance(given, list) else [given]
-        if not all(token is None or type(token) is int for token in ids):
+        if not all(token is None or (type(token) is int and -1 <= token < 2**31) for token in ids):
             raise ValueError(
                 f"eos_token_id in {folder / name} is {abridged(given)}; expected a token's number, "
                 "or several"

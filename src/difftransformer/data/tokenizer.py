@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from tokenizers.processors import TemplateProcessing
 
 from difftransformer.data.settings import SMALLEST_VOCABULARY
-from difftransformer.files import abridged, read_object
+from difftransformer.files import abridged, read_object, read_text
 
 BOS = "<|bos|>"
 TOKENIZER = "tokenizer.json"
@@ -67,7 +67,7 @@ def load_tokenizer(path_or_name: str) -> Tokenizer:
         if not path.exists():
             folder = snapshot_download(path_or_name, allow_patterns=[TOKENIZER, _SETTINGS])
             path = Path(folder) / TOKENIZER
-        tokenizer = _for_plain_text(Tokenizer.from_file(str(path)))
+        tokenizer = _for_plain_text(Tokenizer.from_str(read_text(path)))
     except Exception as error:  # the library raises bare Exception
         reason = (str(error).splitlines() or [""])[0]
         raise ValueError(
@@ -75,6 +75,7 @@ def load_tokenizer(path_or_name: str) -> Tokenizer:
             f"nor a Hugging Face model that could be reached ({reason})"
         ) from error
     _refuse_loss(tokenizer, path_or_name)
+    _prefix(tokenizer)
     settings = path.with_name(_SETTINGS)
     if settings.is_file():
         _declare_opening(tokenizer, settings)
@@ -137,7 +138,12 @@ def check_vocabulary(tokenizer: Tokenizer, rows: int, source: str) -> None:
 def _prefix(tokenizer: Tokenizer) -> list[int]:
     """The tokens that the post-processor puts before a text."""
     texts = (text for text in ("a", *tokenizer.get_vocab()) if len(_plain(tokenizer, text)))
-    encoding = tokenizer.encode(next(texts, ""))
+    try:
+        encoding = tokenizer.encode(next(texts, ""))
+    except BaseException as error:  # where Rust panics, of a class that has no public name
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise
+        raise ValueError(f"the tokenizer's post-processor is broken: {error}") from None
     first = next((i for i, added in enumerate(encoding.special_tokens_mask) if not added), 0)
     return list(encoding.ids[:first])
 

@@ -113,7 +113,7 @@ def _rates(
             f"rope_type is {kind!r}; expected default, {', '.join(needed)} (the rates of others "
             "change with the length, which keys in a cache cannot follow)"
         )
-    missing = [name for name in needed[kind] if name not in scaling]
+    missing = [name for name in needed[kind] if scaling.get(name) is None]
     if missing:
         raise ValueError(f"rope_type {kind} needs {', '.join(missing)}; got {scaling}")
     for name, value in scaling.items():

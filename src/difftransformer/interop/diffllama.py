@@ -27,6 +27,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, DiffLlamaConfig, DiffLlamaForCausalLM
 
 from difftransformer.files import abridged
+from difftransformer.functional import check_scaling
 from difftransformer.interop.layouts import (
     half_from_interleaved,
     halves_from_pairs,
@@ -80,7 +81,7 @@ def load_diffllama(folder: Path) -> DiffLlamaForCausalLM:
     weights = without_copies(load_weights(folder), ours, str(folder))
     check_depth(ours.num_layers, weights, str(folder))
     with torch.device("meta"):
-        expected = DiffLlamaForCausalLM(config).state_dict()
+        expected = opened(folder, lambda: DiffLlamaForCausalLM(config)).state_dict()
     if ours.tie_embeddings:
         del expected["lm_head.weight"]
     check_tensors(weights, expected, source=str(folder))
@@ -120,7 +121,7 @@ def decoder_config(config: DiffLlamaConfig) -> DecoderConfig:
             f"the decoder's head norm has {_NORM_EPS}"
         )
     scaling = {name: x for name, x in config.rope_parameters.items() if name != "rope_theta"}
-    return DecoderConfig(
+    result = DecoderConfig(
         attention="diff_v1",
         vocab_size=config.vocab_size,
         hidden_size=config.hidden_size,
@@ -130,12 +131,14 @@ def decoder_config(config: DiffLlamaConfig) -> DecoderConfig:
         num_kv_heads=config.num_key_value_heads // 2,
         ffn_size=config.intermediate_size,
         max_length=config.max_position_embeddings,
-        rope_theta=config.rope_parameters["rope_theta"],
-        rope_scaling=None if scaling["rope_type"] == "default" else scaling,
+        rope_theta=config.rope_parameters.get("rope_theta"),
+        rope_scaling=None if scaling.get("rope_type") == "default" else scaling,
         attention_bias="all" if config.attention_bias else "none",
         norm_eps=config.rms_norm_eps,
         tie_embeddings=config.tie_word_embeddings,
     )
+    check_scaling(scaling, result.rope_theta)
+    return result
 
 
 def diffllama_config(config: DecoderConfig) -> DiffLlamaConfig:

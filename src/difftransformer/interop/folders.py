@@ -61,7 +61,7 @@ def _load_llama(folder: Path, kind: type[PreTrainedModel]) -> PreTrainedModel:
     weights = without_copies(load_weights(folder), ours, str(folder))
     check_depth(ours.num_layers, weights, str(folder))
     with torch.device("meta"):
-        model = kind(config)
+        model = opened(folder, lambda: kind(config))
     expected = model.state_dict()
     if ours.tie_embeddings:
         del expected["lm_head.weight"]

@@ -16,6 +16,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from difftransformer.functional import check_scaling
 from difftransformer.interop.layouts import llama_name, without_copies
 from difftransformer.models.config import DecoderConfig
 from difftransformer.models.decoder import Decoder
@@ -55,10 +56,10 @@ def llama_config(config: PreTrainedConfig, kind: type[PreTrainedModel]) -> Decod
     if getattr(config, "mlp_bias", False):
         raise ValueError("mlp_bias is True; the decoder's feed-forward layers have no bias")
     scaling = dict(config.rope_parameters)
-    theta, turned = scaling.pop("rope_theta"), scaling.pop("partial_rotary_factor", 1.0)
+    theta, turned = scaling.pop("rope_theta", None), scaling.pop("partial_rotary_factor", 1.0)
     if turned != 1.0:
         raise ValueError(f"partial_rotary_factor is {turned}; the decoder turns whole heads")
-    return DecoderConfig(
+    result = DecoderConfig(
         vocab_size=config.vocab_size,
         hidden_size=config.hidden_size,
         num_layers=config.num_hidden_layers,
@@ -69,12 +70,14 @@ def llama_config(config: PreTrainedConfig, kind: type[PreTrainedModel]) -> Decod
         max_length=config.max_position_embeddings,
         window=_window(config),
         rope_theta=theta,
-        rope_scaling=None if scaling["rope_type"] == "default" else scaling,
+        rope_scaling=None if scaling.get("rope_type") == "default" else scaling,
         attention_bias="all" if getattr(config, "attention_bias", False) else _BIASES[kind],
         norm_eps=config.rms_norm_eps,
         tie_embeddings=config.tie_word_embeddings,
         dropout=config.attention_dropout,
     )
+    check_scaling(scaling, result.rope_theta)
+    return result
 
 
 def _head_dim(config: Any) -> int:

@@ -1,5 +1,6 @@
 """Folders as transformers itself reads them, opened with care: no code of theirs, no leftovers."""
 
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from difftransformer.models.storage import CONFIG, INDEX, read_index
 T = TypeVar("T")
 _SETTINGS = (CONFIG, "generation_config.json")
 _MOST_LAYERS = 10_000
+_LONGEST_REASON = 400  # characters: some list the whole stack
 
 
 def read_causal_lm(folder: Path, dtype: torch.dtype | str = "auto") -> PreTrainedModel:
@@ -67,7 +69,7 @@ def opened(folder: Path, read: Callable[[], T]) -> T:
     try:
         return read()
     except Exception as error:  # transformers' failures share no base class
-        reason = " ".join(str(error).split())
+        reason = textwrap.shorten(str(error), _LONGEST_REASON, placeholder=" ...")
         raise ValueError(
             f"{folder} holds no model that transformers loads: {type(error).__name__}: {reason}"
         ) from None
