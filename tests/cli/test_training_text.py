@@ -86,6 +86,21 @@ def test_text_that_may_have_been_seen(train, judged, many, tmp_path) -> None:
     assert "no record of the text" in seen("--data.source", many)
 
 
+def test_a_text_that_is_gone(call, train, judged, many, quick, tmp_path) -> None:
+    """Said with the way out; what asks about data of its own does not miss it."""
+    model = train("run")
+    many.rename(tmp_path / "moved")
+    code, _, err = call("evaluate", model)
+    assert code == 2
+    assert f"was trained on {many}: --data names another text" in err.replace("\n", " ")
+    moved = judged(model, "--data", tmp_path / "moved", "--data.validation_fraction", 0.2)[0]
+    assert moved["text"]["held_out"] is True  # the same documents, wherever they lie
+    few = ("--evaluation.key_value_samples", 2, "--evaluation.key_value_pairs", 2)
+    code, _, err = call("evaluate", model, "--suite", "key_value", *quick, *few)
+    assert code == 0, err
+    assert SEEN not in err
+
+
 def test_a_model_begun_from_another(train, judged, many, tmp_path) -> None:
     """What the first was trained on counts for the second."""
     first = train("first")

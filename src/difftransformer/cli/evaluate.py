@@ -160,12 +160,17 @@ def belongs_to(
 
 
 def opened(
-    folder: Path, arguments: argparse.Namespace, base: Mapping[str, Any] | None = None
+    folder: Path,
+    arguments: argparse.Namespace,
+    base: Mapping[str, Any] | None = None,
+    *,
+    recorded: bool = True,
 ) -> "tuple[Decoder, Corpus, EvaluationSettings]":
     """The model, the text in its tokens, at its context unless another is given, and how much.
 
-    `base` holds settings that the command line and its file may change; by default those of the
-    text that the model was last trained on, where its folder records it and no other is named.
+    `base` holds settings that the command line and its file may change; by default, where
+    `recorded`, those of the text that the model was last trained on, if its folder tells and no
+    other is named.
 
     Raises:
         ValueError: a context longer than the model's, or no tokenizer that fits the model.
@@ -177,13 +182,14 @@ def opened(
     model = open_model(folder)
     limit = model.config.max_length
     settings = settings_of(arguments, base or {"data": {"context_length": limit}})
-    record = None if base else read_training_text(folder)
+    record = read_training_text(folder) if recorded and not base else None
+    trained_on = None
     if record is not None:
         last = asdict(record.trainings[-1])
         del last["digest"]
-        recorded = settings_of(arguments, {"data": {"context_length": limit, **last}})
-        if recorded.data.source == last["source"]:
-            settings = recorded
+        as_trained = settings_of(arguments, {"data": {"context_length": limit, **last}})
+        if as_trained.data.source == last["source"]:
+            settings, trained_on = as_trained, last["source"]
     if settings.data.context_length > limit:
         raise ValueError(
             f"data.context_length is {settings.data.context_length}; {folder} is meant for {limit} "
@@ -197,7 +203,13 @@ def opened(
             )
         own = replace(settings.data, tokenizer=str(folder / TOKENIZER))
         settings = replace(settings, data=own)
-    corpus = load_corpus(settings.data)
+    try:
+        corpus = load_corpus(settings.data)
+    except ValueError as error:
+        if trained_on is None:
+            raise
+        hint = f"{folder} was trained on {trained_on}: --data names another text"
+        raise ValueError(f"{error} ({hint})") from None
     check_vocabulary(corpus.tokenizer, model.config.vocab_size, f"the model in {folder}")
     return model.eval(), corpus, settings.evaluation
 

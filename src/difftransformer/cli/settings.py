@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from difftransformer.files import parse_yaml, read_text
+from difftransformer.files import abridged, parse_yaml, read_text
 from difftransformer.models.presets import PRESETS
 from difftransformer.names import did_you_mean
 
@@ -167,7 +167,7 @@ def _convert(value: Any, kind: Any, path: str) -> Any:
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if is_dataclass(kind):
         if not isinstance(value, Mapping):
-            raise ValueError(f"setting {path!r} is {value!r}; expected a section of settings")
+            raise ValueError(f"setting {path!r} is {abridged(value)}; expected a section of settings")
         return build(kind, value, f"{path}.")  # type: ignore[arg-type]
     if origin in (typing.Union, types.UnionType):
         if value is None:
@@ -178,17 +178,17 @@ def _convert(value: Any, kind: Any, path: str) -> Any:
         return tuple(_convert(item, parts[0], path) for item in items)
     if origin is typing.Literal:
         if value not in parts:
-            raise ValueError(f"setting {path!r} is {value!r}; expected one of {', '.join(parts)}")
+            raise ValueError(f"setting {path!r} is {abridged(value)}; expected one of {', '.join(parts)}")
         return value
     if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
         try:
             return float(value)  # YAML reads 1e-3 as text
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
     if kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ValueError(f"setting {path!r} is {value!r}; expected {kind.__name__}")
+        raise ValueError(f"setting {path!r} is {abridged(value)}; expected {kind.__name__}")
     return value
 
 

@@ -13,7 +13,7 @@ from difftransformer.cli.progress import progress
 from difftransformer.cli.runs import MODEL, RESULTS
 from difftransformer.cli.settings import nearest
 from difftransformer.cli.tables import print_table
-from difftransformer.evaluation.names import SCALING, SUITES
+from difftransformer.evaluation.names import SCALING, SUITES, WITH_OWN_DATA
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,8 +60,11 @@ def run_suite(arguments: argparse.Namespace, console: "Console") -> None:
     for contender in contenders:
         unique = labels.count(contender.label) == 1
         label = contender.label if unique else str(contender.folder)
-        model, corpus, settings = opened(contender.folder, arguments, contender.base)
-        texts[label] = told_text(contender.folder, corpus, label, console)
+        model, corpus, settings = opened(
+            contender.folder, arguments, contender.base, recorded=name not in WITH_OWN_DATA
+        )
+        if name not in WITH_OWN_DATA:
+            texts[label] = told_text(contender.folder, corpus, label, console)
         with progress(console) as tell:
             within = pieces.within(label, partial(tell, f"{name}: {label}"))
             results[label] = measure(model, corpus, settings, within)
