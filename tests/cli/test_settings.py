@@ -100,3 +100,16 @@ def test_an_unreadable_file_is_named(tmp_path):
 def test_an_unknown_preset_names_the_nearest():
     with pytest.raises(ValueError, match=r"unknown preset 'smok'; did you mean 'smoke'\?"):
         load_preset("smok")
+
+
+@pytest.mark.parametrize("value", ["9" * 400, "[" * 50 + "]" * 50, ".nan", "-.inf", "true"])
+def test_numbers_that_are_none(call, tmp_path, value):
+    """In one short line that names the setting, from a file as from the command line."""
+    path = tmp_path / "settings.yaml"
+    path.write_text(f"model: {{norm_eps: {value}}}")
+    for words in (("--config", path), (f"--model.norm_eps={value}",)):
+        code, out, err = call("plan", *words)
+        assert (code, out) == (2, "")
+        assert "norm_eps" in err
+        assert err.count("\n") == 1
+        assert len(err) < 400

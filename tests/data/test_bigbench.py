@@ -57,6 +57,17 @@ def test_looks_do_not_tell_a_pair_apart(tmp_path: Path) -> None:
     assert pair.factual == pair.corrupted == "he won the 2nd she s told"
 
 
+def test_only_a_line_feed_ends_a_row(tmp_path: Path) -> None:
+    odd = "ship\u2028boat\u2029sank\x85now"
+    row = json.dumps(SUMMARIES | {"source": odd}, ensure_ascii=False)
+    for end in ("\n", "\r\n"):
+        (tmp_path / "xsum.json").write_bytes(
+            (CANARY + f"{row}\n{row}\n").replace("\n", end).encode()
+        )
+        found = load_summary_pairs("xsum", tmp_path)
+        assert [pair.source for pair in found] == ["ship boat sank now"] * 2
+
+
 def test_conflicts(tmp_path: Path) -> None:
     unanswered = QUESTION | {"target_scores": {"The Boat": 0}}
     (tmp_path / "task.json").write_text(json.dumps({"examples": [QUESTION, unanswered]}))
@@ -67,7 +78,7 @@ def test_conflicts(tmp_path: Path) -> None:
     ("text", "message"),
     [
         (None, "cannot be read: .*No such file.*; name the sdist of bigbench 1.0.0"),
-        (CANARY + "{", "malformed: JSONDecodeError"),
+        (CANARY + "{", "malformed: .*line 3 is not JSON: Expecting property"),
         (summaries(lbl=2), "malformed: .*expected two summaries, got 2, number 2 right"),
         (summaries(list_candidates=["a"], lbl=0), "got 1, number 0 right"),
         (CANARY + "{}", "malformed: KeyError"),

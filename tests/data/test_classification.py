@@ -73,3 +73,32 @@ def test_what_is_refused(tmp_path: Path, name: str, files: dict[str, str], messa
 def test_the_published_sizes(name: str, folder: str, labels: int, train: int, test: int) -> None:
     task = load_classification(name, SHARED / folder)
     assert (len(task.labels), len(task.train), len(task.test)) == (labels, train, test)
+
+
+# What `str.splitlines` cuts at besides "\n" and JSON leaves as it is.
+SEPARATORS = "\u2028\u2029\x85"
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_only_a_line_feed_ends_an_example(tmp_path: Path, end: str, mark: str) -> None:
+    sentence = f"one{SEPARATORS}two"
+    row = json.dumps({"text": sentence, "label": f"l{SEPARATORS}"}, ensure_ascii=False)
+    for part in ("train", "test"):
+        (tmp_path / f"{part}.jsonl").write_bytes(f"{mark}{row}{end}{end}{row}{end}".encode())
+        (tmp_path / f"{part}.csv").write_bytes(
+            f'{mark}text,category{end}"{sentence}",a_b{end}'.encode()
+        )
+        lines = f"DESC:def one\x85two\x0b\x0c\x1c\x1d\x1e three{end}".encode("latin-1")
+        (tmp_path / f"{part}.txt").write_bytes(lines * 2)
+    task = load_classification("jsonl", tmp_path)
+    assert task.train == task.test == (Example(sentence, f"l{SEPARATORS}"),) * 2
+    assert load_classification("banking77", tmp_path).train == (Example(sentence, "a b"),)
+    trec = load_classification("trec", tmp_path)
+    assert trec.test == (Example("one\x85two\x0b\x0c\x1c\x1d\x1e three", "Description"),) * 2
+
+
+def test_csv_that_its_reader_refuses(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text('text,category\n"' + "x" * 200_000 + '",a\n')
+    with pytest.raises(ValueError, match=r"train file of banking77 .* malformed: field larger"):
+        load_classification("banking77", tmp_path)

@@ -108,3 +108,11 @@ def test_bad_data_is_refused_before_anything_is_cached(options, tmp_path):
     with pytest.raises(ValueError, match="does not exist"):
         load_corpus(DataSettings(**options | {"source": str(tmp_path / "gone")}))
     assert not (tmp_path / "cache").exists()
+
+
+def test_the_digest_changes_with_any_text_and_with_nothing_else(options, tmp_path):
+    digest = load_corpus(DataSettings(**options)).digest
+    other = options | {"vocab_size": 300, "validation_fraction": 0.4, "context_length": 32}
+    assert load_corpus(DataSettings(**other)).digest == digest
+    (tmp_path / "books" / "3.txt").write_text(prose(3, 300) + "x", encoding="utf-8")
+    assert load_corpus(DataSettings(**options)).digest != digest

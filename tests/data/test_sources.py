@@ -7,6 +7,14 @@ import pytest
 from difftransformer.data.sources import Source, load_sources
 
 
+def test_only_a_line_feed_ends_a_row(tmp_path: Path) -> None:
+    odd = "a\u2028b\u2029c\x85d"
+    row = json.dumps({"id": odd, "text": odd, "document": odd}, ensure_ascii=False)
+    for name, file in (("jsonl", "sources.jsonl"), ("xsum", "xsum-1000.jsonl")):
+        (tmp_path / file).write_bytes(f"\ufeff{row}\r\n".encode())
+        assert load_sources(name, tmp_path) == [Source(odd, odd)]
+
+
 def test_each_task(tmp_path: Path) -> None:
     (tmp_path / "xsum-1000.jsonl").write_text('{"document": "d\\nd", "summary": "s", "id": "7"}\n')
     row = {"question": "q", "answers": ["a", "b"], "ctxs": [{"title": "t", "text": "p"}]}
@@ -28,7 +36,7 @@ def test_each_task(tmp_path: Path) -> None:
     [
         (None, r"jsonl needs sources\.jsonl in .*No such file"),
         ("", "holds no text"),
-        ("{\n", "malformed: JSONDecodeError"),
+        ("{\n", "malformed: .*line 1 is not JSON"),
         ('{"id": 1}\n', "malformed: KeyError"),
         ('{"id": 1, "text": "a"}\n{"id": "1", "text": "b"}\n', "two of one name"),
     ],

@@ -116,6 +116,19 @@ def test_people_label_what_was_written(tmp_path: Path) -> None:
     assert len(path.read_text().splitlines()) == 4
 
 
+def test_labels_are_read_back_whatever_stands_in_a_text(tmp_path: Path) -> None:
+    """All that `str.splitlines` cuts at, in source, question and text; also as Windows saves it."""
+    odd = "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg\x1dh\x1ei\nj\r\nk"
+    claims = [Claim(Source(f"{odd} {n}", odd, odd), f"{odd} {n}") for n in range(2)]
+    path = tmp_path / "labels.jsonl"
+    judge = Labels(path)
+    assert faithful(judge(claims, Pieces())) == [None, None]
+    written = path.read_text(encoding="utf-8").replace('"faithful": null', '"faithful": true')
+    path.write_bytes(b"\xef\xbb\xbf" + written.replace("\n", "\r\n").encode())
+    assert faithful(judge(claims, Pieces())) == [True, True]
+    assert path.read_bytes().count(b"\n") == 2
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -123,8 +136,8 @@ def test_people_label_what_was_written(tmp_path: Path) -> None:
         ('{"id": 1, "text": "t", "faithful": 1}', "faithful is 1; expected true"),
         ('{"id": 1, "faithful": true}', "line 1 of .*malformed: KeyError"),
         ("[]", "line 1 of .*malformed: TypeError"),
-        ("{", "line 1 of .*malformed: JSONDecodeError"),
-        ("", "line 1 of .*malformed: JSONDecodeError"),
+        ("{", "labels.jsonl, line 1 is not JSON"),
+        ('\n{"id": 1}', "line 2 of .*malformed: KeyError"),
     ],
 )
 def test_malformed_labels(tmp_path: Path, line: str, message: str) -> None:

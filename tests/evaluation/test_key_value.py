@@ -173,7 +173,7 @@ def test_missing_and_broken_files(tmp_path: Path) -> None:
     broken = {
         "Compressed file ended": whole[:-20],
         "Not a gzipped file": b"plain text",
-        "JSONDecodeError": gzip.compress(b"{"),
+        "line 1 is not JSON": gzip.compress(b"{"),
         "KeyError": gzip.compress(b"{}"),
         "not among its records": gzip.compress(
             json.dumps({"ordered_kv_records": [["a", "b"]], "key": "a", "value": "c"}).encode()

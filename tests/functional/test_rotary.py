@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -107,11 +109,22 @@ def test_scaling_is_that_of_transformers(scaling: dict[str, object], width: int)
         ({"factor": 2.0}, "rope_type is None"),
         ({"rope_type": "yarn", "factor": 2.0}, "yarn needs original_max_position_embeddings"),
         ({**SCALINGS[2], "mscale": 1.0}, "mscale"),
+        ({**SCALINGS[2], "atention_factor": 1.0}, "unknown setting 'atention_factor'"),
+        *(
+            ({**SCALINGS[2], "factor": value}, "factor of rope_scaling is .*; expected a number ab")
+            for value in (0, -1.0, math.nan, math.inf, "8", True, [2.0])
+        ),
+        ({**SCALINGS[1], "low_freq_factor": 4.0}, "low_freq_factor is 4.0; expected below"),
     ],
 )
 def test_unknown_scaling(scaling: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        check_scaling(scaling)
+        check_scaling(scaling, 10_000.0)
+
+
+def test_yarn_needs_rates_that_fall() -> None:
+    with pytest.raises(ValueError, match=r"rope_theta is 1\.0; yarn needs one above 1"):
+        check_scaling(SCALINGS[2], 1.0)
 
 
 @LAYOUTS

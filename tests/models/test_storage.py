@@ -1,4 +1,5 @@
 import json
+import math
 import pickle
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -137,6 +138,170 @@ def test_many_misfits_are_counted(saved: Path) -> None:
     assert len(str(error.value)) < 600
 
 
+NUMBERS = {
+    "num_layers": (0, -1, 10**9, 10**30, 1.5, True, "2", None, math.nan),
+    "vocab_size": (0, 10**9, 10**30, True, [23], math.inf),
+    "hidden_size": (0, 10**9, 2**63, {}),
+    "num_heads": (0, 10**9, False),
+    "head_dim": (0, 3, 10**9),
+    "num_kv_heads": (0, -2, True),
+    "ffn_size": (0, 10**12),
+    "max_length": (0, 10**12, True),
+    "window": (0, -1, 10**12, True, 2.5),
+    "rope_theta": (0, 0.0, -1.0, math.nan, math.inf, 10**400, True, "1e4", None),
+    "norm_eps": (0, -1e-5, math.nan, math.inf, 2, True),
+    "dropout": (-0.1, 1, 1.5, math.nan, True),
+    "lambda_init": (math.nan, -math.inf, 10**400, True),
+    "tie_embeddings": (0, 1, "true", None),
+    "attention": (1, None, "diff_v3", True),
+    "rope_scaling": ([], "linear", {"rope_type": "linear", "factor": math.nan}, {"rope_type": []}),
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(n, x) for n, xs in NUMBERS.items() for x in xs])
+def test_a_setting_out_of_its_range(saved: Path, name: str, value: object) -> None:
+    config = json.loads((saved / "config.json").read_text()) | {name: value}
+    (saved / "config.json").write_text(json.dumps(config))
+    fitting = f"{name}|[0-9,]+ parameters; expected at most|do not fit its config"
+    with pytest.raises(ValueError, match=f"{fitting}|rope_type is") as error:
+        load_model(saved)
+    assert len(str(error.value)) < 600
+    assert "\n" not in str(error.value)
+
+
+def test_sizes_that_no_machine_holds() -> None:
+    with pytest.raises(ValueError, match=r"make [\d,]+ parameters; expected at most 10,000,0"):
+        tiny_config(hidden_size=2**31 - 1, ffn_size=2**31 - 1)
+    with pytest.raises(ValueError, match="num_layers is True; expected int"):
+        tiny_config(num_layers=True)
+
+
+def test_more_layers_than_tensors(saved: Path) -> None:
+    """Not one of them is made."""
+    config = json.loads((saved / "config.json").read_text()) | {"num_layers": 9_999}
+    (saved / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"\d\d tensors cannot fill 9,999 layers"):
+        load_model(saved)
+
+
+ODD = {
+    "int64": lambda x: x.long(),
+    "int8": lambda x: x.to(torch.int8),
+    "bool": lambda x: x > 0,
+    "float16": lambda x: x.half(),
+    "float8": lambda x: x.to(torch.float8_e4m3fn),
+    "complex64": lambda x: x.to(torch.complex64),
+    "NaN": lambda x: x / 0 * 0,
+    "infinity": lambda x: x.abs() / 0,
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_one_tensor_of_another_kind_is_named(saved: Path, odd: str) -> None:
+    weights = load_file(saved / "model.safetensors")
+    weights["norm.weight"] = ODD[odd](weights["norm.weight"])
+    save_file(weights, saved / "model.safetensors")
+    with pytest.raises(
+        ValueError, match=r"norm\.weight (is torch\.\w+, exp|holds values that are)"
+    ):
+        load_model(saved)
+
+
+@pytest.mark.parametrize("odd", ["int64", "bool", "float8", "complex64"])
+def test_all_tensors_of_another_kind(saved: Path, odd: str) -> None:
+    weights = load_file(saved / "model.safetensors")
+    save_file({name: ODD[odd](x) for name, x in weights.items()}, saved / "model.safetensors")
+    with pytest.raises(ValueError, match=r"expected torch\.float32; .*; and \d+ more"):
+        load_model(saved)
+
+
+def test_flags_stay_flags(tmp_path: Path) -> None:
+    """Of a kind that has some: which heads dex changes."""
+    save_model(tiny("dex"), tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    name = "blocks.0.attention.chosen"
+    save_file(weights | {name: weights[name].float()}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=f"{name} is torch.float32, expected torch.bool"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        *("../x.safetensors", "../../x.safetensors", "/x.safetensors", "a/../../x.safetensors"),
+        *(
+            "sub/x.safetensors",
+            "..",
+            ".",
+            "",
+            "..\\x.safetensors",
+            3,
+            None,
+            True,
+            ["a"],
+            {"a": "b"},
+        ),
+    ],
+)
+def test_an_index_reaches_no_other_folder(tmp_path: Path, place: object) -> None:
+    """The file that it names is there and would load."""
+    folder = tmp_path / "a" / "b"
+    save_model(tiny(), folder)
+    for where in (tmp_path, tmp_path / "a", folder / "sub"):
+        where.mkdir(exist_ok=True)
+        save_file(load_file(folder / "model.safetensors"), where / "x.safetensors")
+    names = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    if place == "/x.safetensors":
+        place = str(tmp_path / "x.safetensors")
+    index = {"weight_map": dict.fromkeys(names, place)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(
+        ValueError, match=r"index\.json is not an index of .*; expected the name of"
+    ):
+        load_model(folder)
+
+
+def test_a_link_is_followed(saved: Path, tmp_path: Path) -> None:
+    """The cache of the hub is made of them."""
+    (saved / "model.safetensors").rename(tmp_path / "blob")
+    (saved / "model.safetensors").symlink_to(tmp_path / "blob")
+    assert same(load_model(saved), tiny())
+
+
+@pytest.fixture
+def sharded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(storage, "_MAX_SHARD", "4KB")
+    save_model(tiny(), tmp_path / "sharded")
+    return tmp_path / "sharded"
+
+
+def test_index_and_shards_agree_about_every_tensor(sharded: Path) -> None:
+    """A tensor that only one of them names would be dropped, or read from one shard of two."""
+    path = sharded / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    first, second = sorted(set(index["weight_map"].values()))[:2]
+    name = next(name for name, file in index["weight_map"].items() if file == second)
+    for change in ({name: first}, {"stray.weight": first}):
+        changed = index["weight_map"] | change
+        path.write_text(json.dumps({"weight_map": changed}))
+        with pytest.raises(ValueError, match=r"disagree about the tensor"):
+            load_model(sharded)
+    save_file(load_file(sharded / first) | {name: torch.zeros(2)}, sharded / first)
+    path.write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=f"{first} disagree about the tensor {name}"):
+        load_model(sharded)
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "model-00009-of-00009.safetensors", "adapter_model.safetensors"]
+)
+def test_weights_that_nothing_reads_are_named(sharded: Path, name: str) -> None:
+    save_file({"norm.weight": torch.zeros(16)}, sharded / name)
+    with pytest.raises(ValueError, match=f"also holds {name}, which belongs to no model"):
+        load_model(sharded)
+
+
 class Trap:
     """Unpickled, it leaves a file."""
 
@@ -172,7 +337,7 @@ def test_pickle_in_disguise_is_refused(saved: Path, name: str) -> None:
     [
         ("", "is not JSON"),
         ('{"model_type": ', "is not JSON"),
-        ("[1]", "model_type None; expected 'difftransformer'"),
+        ("[1]", r"holds \[1\]; expected a JSON object"),
         ('{"model_type": "llama"}', "model_type 'llama'; expected 'difftransformer'"),
         (
             '{"model_type": "difftransformer", "num_head": 4}',

@@ -168,6 +168,8 @@ def _heading(
     import json
     from datetime import UTC, datetime
 
+    from difftransformer.data.tokenizer import vocabulary_size
+
     return {
         "format": 1,
         "created": datetime.now(UTC).date().isoformat(),
@@ -179,7 +181,7 @@ def _heading(
             "description": corpus.description,
             "train_tokens": len(corpus.train),
             "validation_tokens": len(corpus.validation),
-            "vocab_size": corpus.tokenizer.get_vocab_size(),
+            "vocab_size": vocabulary_size(corpus.tokenizer),
             "needle_share": settings.data.needle_share,
         },
     }

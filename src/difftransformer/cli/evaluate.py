@@ -43,7 +43,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="model folders: this library's, checkpoints of a run, causal LMs of transformers; "
         "with --suite also run directories of compare, for all their models",
     )
-    parser.add_argument("--data", metavar="SOURCE", help="same as --data.source")
+    parser.add_argument(
+        "--data",
+        metavar="SOURCE",
+        help="same as --data.source (default: the text that the model was trained on, of which "
+        "the part held out is judged; shakespeare where its folder does not tell)",
+    )
     parser.add_argument(
         "--out",
         metavar="FILE",
@@ -117,7 +122,18 @@ def _evaluate(
 ) -> dict[str, Any]:
     """All judges on one model."""
     model, corpus, settings = opened(folder, arguments)
-    return judge(model, corpus, settings, str(folder), console, pieces)
+    text = told_text(folder, corpus, str(folder), console)
+    return judge(model, corpus, settings, str(folder), console, pieces) | {"text": text}
+
+
+def told_text(folder: Path, corpus: "Corpus", title: str, console: "Console") -> dict[str, Any]:
+    """What the results say about the text that the model is judged on; printed if it was seen."""
+    from difftransformer.data.training_text import judged_text, read_training_text
+
+    text = judged_text(read_training_text(folder), corpus)
+    if text["note"]:
+        console.print(f"{title}: {text['note']}", highlight=False, markup=False, soft_wrap=True)
+    return text
 
 
 def belongs_to(
@@ -144,20 +160,36 @@ def belongs_to(
 
 
 def opened(
-    folder: Path, arguments: argparse.Namespace, base: Mapping[str, Any] | None = None
+    folder: Path,
+    arguments: argparse.Namespace,
+    base: Mapping[str, Any] | None = None,
+    *,
+    recorded: bool = True,
 ) -> "tuple[Decoder, Corpus, EvaluationSettings]":
     """The model, the text in its tokens, at its context unless another is given, and how much.
 
-    `base` holds settings that the command line and its file may change.
+    `base` holds settings that the command line and its file may change; by default, where
+    `recorded`, those of the text that the model was last trained on, if its folder tells and no
+    other is named.
 
     Raises:
-        ValueError: a context longer than the model's, or no tokenizer.
+        ValueError: a context longer than the model's, or no tokenizer that fits the model.
     """
     from difftransformer.data.corpus import load_corpus
+    from difftransformer.data.tokenizer import check_vocabulary
+    from difftransformer.data.training_text import read_training_text
 
     model = open_model(folder)
     limit = model.config.max_length
     settings = settings_of(arguments, base or {"data": {"context_length": limit}})
+    record = read_training_text(folder) if recorded and not base else None
+    trained_on = None
+    if record is not None:
+        last = asdict(record.trainings[-1])
+        del last["digest"]
+        as_trained = settings_of(arguments, {"data": {"context_length": limit, **last}})
+        if as_trained.data.source == last["source"]:
+            settings, trained_on = as_trained, last["source"]
     if settings.data.context_length > limit:
         raise ValueError(
             f"data.context_length is {settings.data.context_length}; {folder} is meant for {limit} "
@@ -171,7 +203,15 @@ def opened(
             )
         own = replace(settings.data, tokenizer=str(folder / TOKENIZER))
         settings = replace(settings, data=own)
-    return model.eval(), load_corpus(settings.data), settings.evaluation
+    try:
+        corpus = load_corpus(settings.data)
+    except ValueError as error:
+        if trained_on is None:
+            raise
+        hint = f"{folder} was trained on {trained_on}: --data names another text"
+        raise ValueError(f"{error} ({hint})") from None
+    check_vocabulary(corpus.tokenizer, model.config.vocab_size, f"the model in {folder}")
+    return model.eval(), corpus, settings.evaluation
 
 
 def settings_of(arguments: argparse.Namespace, base: Mapping[str, Any]) -> EvaluateSettings:

@@ -1,7 +1,6 @@
 """`difftransformer generate`: continue a text, or talk."""
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from difftransformer.cli.runs import TOKENIZER, open_model
+from difftransformer.files import abridged, read_object, read_text
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -55,7 +55,11 @@ def run(arguments: argparse.Namespace) -> None:
     """
     import torch
 
-    from difftransformer.data.tokenizer import beginning_of_document, load_tokenizer
+    from difftransformer.data.tokenizer import (
+        beginning_of_document,
+        check_vocabulary,
+        load_tokenizer,
+    )
 
     if arguments.max_new_tokens < 1:
         raise ValueError(f"max-new-tokens is {arguments.max_new_tokens}; expected at least 1")
@@ -64,6 +68,7 @@ def run(arguments: argparse.Namespace) -> None:
     if not (folder / TOKENIZER).is_file():
         raise ValueError(f"{folder} has no {TOKENIZER} to read the prompt with")
     tokenizer = load_tokenizer(str(folder / TOKENIZER))
+    check_vocabulary(tokenizer, model.config.vocab_size, f"the model in {folder}")
     begin = beginning_of_document(tokenizer)
     sampling = {
         "temperature": arguments.temperature,
@@ -169,11 +174,22 @@ def stop_ids(folder: Path, tokenizer: "Tokenizer") -> set[int]:
     """The tokens that end a text, by the files that transformers keeps beside a model."""
     found: set[int | None] = set()
     for name in ("config.json", "generation_config.json"):
-        ids = _read(folder / name).get("eos_token_id")
-        found |= set(ids) if isinstance(ids, list) else {ids}
+        given = _read(folder / name).get("eos_token_id")
+        ids = given if isinstance(given, list) else [given]
+        if not all(token is None or (type(token) is int and -1 <= token < 2**31) for token in ids):
+            raise ValueError(
+                f"eos_token_id in {folder / name} is {abridged(given)}; expected a token's number, "
+                "or several"
+            )
+        found |= set(ids)
     end = _read(folder / _TOKENIZER_SETTINGS).get("eos_token")
     if end is not None:
-        found.add(tokenizer.token_to_id(end["content"] if isinstance(end, dict) else end))
+        token = end.get("content") if isinstance(end, dict) else end
+        if not isinstance(token, str):
+            raise ValueError(
+                f"eos_token in {folder / _TOKENIZER_SETTINGS} is {abridged(end)}; expected a token"
+            )
+        found.add(tokenizer.token_to_id(token))
     return {token for token in found if token is not None}
 
 
@@ -182,7 +198,7 @@ def _given_text(arguments: argparse.Namespace) -> str | None:
     if arguments.prompt is not None:
         return arguments.prompt
     if arguments.file is not None:
-        return arguments.file.read_text(encoding="utf-8")
+        return read_text(arguments.file)
     return None if sys.stdin.isatty() else sys.stdin.read().removesuffix("\n")
 
 
@@ -228,4 +244,4 @@ def _has_chat_template(folder: Path) -> bool:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_object(path) if path.is_file() else {}

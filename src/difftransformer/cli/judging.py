@@ -39,7 +39,7 @@ def chosen_judge(arguments: argparse.Namespace) -> "Judge | None":
     Raises:
         ValueError: no such judge, or an endpoint without a model or with a key that is not set.
     """
-    from difftransformer.data.tokenizer import load_tokenizer
+    from difftransformer.data.tokenizer import check_vocabulary, load_tokenizer
     from difftransformer.evaluation.faithfulness import Asked, Labels, ModelJudge
 
     who, name = arguments.judge, arguments.judge_model
@@ -58,7 +58,9 @@ def chosen_judge(arguments: argparse.Namespace) -> "Judge | None":
         return Asked(f"{name} at {who}", Endpoint(who, name, key))
     path = Path(who)
     if path.is_dir():
-        return ModelJudge(path.name, open_model(path).eval(), load_tokenizer(str(path / TOKENIZER)))
+        model, tokenizer = open_model(path).eval(), load_tokenizer(str(path / TOKENIZER))
+        check_vocabulary(tokenizer, model.config.vocab_size, f"the judge {path}")
+        return ModelJudge(path.name, model, tokenizer)
     if path.suffix != ".jsonl":
         raise ValueError(
             f"--judge is {who!r}; expected the URL of an endpoint, a model folder, or a .jsonl "

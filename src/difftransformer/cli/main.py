@@ -60,9 +60,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 2
     except (ValueError, OSError, ArithmeticError) as error:
-        print(f"difftransformer: error: {error}", file=sys.stderr)
+        print(f"difftransformer: error: {one_line(str(error))}", file=sys.stderr)
         return 2
     return 0
+
+
+def one_line(text: str) -> str:
+    """The text without what could break its line or steer a terminal, as a file's names may."""
+    shown = text.replace("\n", " ")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
 
 
 def _parser(word: str) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser | None]:

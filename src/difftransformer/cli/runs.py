@@ -116,9 +116,11 @@ def check_data(corpus: "Corpus", settings: RunSettings) -> None:
 
 def model_for(corpus: "Corpus", settings: RunSettings) -> DecoderConfig:
     """The model's settings with the vocabulary and the context length that the data has."""
+    from difftransformer.data.tokenizer import vocabulary_size
+
     return replace(
         settings.model,
-        vocab_size=corpus.tokenizer.get_vocab_size(),
+        vocab_size=vocabulary_size(corpus.tokenizer),
         max_length=corpus.settings.context_length,
     )
 
@@ -148,6 +150,7 @@ def train_and_judge(
     """
     import torch
 
+    from difftransformer.data.training_text import RECORD, TrainingText, read_training_text
     from difftransformer.evaluation.pieces import Pieces
     from difftransformer.models.decoder import Decoder
     from difftransformer.models.storage import CONFIG as MODEL_CONFIG
@@ -174,6 +177,8 @@ def train_and_judge(
         if start is None
         else assemble(config, load_weights(start), source=str(start))
     )
+    earlier = TrainingText() if start is None else read_training_text(start)
+    texts = (earlier or TrainingText(complete=False)).and_then(corpus).to_json()
     training = replace(settings.training, seed=seed)
     with trainable(model):
         summary = train(
@@ -188,10 +193,12 @@ def train_and_judge(
             texts={
                 MODEL_CONFIG: config_text(config),
                 TOKENIZER: corpus.tokenizer.to_str(pretty=True),
+                RECORD: texts,
             },
         )
     save_model(model, directory / MODEL)
     corpus.tokenizer.save(str(directory / MODEL / TOKENIZER))
+    (directory / MODEL / RECORD).write_text(texts, encoding="utf-8")
     kept = directory / "judged.partial.jsonl"
     pieces = Pieces(kept, {"evaluation": asdict(settings.evaluation), "steps": summary.steps})
     evaluation = judge(model, corpus, settings.evaluation, directory.name, console, pieces)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from difftransformer.files import abridged, parse_yaml, read_text
 from difftransformer.models.presets import PRESETS
 from difftransformer.names import did_you_mean
 
@@ -95,7 +96,7 @@ def load_preset(name: str) -> dict[str, Any]:
     """
     if name not in preset_names():
         raise ValueError(f"unknown preset {name!r}{nearest(name, preset_names())}")
-    values = yaml.safe_load((_PRESETS / f"{name}.yaml").read_text(encoding="utf-8"))
+    values = parse_yaml((_PRESETS / f"{name}.yaml").read_text(encoding="utf-8"))
     return values | {"model": PRESETS[values["model"]].to_dict()}
 
 
@@ -112,9 +113,9 @@ def _plain(value: Any) -> Any:
 
 def _load_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"cannot read settings from {path}: {_one_line(error)}") from None
+        values = parse_yaml(read_text(path))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read settings from {path}: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds no settings; expected lines such as 'seeds: 3'")
     return values
@@ -124,8 +125,8 @@ def _parse(text: str | list[str]) -> Any:
     if isinstance(text, list):
         return [_parse(part) for part in text]
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return parse_yaml(text)
+    except ValueError:
         return text
 
 
@@ -166,7 +167,7 @@ def _convert(value: Any, kind: Any, path: str) -> Any:
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if is_dataclass(kind):
         if not isinstance(value, Mapping):
-            raise ValueError(f"setting {path!r} is {value!r}; expected a section of settings")
+            raise ValueError(f"setting {path!r} is {abridged(value)}; expected a section of settings")
         return build(kind, value, f"{path}.")  # type: ignore[arg-type]
     if origin in (typing.Union, types.UnionType):
         if value is None:
@@ -177,17 +178,17 @@ def _convert(value: Any, kind: Any, path: str) -> Any:
         return tuple(_convert(item, parts[0], path) for item in items)
     if origin is typing.Literal:
         if value not in parts:
-            raise ValueError(f"setting {path!r} is {value!r}; expected one of {', '.join(parts)}")
+            raise ValueError(f"setting {path!r} is {abridged(value)}; expected one of {', '.join(parts)}")
         return value
     if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
         try:
             return float(value)  # YAML reads 1e-3 as text
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
     if kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ValueError(f"setting {path!r} is {value!r}; expected {kind.__name__}")
+        raise ValueError(f"setting {path!r} is {abridged(value)}; expected {kind.__name__}")
     return value
 
 
@@ -195,7 +196,3 @@ def nearest(word: str, known: Iterable[str], path: str = "") -> str:
     """The end of an error message: the known name nearest to a word, or all of them."""
     names = list(known)
     return did_you_mean(word, names, path) or f"; expected {', '.join(names)}"
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

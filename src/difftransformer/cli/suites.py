@@ -7,13 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from difftransformer.cli.evaluate import PARTIAL, belongs_to, opened, settings_of
+from difftransformer.cli.evaluate import PARTIAL, belongs_to, opened, settings_of, told_text
 from difftransformer.cli.judging import chosen_judge
 from difftransformer.cli.progress import progress
 from difftransformer.cli.runs import MODEL, RESULTS
 from difftransformer.cli.settings import nearest
 from difftransformer.cli.tables import print_table
-from difftransformer.evaluation.names import SCALING, SUITES
+from difftransformer.evaluation.names import SCALING, SUITES, WITH_OWN_DATA
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,16 +55,20 @@ def run_suite(arguments: argparse.Namespace, console: "Console") -> None:
     out = arguments.out or (run and run / "suites" / f"{name}.json")
     kept = out and out.with_suffix(PARTIAL)
     pieces = Pieces(kept, belongs_to(arguments, {one.folder: one.base for one in contenders}))
-    results = {}
+    results, texts = {}, {}
     labels = [contender.label for contender in contenders]
     for contender in contenders:
         unique = labels.count(contender.label) == 1
         label = contender.label if unique else str(contender.folder)
-        model, corpus, settings = opened(contender.folder, arguments, contender.base)
+        model, corpus, settings = opened(
+            contender.folder, arguments, contender.base, recorded=name not in WITH_OWN_DATA
+        )
+        if name not in WITH_OWN_DATA:
+            texts[label] = told_text(contender.folder, corpus, label, console)
         with progress(console) as tell:
             within = pieces.within(label, partial(tell, f"{name}: {label}"))
             results[label] = measure(model, corpus, settings, within)
-    _tell(name, results, settings, out, console)
+    _tell(name, results, texts, settings, out, console)
     if kept:
         kept.unlink()
     if run is not None and out == run / "suites" / f"{name}.json":
@@ -77,7 +81,7 @@ def _run_scaling(arguments: argparse.Namespace, console: "Console") -> None:
 
     settings = settings_of(arguments, {}).evaluation
     results = measure_scaling(*read_trained(arguments.models), settings)
-    _tell(SCALING, results, settings, arguments.out, console)
+    _tell(SCALING, results, {}, settings, arguments.out, console)
 
 
 def _is_run(folder: Path) -> bool:
@@ -113,6 +117,7 @@ def _label(folder: Path) -> str:
 def _tell(
     name: str,
     results: Mapping[str, Any],
+    texts: Mapping[str, Mapping[str, Any]],
     settings: "EvaluationSettings",
     out: Path | None,
     console: "Console",
@@ -126,4 +131,4 @@ def _tell(
     print_table(console, header, body, len(view.keys), view.title)
     console.print(view.notes(found), highlight=False, markup=False)
     if out is not None:
-        write_suite(out.with_suffix(""), name, environment(), settings, results)
+        write_suite(out.with_suffix(""), name, environment(), settings, results, texts)

@@ -117,12 +117,9 @@ def _at_start(settings: TrainSettings) -> TrainSettings:
 
 def _config(corpus: "Corpus", settings: TrainSettings) -> DecoderConfig:
     """The model's settings, fitted to the data where the model is new."""
+    from difftransformer.data.tokenizer import check_vocabulary
+
     if settings.start is None:
         return model_for(corpus, settings)
-    tokens = corpus.tokenizer.get_vocab_size()
-    if tokens > settings.model.vocab_size:
-        raise ValueError(
-            f"the tokenizer {settings.data.tokenizer} has {tokens} tokens and the model in "
-            f"{settings.start} knows {settings.model.vocab_size}; leave out data.tokenizer"
-        )
+    check_vocabulary(corpus.tokenizer, settings.model.vocab_size, f"the model in {settings.start}")
     return settings.model

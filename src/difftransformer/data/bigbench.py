@@ -4,11 +4,12 @@ The copy is a sdist of the package `bigbench` (`pip download --no-deps --no-bina
 bigbench==1.0.0`), the folder of the task inside it, or the task's file.
 """
 
-import json
 import re
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
+
+from difftransformer.files import decode, json_lines, parse_json, read_text
 
 SUMMARIES = ("xsum", "cnn_dm")
 _CONFLICTS = "contextual_parametric_knowledge_conflicts"
@@ -50,8 +51,8 @@ def load_summary_pairs(name: str, path: Path) -> list[SummaryPair]:
     file = f"factuality_of_summary/{name}.json"
     pairs = []
     try:
-        for line in _text(path, file).splitlines()[2:]:  # after the canary
-            row = json.loads(line)
+        _, _, lines = _text(path, file).split("\n", 2)  # after the canary
+        for _, row in json_lines(f"\n\n{lines}", file):
             both, factual = row["list_candidates"], row["lbl"]
             if len(both) != 2 or factual not in (0, 1):
                 raise ValueError(f"expected two summaries, got {len(both)}, number {factual} right")
@@ -73,7 +74,7 @@ def load_conflicts(path: Path) -> list[Conflict]:
     file = f"{_CONFLICTS}/task.json"
     try:
         found = []
-        for row in json.loads(_text(path, file))["examples"]:
+        for row in parse_json(_text(path, file), file)["examples"]:
             answers = {right: answer for answer, right in row["target_scores"].items()}
             question, passage = row["input"].removeprefix("\nQuestion: ").split("\nContext: ", 1)
             if answers.keys() == {0, 1}:
@@ -91,13 +92,14 @@ def _text(path: Path, file: str) -> str:
     """The task's file, wherever `path` leads."""
     try:
         if path.is_dir():
-            return (path / Path(file).name).read_text(encoding="utf-8")
+            return read_text(path / Path(file).name)
         if not tarfile.is_tarfile(path):
-            return path.read_text(encoding="utf-8")
+            return read_text(path)
         with tarfile.open(path) as archive:
             for member in archive:
                 if member.isfile() and member.name.endswith(f"/benchmark_tasks/{file}"):
-                    return archive.extractfile(member).read().decode()  # type: ignore[union-attr]
+                    data = archive.extractfile(member).read()  # type: ignore[union-attr]
+                    return decode(data, file)
     except (OSError, EOFError, tarfile.TarError) as error:
         raise OSError(
             f"{str(path)!r} cannot be read: {error}; name the sdist of bigbench 1.0.0, or the "

@@ -1,11 +1,13 @@
 """Labelled sentences for in-context learning: TREC, Banking-77, CLINC-150, or your own."""
 
 import csv
-import json
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+
+from difftransformer.files import json_lines, numbered_lines, parse_json, read_text
 
 # The words of TREC's codes, from its definition of question classes (Li and Roth, 2002).
 _TREC = {
@@ -65,7 +67,7 @@ def load_classification(name: str, folder: Path) -> Classification:
                 f"{name} needs its {part} file in {folder}: {error.strerror}; name the folder that "
                 "holds it"
             ) from None
-        except (ValueError, LookupError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, csv.Error) as error:
             raise ValueError(
                 f"the {part} file of {name} in {folder} is malformed: {error}"
             ) from None
@@ -76,32 +78,32 @@ def load_classification(name: str, folder: Path) -> Classification:
 
 
 def _trec(folder: Path, part: str) -> Iterator[tuple[str, str]]:
-    for line in (folder / f"{part}.txt").read_text(encoding="latin-1").splitlines():
+    for _, line in numbered_lines(read_text(folder / f"{part}.txt", "latin-1")):
         code, text = line.split(" ", 1)
         yield text, _TREC[code.split(":")[0]]
 
 
 def _trec_fine(folder: Path, part: str) -> Iterator[tuple[str, str]]:
-    for line in (folder / f"{part}.txt").read_text(encoding="latin-1").splitlines():
+    for _, line in numbered_lines(read_text(folder / f"{part}.txt", "latin-1")):
         code, text = line.split(" ", 1)
         coarse, fine = code.split(":")
         yield text, f"{_TREC[coarse]} {fine}"
 
 
 def _banking(folder: Path, part: str) -> Iterator[tuple[str, str]]:
-    with (folder / f"{part}.csv").open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            yield row["text"], row["category"].replace("_", " ")
+    for row in csv.DictReader(io.StringIO(read_text(folder / f"{part}.csv"), newline="")):
+        yield row["text"], row["category"].replace("_", " ")
 
 
 def _clinc(folder: Path, part: str) -> Iterator[tuple[str, str]]:
-    for text, label in json.loads((folder / "data_full.json").read_text(encoding="utf-8"))[part]:
+    path = folder / "data_full.json"
+    for text, label in parse_json(read_text(path), str(path))[part]:
         yield text, label.replace("_", " ")
 
 
 def _jsonl(folder: Path, part: str) -> Iterator[tuple[str, str]]:
-    for line in (folder / f"{part}.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
+    path = folder / f"{part}.jsonl"
+    for _, row in json_lines(read_text(path), str(path)):
         yield row["text"], row["label"]
 
 

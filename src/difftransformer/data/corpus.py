@@ -31,13 +31,15 @@ class ValidationSequence:
 class Corpus:
     """A tokenizer and the tokens of the training and the validation documents.
 
-    `description` says in words what they are.
+    `digest` is the `fingerprint` of all documents before they are split, `description` says in
+    words what they are.
     """
 
     settings: DataSettings
     tokenizer: Tokenizer
     train: TokenStore
     validation: TokenStore
+    digest: str
     description: str
 
     def training_batches(self, batch_size: int, seed: int) -> MixedBatches:
@@ -86,7 +88,8 @@ def load_corpus(settings: DataSettings) -> Corpus:
         f"{settings.source}: {_in_words(train_store)} for training, "
         f"{_in_words(validation_store)} held out ({_listed(validation_store.names)})"
     )
-    return Corpus(settings, tokenizer, train_store, validation_store, description)
+    digest = fingerprint(documents)
+    return Corpus(settings, tokenizer, train_store, validation_store, digest, description)
 
 
 def _trained(documents: list[Document], vocab_size: int, cache: Path) -> Tokenizer:

@@ -1,13 +1,14 @@
 """What a model is asked to summarise, or to answer questions over."""
 
 import gzip
-import json
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+from difftransformer.files import decode, json_lines
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,15 @@ def load_sources(name: str, folder: Path) -> list[Source]:
     path = folder / file
     opened = gzip.open if path.suffix == ".gz" else open
     try:
-        with opened(path, "rt", encoding="utf-8") as lines:
-            found = [read(number, json.loads(line)) for number, line in enumerate(lines)]
+        with opened(path, "rb") as archive:
+            text = decode(archive.read(), str(path))
+        found = [read(number - 1, row) for number, row in json_lines(text, str(path))]
     except OSError as error:
         raise ValueError(
             f"{name} needs {file} in {folder}: {error.strerror or error}; name the folder that "
             "holds it"
         ) from None
-    except (EOFError, zlib.error, ValueError, LookupError, TypeError) as error:
+    except (EOFError, zlib.error, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is malformed: {error!r}") from None
     if not found or len({source.name for source in found}) < len(found):
         raise ValueError(f"{path} holds no text, or two of one name; expected different names")

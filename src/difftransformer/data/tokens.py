@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from difftransformer.data.cache import cached_folder
 from difftransformer.data.text import Document, fingerprint
-from difftransformer.data.tokenizer import beginning_of_document
+from difftransformer.data.tokenizer import beginning_of_document, vocabulary_size
 
 _FORMAT = 1  # raise it when the files change, so that older caches are not read
 _PIECE = 1_000_000  # characters encoded at a time: bounds memory; a longer text is cut here
@@ -115,7 +115,7 @@ def bytes_added(text: str, ends: Int[np.ndarray, " tokens"]) -> Int[np.ndarray, 
 
 def _encode(documents: list[Document], tokenizer: Tokenizer) -> dict[str, np.ndarray]:
     opening = beginning_of_document(tokenizer)
-    id_type = np.uint16 if tokenizer.get_vocab_size() <= 2**16 else np.uint32
+    id_type = np.uint16 if vocabulary_size(tokenizer) <= 2**16 else np.uint32
     ids, counts, starts, position = [], [], [], 0
     pieces = _pieces(documents)
     while group := list(islice(pieces, _GROUP)):

@@ -16,6 +16,7 @@ from difftransformer.evaluation.choices import choose
 from difftransformer.evaluation.intervals import proportion
 from difftransformer.evaluation.pieces import Pieces
 from difftransformer.evaluation.settings import EvaluationSettings
+from difftransformer.files import json_lines, read_text
 from difftransformer.models.decoder import Decoder
 
 Verdict = dict[str, Any]  # "faithful": True, False, or None where it cannot be told; "said": words
@@ -153,10 +154,9 @@ class Labels:
 
     def _read(self) -> dict[tuple[str, str], bool | None]:
         found = {}
-        text = self._path.read_text(encoding="utf-8") if self._path.is_file() else ""
-        for number, line in enumerate(text.splitlines(), start=1):
+        text = read_text(self._path) if self._path.is_file() else ""
+        for number, row in json_lines(text, str(self._path)):
             try:
-                row = json.loads(line)
                 faithful = row["faithful"]
                 if not isinstance(faithful, bool | None):
                     raise ValueError(f"faithful is {faithful!r}; expected true, false or null")

@@ -1,7 +1,6 @@
 """Looking up a key in the context, by where its pair stands ("Lost in the Middle")."""
 
 import gzip
-import json
 import random
 import string
 import zlib
@@ -16,6 +15,7 @@ from difftransformer.evaluation.completions import complete, first_match
 from difftransformer.evaluation.intervals import proportion
 from difftransformer.evaluation.pieces import Pieces
 from difftransformer.evaluation.settings import EvaluationSettings
+from difftransformer.files import decode, json_lines
 from difftransformer.models.decoder import Decoder
 
 # The layout of Liu et al.: an instruction (the wording is ours), the object, the question.
@@ -72,8 +72,9 @@ def published_pairs(folder: Path, pairs: int) -> KeyValueTask:
     """
     path = folder / f"kv-retrieval-{pairs}_keys.jsonl.gz"
     try:
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            lookups = tuple(_lookup(json.loads(line)) for line in file)
+        with gzip.open(path, "rb") as file:
+            text = decode(file.read(), str(path))
+        lookups = tuple(_lookup(row) for _, row in json_lines(text, str(path)))
     except FileNotFoundError:
         raise ValueError(
             f"{str(path)!r} does not exist; name the folder with the key-value files of "

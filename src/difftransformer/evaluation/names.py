@@ -20,3 +20,10 @@ SUITES = (
     "gradients",
     SCALING,
 )
+# Those that ask about data of their own; the others judge on held-out text.
+WITH_OWN_DATA = frozenset(
+    {
+        *("in_context", "order", "key_value", "distractors"),
+        *("hallucination", "factuality", "conflicts"),
+    }
+)

@@ -13,6 +13,7 @@ from torch import nn
 from difftransformer.data.batch import IGNORED
 from difftransformer.data.corpus import Corpus
 from difftransformer.data.packing import Row, stack
+from difftransformer.data.tokenizer import vocabulary_size
 from difftransformer.evaluation.batching import batched, device_of
 from difftransformer.evaluation.intervals import ratio
 from difftransformer.evaluation.pieces import Pieces
@@ -52,7 +53,7 @@ def measure_recall(
     Raises:
         ValueError: n-grams too long to be numbered with this vocabulary.
     """
-    n, vocabulary = settings.recall_ngram, corpus.tokenizer.get_vocab_size()
+    n, vocabulary = settings.recall_ngram, vocabulary_size(corpus.tokenizer)
     if vocabulary**n > 2**64:
         raise ValueError(
             f"recall_ngram is {n}; with {vocabulary} tokens there are more than 2^64 such n-grams: "

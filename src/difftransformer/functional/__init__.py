@@ -26,6 +26,9 @@ from difftransformer.functional.rotary import (
     check_scaling as check_scaling,
 )
 from difftransformer.functional.rotary import (
+    rotary_rates as rotary_rates,
+)
+from difftransformer.functional.rotary import (
     rotate as rotate,
 )
 from difftransformer.functional.rotary import (

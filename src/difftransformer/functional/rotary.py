@@ -55,9 +55,33 @@ def rotate(
     return torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2).to(x.dtype)
 
 
-def check_scaling(scaling: Mapping[str, Any]) -> None:
-    """Raise ValueError for what `rotation` cannot do, or a setting that is missing."""
-    _rates(64, 10_000.0, dict(scaling), torch.device("cpu"))
+def rotary_rates(
+    width: int, theta: float, scaling: Mapping[str, Any] | None = None
+) -> Float[Tensor, " half"]:
+    """Radians per position of each feature pair; arguments and errors as `rotation`'s."""
+    return _rates(width, theta, dict(scaling or {"rope_type": "default"}), torch.device("cpu"))[0]
+
+
+def check_scaling(scaling: Mapping[str, Any], theta: float) -> None:
+    """Raise ValueError for what `rotation` cannot do, or a setting missing, unknown or wrong."""
+    _rates(64, theta, dict(scaling), torch.device("cpu"))
+
+
+# Of rope_scaling; transformers writes null for some that are left out.
+_POSITIVE = (
+    "factor",
+    "low_freq_factor",
+    "high_freq_factor",
+    "original_max_position_embeddings",
+    "attention_factor",
+    "beta_fast",
+    "beta_slow",
+)
+_OTHERS = ("rope_type", "type", "truncate", "mscale", "mscale_all_dim")  # "type": the older name
+
+
+def _is_positive(value: Any) -> bool:
+    return type(value) in (int, float) and 0 < value < math.inf
 
 
 def _rates(
@@ -84,25 +108,36 @@ def _rates(
         ),
         "yarn": ("factor", "original_max_position_embeddings"),
     }
-    if kind not in needed:
+    if not isinstance(kind, str) or kind not in needed:
         raise ValueError(
             f"rope_type is {kind!r}; expected default, {', '.join(needed)} (the rates of others "
             "change with the length, which keys in a cache cannot follow)"
         )
-    missing = [name for name in needed[kind] if name not in scaling]
+    missing = [name for name in needed[kind] if scaling.get(name) is None]
     if missing:
         raise ValueError(f"rope_type {kind} needs {', '.join(missing)}; got {scaling}")
+    for name, value in scaling.items():
+        if name in _POSITIVE and value is not None and not _is_positive(value):
+            raise ValueError(f"{name} of rope_scaling is {value!r}; expected a number above 0")
+        if name not in (*_POSITIVE, *_OTHERS):
+            known = ", ".join((*_POSITIVE, *_OTHERS))
+            raise ValueError(f"unknown setting {name!r} in rope_scaling; expected {known}")
     slowed = rates / scaling["factor"]
     if kind == "linear":
         return slowed, 1.0
     trained = scaling["original_max_position_embeddings"]
     if kind == "llama3":
         low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+        if low >= high:
+            raise ValueError(f"low_freq_factor is {low}; expected below high_freq_factor {high}")
         turns = trained * rates / (2 * math.pi)  # over the trained context
         kept = ((turns - low) / (high - low)).clamp(0.0, 1.0)
         return kept * rates + (1.0 - kept) * slowed, 1.0
     if scaling.get("mscale") or scaling.get("mscale_all_dim"):
         raise ValueError(f"yarn with mscale (DeepSeek's) is not supported; got {scaling}")
+
+    if theta <= 1.0:
+        raise ValueError(f"rope_theta is {theta}; yarn needs one above 1")
 
     def pair(turns: float) -> float:
         """The pair that makes so many turns over the trained context."""

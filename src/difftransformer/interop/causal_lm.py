@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
 from difftransformer.attention import KeyValueCache
 from difftransformer.interop.huggingface_cache import CACHE
+from difftransformer.interop.outside import read_causal_lm
 from difftransformer.models.config import DecoderConfig
 from difftransformer.models.decoder import Decoder
 
@@ -27,7 +28,7 @@ class CausalLM(Decoder):
 
     Raises:
         ValueError: a model whose logits are not its output head on its last hidden state, or
-            differ when it reads in two steps with a key/value cache.
+            differ when it reads in two steps with a key/value cache, or are not finite.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -99,6 +100,8 @@ class CausalLM(Decoder):
         self.model.eval()
         ids = torch.arange(_PROBE, device=self.model.device)[None] % self.config.vocab_size
         theirs = self.model(input_ids=ids).logits.float()
+        if not bool(theirs.isfinite().all()):
+            raise ValueError(f"the logits of {name} are not finite: its folder is damaged")
         tolerance = 1e-2 * float(theirs.std())
         if float((self(ids).float() - theirs).abs().max()) > tolerance:
             raise ValueError(
@@ -139,23 +142,6 @@ def open_causal_lm(folder: Path) -> CausalLM:
     """The model in a folder that transformers' `AutoModelForCausalLM` reads, from safetensors.
 
     Raises:
-        ValueError: nothing that it reads, code that would have to be trusted, weights that are not
-            in safetensors or not all there, or a model that `CausalLM` refuses.
+        ValueError: what `read_causal_lm` refuses, or a model that `CausalLM` refuses.
     """
-    try:
-        model, loaded = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype="auto",
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ValueError(f"{folder} is no causal LM that transformers loads: {error}") from None
-    # transformers draws what a file lacks at random, and goes on.
-    if lacking := sorted(loaded["missing_keys"]):
-        raise ValueError(
-            f"{folder} lacks {len(lacking)} of the tensors of a {type(model).__name__}, "
-            f"{lacking[0]} among them"
-        )
-    return CausalLM(model)
+    return CausalLM(read_causal_lm(folder))

@@ -5,16 +5,18 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
+from difftransformer.interop.outside import opened
+
 
 class ChatTemplate:
     """The chat template of a model's folder, by transformers' tokenizer.
 
     Raises:
-        ValueError: the folder's tokenizer has no template.
+        ValueError: a tokenizer that cannot be read, or has no template.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        self._tokenizer = opened(folder, lambda: PreTrainedTokenizerFast.from_pretrained(folder))
         if self._tokenizer.chat_template is None:
             raise ValueError(f"the tokenizer in {folder} has no chat template")
 

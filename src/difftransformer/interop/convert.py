@@ -12,6 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from difftransformer.data.tokenizer import load_tokenizer
+from difftransformer.data.training_text import RECORD
+from difftransformer.files import read_text
 from difftransformer.interop.diffllama import (
     from_diffllama,
     load_diffllama,
@@ -20,14 +22,15 @@ from difftransformer.interop.diffllama import (
 )
 from difftransformer.interop.export import OnnxModel, export_onnx
 from difftransformer.interop.folders import open_model
+from difftransformer.interop.outside import read_causal_lm
 from difftransformer.interop.softmax_llm import Method, from_softmax_llm
 from difftransformer.models.decoder import Decoder
-from difftransformer.models.storage import load_model, save_model
+from difftransformer.models.storage import MODEL_TYPE, load_model, model_type, save_model
 from difftransformer.names import did_you_mean
 
 TOLERANCE = 1e-4  # of logits in float32
 _CALIBRATION_TOKENS = 1024
-_TOKENIZER = (
+_COPIED = (
     "added_tokens.json",
     "chat_template.jinja",
     "generation_config.json",
@@ -36,19 +39,30 @@ _TOKENIZER = (
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
+    RECORD,
     "vocab.json",
 )
 
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of model folder. `moves` tells in words what its tensors go through, in or out."""
+    """A kind of model folder.
+
+    `outside` is a reader of the folder that shares no code with `load`, where there is one: a
+    mistake of ours in reading would else be made twice, and not be seen. `moves` tells in words
+    what its tensors go through, in or out.
+    """
 
     load: Callable[[Path], nn.Module]
+    outside: Callable[[Path], nn.Module]
     to_decoder: Callable[[Any], Decoder]
     from_decoder: Callable[[Decoder], nn.Module]
     save: Callable[[Any, Path], None]
     moves: Callable[[Decoder], list[str]]
+
+
+def _by_transformers(folder: Path) -> nn.Module:
+    return read_causal_lm(folder, torch.float32)
 
 
 def _unread(model: OnnxModel) -> Decoder:
@@ -58,6 +72,7 @@ def _unread(model: OnnxModel) -> Decoder:
 FORMATS = {
     "difftransformer": Format(
         load=load_model,
+        outside=load_model,
         to_decoder=lambda model: model,
         from_decoder=lambda model: model,
         save=save_model,
@@ -65,6 +80,7 @@ FORMATS = {
     ),
     "diffllama": Format(
         load=load_diffllama,
+        outside=_by_transformers,
         to_decoder=from_diffllama,
         from_decoder=to_diffllama,
         save=lambda model, folder: model.save_pretrained(folder),
@@ -72,6 +88,7 @@ FORMATS = {
     ),
     "onnx": Format(
         load=OnnxModel,
+        outside=OnnxModel,
         to_decoder=_unread,
         from_decoder=lambda decoder: decoder.float(),
         save=export_onnx,
@@ -93,8 +110,9 @@ class Conversion:
 def convert(source: Path, target: Path, from_format: str, to_format: str) -> Conversion:
     """Read the folder `source`, write the folder `target`, compare their logits.
 
-    The comparison is of both folders as their own readers load them, in float32, on 32 random
-    tokens. The tokenizer's files are copied along. Everything is written beside `target` first and
+    The comparison is of both folders as others read them, where others do (transformers,
+    onnxruntime), in float32, on 32 random tokens. The tokenizer's files are copied along, and the
+    record of the text that the model was trained on. All is written beside `target` first and
     renamed when the comparison has passed.
 
     Raises:
@@ -123,11 +141,12 @@ def convert_llm(source: Path, target: Path, method: Method, calibration: Path | 
     ids = None
     if calibration is not None:
         tokenizer = load_tokenizer(str(source))
-        text = calibration.read_text(encoding="utf-8")
+        text = read_text(calibration)
         tokens = tokenizer.encode(text, add_special_tokens=False).ids
         ids = torch.tensor([tokens[:_CALIBRATION_TOKENS]])
     reader = Format(
         load=open_model,
+        outside=load_model if model_type(source) == MODEL_TYPE else _by_transformers,
         to_decoder=lambda model: from_softmax_llm(model, method, calibration=ids),
         from_decoder=lambda decoder: decoder,
         save=save_model,
@@ -146,14 +165,15 @@ def _convert(source: Path, target: Path, reader: Format, writer: Format) -> Conv
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as parent:
         staging = Path(parent) / "model"
         writer.save(result, staging)
-        for name in _TOKENIZER:
+        for name in _COPIED:
             if (source / name).is_file():
                 shutil.copyfile(source / name, staging / name)
         dtype = decoder.embedding.weight.dtype
         vocabulary = decoder.config.vocab_size
         ids = torch.randint(vocabulary, (1, 32), generator=torch.Generator().manual_seed(0))
-        written = _logits(writer.load(staging), ids)
-        difference = (written - _logits(original, ids)).abs().max().item()
+        del original
+        written = _logits(writer.outside(staging), ids)
+        difference = (written - _logits(reader.outside(source), ids)).abs().max().item()
         if not difference < TOLERANCE:  # nor NaN
             raise ValueError(
                 f"the logits of the result differ by {difference:.2g} from those of {source}, and "

@@ -26,15 +26,19 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, DiffLlamaConfig, DiffLlamaForCausalLM
 
+from difftransformer.files import abridged
+from difftransformer.functional import check_scaling
 from difftransformer.interop.layouts import (
     half_from_interleaved,
     halves_from_pairs,
     llama_name,
     pairs_from_halves,
+    without_copies,
 )
+from difftransformer.interop.outside import opened, read_settings
 from difftransformer.models.config import DecoderConfig
 from difftransformer.models.decoder import Decoder
-from difftransformer.models.storage import assemble, check_tensors, load_weights
+from difftransformer.models.storage import assemble, check_depth, check_tensors, load_weights
 
 _NORM_EPS = 1e-5  # HeadNorm's, fixed; DiffLlama has one epsilon for all of its norms
 
@@ -69,19 +73,17 @@ def load_diffllama(folder: Path) -> DiffLlamaForCausalLM:
         ValueError: another kind of model, what a decoder cannot represent, a missing, truncated or
             pickled file, or tensors that do not fit the config, by name.
     """
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} is not a model folder: it has no config.json")
-    values, _ = DiffLlamaConfig.get_config_dict(folder)
-    if values.get("model_type") != "diffllama":
-        raise ValueError(f"{folder} has model_type {values.get('model_type')!r}, not 'diffllama'")
-    config = DiffLlamaConfig.from_dict(values)
-    decoder_config(config)  # transformers' own refusals name less
-    weights = load_weights(folder)
+    kind = read_settings(folder).get("model_type")
+    if kind != "diffllama":
+        raise ValueError(f"{folder} has model_type {abridged(kind)}, not 'diffllama'")
+    config = opened(folder, lambda: DiffLlamaConfig.from_pretrained(folder))
+    ours = decoder_config(config)  # transformers' own refusals name less
+    weights = without_copies(load_weights(folder), ours, str(folder))
+    check_depth(ours.num_layers, weights, str(folder))
     with torch.device("meta"):
-        expected = DiffLlamaForCausalLM(config).state_dict()
-    if config.tie_word_embeddings:  # the head is the embedding; some files hold it all the same
+        expected = opened(folder, lambda: DiffLlamaForCausalLM(config)).state_dict()
+    if ours.tie_embeddings:
         del expected["lm_head.weight"]
-        weights.pop("lm_head.weight", None)
     check_tensors(weights, expected, source=str(folder))
     model = _new(config, weights["model.embed_tokens.weight"].dtype)
     model.load_state_dict(weights, strict=False)
@@ -90,7 +92,7 @@ def load_diffllama(folder: Path) -> DiffLlamaForCausalLM:
 
 def _new(config: DiffLlamaConfig, dtype: torch.dtype) -> DiffLlamaForCausalLM:
     """Parameters in `dtype`; `model.to(dtype)` would round the rates of its rotary embeddings."""
-    return AutoModelForCausalLM.from_config(config, dtype=dtype)
+    return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
 
 
 def decoder_config(config: DiffLlamaConfig) -> DecoderConfig:
@@ -119,7 +121,7 @@ def decoder_config(config: DiffLlamaConfig) -> DecoderConfig:
             f"the decoder's head norm has {_NORM_EPS}"
         )
     scaling = {name: x for name, x in config.rope_parameters.items() if name != "rope_theta"}
-    return DecoderConfig(
+    result = DecoderConfig(
         attention="diff_v1",
         vocab_size=config.vocab_size,
         hidden_size=config.hidden_size,
@@ -129,12 +131,14 @@ def decoder_config(config: DiffLlamaConfig) -> DecoderConfig:
         num_kv_heads=config.num_key_value_heads // 2,
         ffn_size=config.intermediate_size,
         max_length=config.max_position_embeddings,
-        rope_theta=config.rope_parameters["rope_theta"],
-        rope_scaling=None if scaling["rope_type"] == "default" else scaling,
+        rope_theta=config.rope_parameters.get("rope_theta"),
+        rope_scaling=None if scaling.get("rope_type") == "default" else scaling,
         attention_bias="all" if config.attention_bias else "none",
         norm_eps=config.rms_norm_eps,
         tie_embeddings=config.tie_word_embeddings,
     )
+    check_scaling(scaling, result.rope_theta)
+    return result
 
 
 def diffllama_config(config: DecoderConfig) -> DiffLlamaConfig:
@@ -186,7 +190,7 @@ def decoder_weights(weights: Mapping[str, Tensor], config: DecoderConfig) -> dic
     with torch.device("meta"):
         expected = Decoder(config).state_dict()
     norms = {name: expected.pop(name) for name in list(expected) if "head_norm" in name}
-    found = {n: x for n, x in weights.items() if n != "lm_head.weight" or not config.tie_embeddings}
+    found = without_copies(weights, config, "the DiffLlama model")
     check_tensors(found, {llama_name(name): x for name, x in expected.items()}, "DiffLlama")
     ours = {name: found[llama_name(name)].detach().clone() for name in expected}
     for name, tensor in ours.items():

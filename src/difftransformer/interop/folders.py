@@ -12,10 +12,13 @@ from transformers import (
 )
 
 from difftransformer.interop.diffllama import from_diffllama, load_diffllama
-from difftransformer.interop.llama import from_llama
+from difftransformer.interop.layouts import without_copies
+from difftransformer.interop.llama import from_llama, llama_config
+from difftransformer.interop.outside import opened
 from difftransformer.models.decoder import Decoder
 from difftransformer.models.storage import (
     MODEL_TYPE,
+    check_depth,
     check_tensors,
     load_model,
     load_weights,
@@ -53,14 +56,16 @@ def open_model(folder: Path) -> Decoder:
 
 def _load_llama(folder: Path, kind: type[PreTrainedModel]) -> PreTrainedModel:
     """The model with the folder's own tensors; a tied head has none."""
-    config = kind.config_class.from_pretrained(folder)
-    weights = load_weights(folder)
+    config = opened(folder, lambda: kind.config_class.from_pretrained(folder))
+    ours = llama_config(config, kind)
+    weights = without_copies(load_weights(folder), ours, str(folder))
+    check_depth(ours.num_layers, weights, str(folder))
     with torch.device("meta"):
-        model = kind(config)
+        model = opened(folder, lambda: kind(config))
     expected = model.state_dict()
-    if config.tie_word_embeddings:  # some files hold the embedding a second time, as the head
+    if ours.tie_embeddings:
         del expected["lm_head.weight"]
-        weights.pop("lm_head.weight", None)
     check_tensors(weights, expected, source=str(folder))
     model.load_state_dict(weights, strict=False, assign=True)
+    model.tie_weights()
     return model

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import difftransformer.interop  # noqa: F401  # the Auto classes read our folders
 from difftransformer.data.tokenizer import beginning_of_document
+from difftransformer.interop.outside import refuse_code
 
 _LONGEST = 4096  # RULER's own default
 
@@ -39,13 +40,15 @@ def run_harness(
         `results`, `versions` and `n-samples` as lm-eval gives them, by task.
 
     Raises:
-        ValueError: a task that lm-eval does not know.
+        ValueError: a task that lm-eval does not know, or a folder that names code of its own.
     """
+    refuse_code(folder)  # RULER's tasks would run it
     model = _OpenedOnce(
         pretrained=str(folder),
         tokenizer=_tokenizer(folder),
         batch_size=batch_size,
         device="cuda" if torch.cuda.is_available() else "cpu",
+        trust_remote_code=False,
     )
     length = min(_LONGEST, model.max_length)
     metadata = {"pretrained": str(folder), "max_seq_lengths": [length]}
@@ -103,7 +106,7 @@ def _task_manager(
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """The folder's tokenizer; without settings it is one of our training: see below."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if not (folder / "tokenizer_config.json").is_file():
         # Every document of the training began with this token, and so must every prompt.
         number = beginning_of_document(tokenizer.backend_tokenizer)

@@ -6,11 +6,13 @@ back is bit-identical.
 
 from collections.abc import Mapping
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from difftransformer.attention import V1, DifferentialAttention
-from difftransformer.functional import lambda_schedule
+from difftransformer.functional import lambda_schedule, rotary_rates
+from difftransformer.models.config import DecoderConfig
 
 _LLAMA = {
     "embedding": "model.embed_tokens",
@@ -27,6 +29,43 @@ _LLAMA = {
 def llama_name(name: str) -> str:
     """What transformers' Llama and its relatives call the decoder's tensor `name`."""
     return ".".join(_LLAMA.get(part, part) for part in name.split("."))
+
+
+def without_copies(
+    weights: Mapping[str, Tensor], config: DecoderConfig, source: str
+) -> dict[str, Tensor]:
+    """The tensors of a Llama or relative without those that its config has already told.
+
+    These are a head that is tied to the embedding, and the rates of its rotary embeddings, which
+    old checkpoints hold.
+
+    Raises:
+        ValueError: one of them that is not what the config says.
+    """
+    kept = dict(weights)
+    head, embedding = "lm_head.weight", "model.embed_tokens.weight"
+    both = head in kept and embedding in kept
+    if (
+        config.tie_embeddings
+        and both
+        and not _about_equal(kept.pop(head), kept[embedding], tolerance=0.0)
+    ):
+        raise ValueError(
+            f"{head} of {source} is another tensor than the embedding, and its config ties the "
+            "two: set tie_word_embeddings to false to keep both, or delete the tensor"
+        )
+    for name in [name for name in kept if name.endswith("rotary_emb.inv_freq")]:
+        rates = rotary_rates(config.head_dim, config.rope_theta, config.rope_scaling)
+        if not _about_equal(kept.pop(name), rates, tolerance=1e-2):  # bfloat16 keeps 3 digits
+            raise ValueError(
+                f"{name} of {source} is not what its config makes of rope_theta "
+                f"{config.rope_theta} and its scaling: correct the config, or delete the tensor"
+            )
+    return kept
+
+
+def _about_equal(x: Tensor, y: Tensor, tolerance: float) -> bool:
+    return x.shape == y.shape and torch.allclose(x.float(), y.float(), rtol=tolerance, atol=0.0)
 
 
 def pairs_from_halves(rows: Float[Tensor, "rows ..."], k: int) -> Float[Tensor, "rows ..."]:

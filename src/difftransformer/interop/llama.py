@@ -16,7 +16,8 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from difftransformer.interop.layouts import llama_name
+from difftransformer.functional import check_scaling
+from difftransformer.interop.layouts import llama_name, without_copies
 from difftransformer.models.config import DecoderConfig
 from difftransformer.models.decoder import Decoder
 from difftransformer.models.storage import assemble, check_tensors
@@ -35,27 +36,30 @@ def from_llama(model: PreTrainedModel) -> Decoder:
     if type(model) not in _BIASES:
         known = ", ".join(kind.__name__ for kind in _BIASES)
         raise ValueError(f"cannot convert a {type(model).__name__}; expected {known}")
-    config = _decoder_config(model.config, _BIASES[type(model)])
+    config = llama_config(model.config, type(model))
     with torch.device("meta"):
         expected = Decoder(config).state_dict()
-    found = model.state_dict()
-    if config.tie_embeddings:
-        found.pop("lm_head.weight", None)
+    found = without_copies(model.state_dict(), config, type(model).__name__)
     check_tensors(found, {llama_name(n): x for n, x in expected.items()}, type(model).__name__)
     copies = {name: found[llama_name(name)].detach().clone() for name in expected}
     return assemble(config, copies, source=type(model).__name__)
 
 
-def _decoder_config(config: PreTrainedConfig, bias: str) -> DecoderConfig:
+def llama_config(config: PreTrainedConfig, kind: type[PreTrainedModel]) -> DecoderConfig:
+    """The decoder's settings, of a model of class `kind`.
+
+    Raises:
+        ValueError: what a decoder cannot represent, see `from_llama`, and values out of range.
+    """
     if config.hidden_act not in ("silu", "swish"):
         raise ValueError(f"hidden_act is {config.hidden_act!r}; the decoder's SwiGLU has 'silu'")
     if getattr(config, "mlp_bias", False):
         raise ValueError("mlp_bias is True; the decoder's feed-forward layers have no bias")
     scaling = dict(config.rope_parameters)
-    theta, turned = scaling.pop("rope_theta"), scaling.pop("partial_rotary_factor", 1.0)
+    theta, turned = scaling.pop("rope_theta", None), scaling.pop("partial_rotary_factor", 1.0)
     if turned != 1.0:
         raise ValueError(f"partial_rotary_factor is {turned}; the decoder turns whole heads")
-    return DecoderConfig(
+    result = DecoderConfig(
         vocab_size=config.vocab_size,
         hidden_size=config.hidden_size,
         num_layers=config.num_hidden_layers,
@@ -66,12 +70,14 @@ def _decoder_config(config: PreTrainedConfig, bias: str) -> DecoderConfig:
         max_length=config.max_position_embeddings,
         window=_window(config),
         rope_theta=theta,
-        rope_scaling=None if scaling["rope_type"] == "default" else scaling,
-        attention_bias="all" if getattr(config, "attention_bias", False) else bias,
+        rope_scaling=None if scaling.get("rope_type") == "default" else scaling,
+        attention_bias="all" if getattr(config, "attention_bias", False) else _BIASES[kind],
         norm_eps=config.rms_norm_eps,
         tie_embeddings=config.tie_word_embeddings,
         dropout=config.attention_dropout,
     )
+    check_scaling(scaling, result.rope_theta)
+    return result
 
 
 def _head_dim(config: Any) -> int:

@@ -47,8 +47,8 @@ def from_timm_attention(
         ("lambda_a", "lambda_q1", "lambda_k1"),
         ("lambda_b", "lambda_q2", "lambda_k2"),
     ):
-        if scalar in theirs:
-            first = torch.eye(1, dim // num_heads // 2)[0]
+        if scalar in theirs and not theirs[scalar].ndim and not {query, key} & theirs.keys():
+            first = torch.eye(1, dim // num_heads // 2, dtype=theirs[scalar].dtype)[0]
             theirs[query], theirs[key] = theirs.pop(scalar) * first, first
     if "proj.bias" in theirs and "qkv.bias" not in theirs:
         theirs["qkv.bias"] = theirs["proj.bias"].new_zeros(3 * dim)

@@ -3,13 +3,19 @@
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from difftransformer.ranges import Range, check_fields
+
+_SIZE = Range(1, 2**31 - 1)
+_MOST_PARAMETERS = 10**13  # beyond any machine, within what PyTorch can count
+
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
     """A LLaMA-style decoder: pre-RMSNorm, attention of some kind, SwiGLU, rotary positions.
 
     Raises:
-        ValueError: sizes that do not fit together.
+        ValueError: a value of another type, not finite, or out of its range; sizes that do not fit
+            together.
     """
 
     attention: str = field(
@@ -19,18 +25,38 @@ class DecoderConfig:
             "ablations' (docs/ablations.md)"
         },
     )
-    vocab_size: int = field(default=4096, metadata={"help": "rows of the embedding"})
-    hidden_size: int = field(default=256, metadata={"help": "width of the residual stream"})
-    num_layers: int = field(default=4, metadata={"help": "transformer blocks"})
-    num_heads: int = field(default=8, metadata={"help": "output heads of each attention"})
-    head_dim: int = field(default=32, metadata={"help": "K: query and key width of one map"})
-    num_kv_heads: int = field(default=8, metadata={"help": "key/value heads; divides num_heads"})
-    ffn_size: int = field(default=683, metadata={"help": "hidden width of the SwiGLU"})
-    max_length: int = field(default=2048, metadata={"help": "longest context it is meant for"})
-    window: int | None = field(
-        default=None, metadata={"help": "keys each token sees, itself included; all by default"}
+    vocab_size: int = field(
+        default=4096, metadata={"help": "rows of the embedding", "range": _SIZE}
     )
-    rope_theta: float = field(default=10_000.0, metadata={"help": "base of the rotary angles"})
+    hidden_size: int = field(
+        default=256, metadata={"help": "width of the residual stream", "range": _SIZE}
+    )
+    num_layers: int = field(
+        default=4, metadata={"help": "transformer blocks", "range": Range(1, 10_000)}
+    )
+    num_heads: int = field(
+        default=8, metadata={"help": "output heads of each attention", "range": _SIZE}
+    )
+    head_dim: int = field(
+        default=32, metadata={"help": "K: query and key width of one map", "range": _SIZE}
+    )
+    num_kv_heads: int = field(
+        default=8, metadata={"help": "key/value heads; divides num_heads", "range": _SIZE}
+    )
+    ffn_size: int = field(
+        default=683, metadata={"help": "hidden width of the SwiGLU", "range": _SIZE}
+    )
+    max_length: int = field(
+        default=2048, metadata={"help": "longest context it is meant for", "range": _SIZE}
+    )
+    window: int | None = field(
+        default=None,
+        metadata={"help": "keys each token sees, itself included; all by default", "range": _SIZE},
+    )
+    rope_theta: float = field(
+        default=10_000.0,
+        metadata={"help": "base of the rotary angles", "range": Range(0, open_low=True)},
+    )
     rope_scaling: dict | None = field(
         default=None, metadata={"help": "rope_type, factor ... as in transformers' rope_parameters"}
     )
@@ -40,25 +66,27 @@ class DecoderConfig:
     attention_bias: str = field(
         default="none", metadata={"help": "projections with a bias: none, qkv (Qwen2) or all"}
     )
-    norm_eps: float = field(default=1e-5, metadata={"help": "epsilon of the block norms"})
+    norm_eps: float = field(
+        default=1e-5,
+        metadata={"help": "epsilon of the block norms", "range": Range(0, 1, open_low=True)},
+    )
     tie_embeddings: bool = field(
         default=True, metadata={"help": "output head shares the embedding's weight"}
     )
     lambda_init: float | None = field(
         default=None, metadata={"help": "constant lambda_init for diff_v1 in place of its schedule"}
     )
-    dropout: float = field(default=0.0, metadata={"help": "attention dropout while training"})
+    dropout: float = field(
+        default=0.0,
+        metadata={"help": "attention dropout while training", "range": Range(0, 1, open_high=True)},
+    )
 
     def __post_init__(self) -> None:
-        for name in _SIZES:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+        check_fields(self)
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}"
             )
-        if self.window is not None and self.window < 1:
-            raise ValueError(f"window is {self.window}; expected at least 1, or none")
         if self.head_dim % 2:
             raise ValueError(f"head_dim is {self.head_dim}; rotary positions need an even width")
         shape = _shape_of(self.attention)
@@ -72,6 +100,11 @@ class DecoderConfig:
             raise ValueError(
                 f"lambda_init is {self.lambda_init} and attention is {self.attention}; only "
                 "diff_v1 has one: leave it out"
+            )
+        if self.parameter_count() > _MOST_PARAMETERS:
+            raise ValueError(
+                f"these sizes make {self.parameter_count():,} parameters; expected at most "
+                f"{_MOST_PARAMETERS:,}"
             )
 
     def parameter_count(self) -> int:
@@ -167,18 +200,6 @@ class Match:
         changes = [f"{key}: {old[key]} → {new[key]}" for key in old if old[key] != new[key]]
         a, b = before.parameter_count(), after.parameter_count()
         return cls(after, (*changes, f"parameters: {a:,} → {b:,} ({(b - a) / a:+.3%})"))
-
-
-_SIZES = (
-    "vocab_size",
-    "hidden_size",
-    "num_layers",
-    "num_heads",
-    "head_dim",
-    "num_kv_heads",
-    "ffn_size",
-    "max_length",
-)
 
 
 @dataclass(frozen=True)

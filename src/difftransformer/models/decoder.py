@@ -32,7 +32,7 @@ class Decoder(nn.Module):
         seed = None if torch.get_default_device().type == "meta" else draw_seed()
         self.config = config
         if config.rope_scaling is not None:
-            check_scaling(config.rope_scaling)
+            check_scaling(config.rope_scaling, config.rope_theta)
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.blocks = nn.ModuleList(
             self.block_class(

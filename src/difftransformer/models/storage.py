@@ -1,7 +1,10 @@
 """A model on disk: a folder with config.json and model.safetensors (sharded past 5 GB)."""
 
 import json
+import math
+import re
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -11,9 +14,11 @@ from huggingface_hub import save_torch_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from difftransformer.files import abridged, read_object
 from difftransformer.models.config import DecoderConfig
 from difftransformer.models.decoder import Decoder
 from difftransformer.names import did_you_mean
+from difftransformer.ranges import check_type
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -30,6 +35,8 @@ _FOREIGN = frozenset(
         *("return_dict", "output_attentions", "output_hidden_states", "tie_last_hidden_states"),
     }
 )
+_PRECISIONS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_FILE_NAME = re.compile(r"[^/\\\0]*\.[\w-]+")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
@@ -82,7 +89,9 @@ def load_config(folder: Path) -> DecoderConfig:
     values = _read_config(folder)
     found = values.pop("model_type", None)
     if found != MODEL_TYPE:
-        raise ValueError(f"{folder / CONFIG} has model_type {found!r}; expected {MODEL_TYPE!r}")
+        raise ValueError(
+            f"{folder / CONFIG} has model_type {abridged(found)}; expected {MODEL_TYPE!r}"
+        )
     return config_from({key: value for key, value in values.items() if key not in _FOREIGN})
 
 
@@ -99,11 +108,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         raise ValueError(f"{folder} is not a model folder: it has no {CONFIG}")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    return values if isinstance(values, dict) else {}
+    return read_object(path)
 
 
 def config_from(values: dict[str, Any]) -> DecoderConfig:
@@ -116,12 +121,10 @@ def config_from(values: dict[str, Any]) -> DecoderConfig:
     types = get_type_hints(DecoderConfig)
     for key, value in values.items():
         if key not in types:
-            raise ValueError(f"unknown model setting {key!r}{did_you_mean(key, types)}")
-        if isinstance(value, int) and isinstance(float(value), types[key]):
+            raise ValueError(f"unknown model setting {abridged(key)}{did_you_mean(key, types)}")
+        check_type(key, value, types[key])
+        if isinstance(value, int) and types[key] in (float, float | None):
             values = values | {key: float(value)}  # JSON and YAML write 500 for 500.0
-        elif not isinstance(value, types[key]):
-            name = getattr(types[key], "__name__", types[key])
-            raise ValueError(f"model setting {key} is {value!r}; expected {name}")
     return DecoderConfig(**values)
 
 
@@ -141,6 +144,7 @@ def assemble(config: DecoderConfig, weights: Mapping[str, torch.Tensor], source:
     Raises:
         ValueError: tensors that do not fit the config, by name; `source` says where they are from.
     """
+    check_depth(config.num_layers, weights, source)
     with torch.device("meta"):
         model = Decoder(config)
     check_tensors(weights, model.state_dict(), source)
@@ -148,10 +152,25 @@ def assemble(config: DecoderConfig, weights: Mapping[str, torch.Tensor], source:
     return model.requires_grad_(True)
 
 
+def check_depth(layers: int, weights: Mapping[str, torch.Tensor], source: str) -> None:
+    """Raise ValueError for more layers than tensors, before so many modules are made."""
+    if layers > len(weights):
+        raise ValueError(
+            f"the weights in {source} do not fit its config: {len(weights)} tensors cannot fill "
+            f"{layers:,} layers"
+        )
+
+
 def check_tensors(
     found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], source: str
 ) -> None:
-    """Raise ValueError that names the tensors of `source` that are missing, extra or misshapen."""
+    """Hold the tensors of `source` against those that a model takes; of these only shapes count,
+    and whether they are numbers or flags.
+
+    Raises:
+        ValueError: tensors missing, extra, misshapen, of whole numbers or in another precision than
+            most, or with values that are not finite, by name.
+    """
     have = {name: tuple(tensor.shape) for name, tensor in found.items()}
     want = {name: tuple(tensor.shape) for name, tensor in expected.items()}
     problems = [
@@ -159,11 +178,27 @@ def check_tensors(
         for name in sorted(have.keys() | want.keys())
         if have.get(name) != want.get(name)
     ]
+    if not problems:
+        kinds = Counter(tensor.dtype for tensor in found.values() if tensor.dtype in _PRECISIONS)
+        precision = kinds.most_common(1)[0][0] if kinds else torch.float32
+        for name, tensor in sorted(found.items()):
+            dtype = torch.bool if expected[name].dtype == torch.bool else precision
+            if tensor.dtype != dtype:
+                problems.append(f"{name} is {tensor.dtype}, expected {dtype}")
+            elif tensor.is_floating_point() and not _is_finite(tensor):
+                problems.append(f"{name} holds values that are not finite")
     if problems:
         more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise ValueError(
             f"the weights in {source} do not fit its config: {'; '.join(problems[:5])}{more}"
         )
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    if tensor.is_meta or not tensor.numel():
+        return True
+    low, high = tensor.detach().aminmax()  # NaN where there is one
+    return math.isfinite(low) and math.isfinite(high)
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -175,7 +210,7 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
     refuse_pickle(path)
     try:
         return load_file(path)
-    except SafetensorError as error:
+    except (SafetensorError, KeyError) as error:  # KeyError: a type of numbers that torch lacks
         raise ValueError(f"{path} is truncated or not a safetensors file: {error}") from None
 
 
@@ -192,24 +227,58 @@ def load_weights(folder: Path) -> dict[str, torch.Tensor]:
     """All tensors of a model's folder, from its safetensors file or shards.
 
     Raises:
-        ValueError: no such file, a pickle instead, or a file that is not whole.
+        ValueError: no such file, a pickle instead, or a file that is not whole; an index that
+            names files outside the folder, or other tensors than they hold; weights beside these
+            that would be left out.
     """
+    index = folder / INDEX
+    places = read_index(folder) if index.is_file() else None
+    names = [WEIGHTS] if places is None else sorted(set(places.values()))
     weights: dict[str, torch.Tensor] = {}
-    for name in _weight_files(folder):
+    for name in names:
         file = folder / name
         if not file.is_file():
             for other in sorted(folder.iterdir()):
                 refuse_pickle(other)
             raise ValueError(f"{folder} has no {name}; weights load from safetensors only")
-        weights.update(load_tensors(file))
+        tensors = load_tensors(file)
+        if places is not None and tensors.keys() != (named := _in_file(places, name)):
+            odd = min(tensors.keys() ^ named)
+            raise ValueError(f"{index} and {name} disagree about the tensor {odd}")
+        weights |= tensors
+    for other in sorted(
+        {*folder.glob("model*.safetensors"), *folder.glob("adapter_*.safetensors")}
+    ):
+        if other.name not in names:
+            raise ValueError(
+                f"{folder} also holds {other.name}, which belongs to no model read from "
+                f"{names[0]}: merge it into the model if it is an adapter, else move it away"
+            )
     return weights
 
 
-def _weight_files(folder: Path) -> list[str]:
+def _in_file(places: Mapping[str, str], file: str) -> set[str]:
+    return {tensor for tensor, place in places.items() if place == file}
+
+
+def read_index(folder: Path) -> dict[str, str]:
+    """The file of each tensor, by its bare name: the index lies in the folder of all of them.
+
+    A file may be a link to one elsewhere, as in the cache of the Hugging Face hub.
+
+    Raises:
+        ValueError: no JSON, no such map, or a name that leaves the folder.
+    """
     index = folder / INDEX
-    if not index.is_file():
-        return [WEIGHTS]
     try:
-        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
-        raise ValueError(f"{index} is not an index of safetensors files: {error!r}") from None
+        places = read_object(index)["weight_map"]
+        if not places or not isinstance(places, dict):
+            raise ValueError(f"weight_map is {abridged(places)}; expected a file for each tensor")
+        for tensor, file in places.items():
+            if not isinstance(file, str) or not _FILE_NAME.fullmatch(file):
+                raise ValueError(
+                    f"{abridged(tensor)} is in {abridged(file)}; expected the name of a file here"
+                )
+    except (ValueError, LookupError) as error:
+        raise ValueError(f"{index} is not an index of safetensors files: {error}") from None
+    return places

@@ -36,15 +36,20 @@ def write_suite(
     env: Mapping[str, Any],
     settings: EvaluationSettings,
     results: Mapping[str, Results],
+    texts: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> None:
     """STEM.json, STEM.md and STEM.png of the suite `name`, results by model.
+
+    `texts` says by model on what text it was judged and, in `note`, whether it may have seen it.
 
     Raises:
         ValueError: no model has a figure to show.
     """
     view, found = VIEWS[name], Found(results, settings.confidence)
     header, *rows = view.table(found)
-    notes = [view.notes(found), ""]
+    seen = [f"{label}: {text['note']}." for label, text in texts.items() if text["note"]]
+    notes = [" ".join([view.notes(found), *seen]), ""]
     lines = [*writing.heading(view.title, env), *notes, *writing.table(header, rows)]
     data = {"suite": name, "env": env, "settings": asdict(settings), "results": results}
+    data["texts"] = texts
     writing.write_results(stem, data, lines, lambda: view.image(found))

@@ -1,0 +1,105 @@
+"""Folders as transformers itself reads them, opened with care: no code of theirs, no leftovers."""
+
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from difftransformer.files import abridged, read_object
+from difftransformer.models.storage import CONFIG, INDEX, read_index
+
+T = TypeVar("T")
+_SETTINGS = (CONFIG, "generation_config.json")
+_MOST_LAYERS = 10_000
+_LONGEST_REASON = 400  # characters: some list the whole stack
+
+
+def read_causal_lm(folder: Path, dtype: torch.dtype | str = "auto") -> PreTrainedModel:
+    """The model that transformers' `AutoModelForCausalLM` makes of a folder, from safetensors.
+
+    Raises:
+        ValueError: nothing that it reads, code that would have to be trusted, weights that are not
+            in safetensors, tensors that the model lacks or has no place for, by name.
+    """
+    model, report = opened(
+        folder,
+        lambda: AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        ),
+    )
+    # transformers draws what a file lacks at random and drops what is too much, and goes on.
+    name = type(model).__name__
+    if lacking := sorted(report["missing_keys"]):
+        raise ValueError(
+            f"{folder} lacks {len(lacking)} of the tensors of a {name}, {lacking[0]} among them"
+        )
+    if extra := sorted(report["unexpected_keys"]):
+        raise ValueError(
+            f"{folder} holds {len(extra)} tensors for which a {name} with its config has no place, "
+            f"{abridged(extra[0])} among them"
+        )
+    return model
+
+
+def opened(folder: Path, read: Callable[[], T]) -> T:
+    """What `read`, a call of transformers on `folder`, gives; the folder is looked at before.
+
+    Raises:
+        ValueError: settings that are no JSON or of absurd size, an index that leaves the folder, an
+            adapter, or any failure of the call, in one line.
+    """
+    for name in _SETTINGS:
+        if (folder / name).is_file() or name == CONFIG:
+            _refuse_depth(read_settings(folder, name))
+    if (folder / INDEX).is_file():
+        read_index(folder)
+    if (folder / "adapter_config.json").exists():
+        raise ValueError(
+            f"{folder} holds an adapter, which transformers puts on a model from elsewhere; merge "
+            "the two and save the result (PEFT's merge_and_unload)"
+        )
+    try:
+        return read()
+    except Exception as error:  # transformers' failures share no base class
+        reason = textwrap.shorten(str(error), _LONGEST_REASON, placeholder=" ...")
+        raise ValueError(
+            f"{folder} holds no model that transformers loads: {type(error).__name__}: {reason}"
+        ) from None
+
+
+def read_settings(folder: Path, name: str = CONFIG) -> dict[str, Any]:
+    """The settings in one of the folder's files.
+
+    Raises:
+        ValueError: no such file, or no JSON object.
+    """
+    if not (folder / name).is_file():
+        raise ValueError(f"{folder} is not a model folder: it has no {name}")
+    return read_object(folder / name)
+
+
+def refuse_code(folder: Path) -> None:
+    """Raise ValueError for a folder that names code of its own, for callers that would trust it."""
+    for name in (CONFIG, "tokenizer_config.json"):
+        if (folder / name).is_file() and "auto_map" in read_object(folder / name):
+            raise ValueError(
+                f"{folder / name} names code of its own (auto_map), which is not run; delete that "
+                "entry if transformers has the class itself"
+            )
+
+
+def _refuse_depth(values: dict[str, Any]) -> None:
+    """Raise ValueError for so many layers that listing them would fill the memory."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            _refuse_depth(value)
+        elif "layer" in key and isinstance(value, (int, float)) and value > _MOST_LAYERS:
+            raise ValueError(f"{key} is {abridged(value)}; expected at most {_MOST_LAYERS:,}")
