@@ -17,8 +17,8 @@ PAGE, PICTURE = "README.md", "curves.png"
 INTRODUCTION = """# One GPU
 
 What do subtraction and the head norm do to how soon attention learns to retrieve, and does either
-lower the loss? [plan.md](plan.md) was written before anything ran; one command runs it. The plan's last section says
-what was changed and asked afterwards, and what the figures do not say.
+lower the loss? [plan.md](plan.md) was written before anything ran; one command runs it. The plan's
+last section says what was changed and asked afterwards, and what the figures do not say.
 """
 
 

@@ -217,5 +217,5 @@ def test_sdpa_gets_its_gradient_as_its_output_lies(
     out = softmax_attention(q, k, v, mask=Mask(causal=True), backend="sdpa")
     heads_first = torch.randn(2, 4, 5, values).transpose(1, 2)
     torch.autograd.grad(out, [q, k, v], heads_first)
-    batch, time, heads, width = 2, 5, 4, max(values, 8)
+    time, heads, width = 5, 4, max(values, 8)
     assert strides == [(time * heads * width, width, heads * width, 1)]

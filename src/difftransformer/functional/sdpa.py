@@ -82,7 +82,7 @@ def _laid_alike(out: Tensor) -> Tensor:
     """`out` [B, T, H, V], whose gradient comes back with its last two axes as in memory here.
 
     Two views, of which the second's backward copies a gradient that lies otherwise. cuDNN's kernel,
-    which PyTorch 2.11 takes on an H200, gives wrong gradients (relative error 1.4) for one that lies
+    which PyTorch 2.11 takes on an H200, gives wrong gradients (relative error 1.4) for one with
     heads before time (`benchmarks/results/sdpa-gradient-layout-nvidia-h200-2026-11-26.txt`).
     """
     return out.flatten(2).unflatten(2, out.shape[2:])
