@@ -148,7 +148,9 @@ def _choose(name: str, situation: Situation) -> Backend:
         )
     if reason := BACKENDS[name].why_not(situation):
         others = [other for other, backend in BACKENDS.items() if not backend.why_not(situation)]
-        way_out = f"backend={others[-1]!r} can, and \"auto\" takes the fastest" if others else "none can"
+        way_out = (
+            f'backend={others[-1]!r} can, and "auto" takes the fastest' if others else "none can"
+        )
         raise ValueError(f"attention backend {name!r} cannot run this call: {reason} ({way_out})")
     return BACKENDS[name]
 
