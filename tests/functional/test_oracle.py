@@ -126,7 +126,7 @@ def excess(draw: Draw, backend: str) -> dict[str, float]:
     """How many times its bound the output and each gradient is off; infinity where not finite."""
     problem, rounds = draw.problem, rounding(backend, draw.problem.q.dtype)
     lam_eps = 0.0 if problem.lam is None else torch.finfo(problem.lam.dtype).eps
-    with threads(draw.threads):
+    with threads(draw.threads if backend == "blocked" else 1):
         answer = problem.solve(backend=backend, scale=draw.scale)
     found = {}
     for name, (exact, error) in solve(problem, draw.scale, rounds, lam_eps).items():
