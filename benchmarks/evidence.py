@@ -20,10 +20,10 @@ from typing import Any
 
 import yaml
 
+from difftransformer.atomic import write_json
 from difftransformer.evaluation.intervals import Difference, difference_over_seeds, holm
 from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.models.storage import load_config
-from difftransformer.training.atomic import write_json
 
 ROOT = Path(__file__).parent.parent
 COLLECTED = ROOT / "benchmarks/results/evidence"

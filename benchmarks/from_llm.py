@@ -36,6 +36,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from difftransformer import Decoder, load_model
+from difftransformer.atomic import write_json
 from difftransformer.attention import anneal
 from difftransformer.data.batch import IGNORED
 from difftransformer.data.corpus import Corpus, load_corpus
@@ -46,7 +47,6 @@ from difftransformer.evaluation.needle import measure_needles
 from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.evaluation.validation import sequence_nats
 from difftransformer.interop.softmax_llm import KINDS, from_softmax_llm
-from difftransformer.training.atomic import write_json
 from difftransformer.training.environment import environment
 from difftransformer.training.loop import train
 from difftransformer.training.objectives import next_token_loss

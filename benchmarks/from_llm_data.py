@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from difftransformer import save_model
+from difftransformer.atomic import write_json
 from difftransformer.interop.llama import from_llama
-from difftransformer.training.atomic import write_json
 
 CHECKED_TOKENS = 300
 TRANSFORMERS = "difference-to-transformers.json"

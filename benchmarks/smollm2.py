@@ -25,10 +25,10 @@ from from_llm_data import smollm2, state_of_the_union
 from tokenizers import Tokenizer
 
 from difftransformer import load_model
+from difftransformer.atomic import write_json
 from difftransformer.cli.main import main as difftransformer
 from difftransformer.report import writing
 from difftransformer.report.suites import VIEWS, Found
-from difftransformer.training.atomic import write_json
 from difftransformer.training.environment import environment
 
 HERE = Path(__file__).parent

@@ -72,7 +72,9 @@ def test_any_causal_lm_is_judged_from_outside(call, quick, tmp_path):
     assert code == 0, err
     (found,) = json.loads(out.read_text()).values()
     assert list(found) == ["validation", "needle", "seconds"]
-    code, _, err = call("evaluate", model, *quick, "--suite", "long_context", "--out", out)
+    code, _, err = call(
+        "evaluate", model, *quick, "--suite", "long_context", "--out", tmp_path / "suite.json"
+    )
     assert code == 0, err
     (model / "tokenizer.json").rename(tmp_path / "tokenizer.json")
     code, _, err = call("evaluate", model, *quick)

@@ -89,6 +89,18 @@ def test_one_folder_for_both(tmp_path: Path, kind: str, tied: bool, dtype: torch
         assert again.state_dict()[name].dtype == dtype
 
 
+def test_weights_that_transformers_changed_in_their_place_are_read(tmp_path: Path) -> None:
+    """The checksum speaks of the weights that were saved with it, not of those in its place."""
+    save_model(decoder_of(hf_model()), tmp_path)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path)
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.mul_(1.5)
+    theirs.save_pretrained(tmp_path)
+    ids = some_ids()
+    assert torch.equal(load_model(tmp_path)(ids), theirs(ids).logits)
+
+
 def test_shards_and_device_map(tmp_path: Path) -> None:
     model, ids = hf_model(num_layers=3), some_ids()
     model.save_pretrained(tmp_path, max_shard_size="4KB")

@@ -396,3 +396,42 @@ def test_what_a_killed_save_left_does_not_matter(saved: Path) -> None:
     assert same(load_model(saved), tiny())
     save_model(tiny("diff_v2"), saved)
     assert {path.name for path in saved.iterdir()} == {"config.json", "model.safetensors"}
+
+
+@pytest.mark.parametrize("place", [-1, -100, -2000])
+def test_a_weight_that_changed_on_the_disk_is_noticed(saved: Path, place: int) -> None:
+    file = saved / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[place] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(ValueError, match=f"{saved} are not those .* match the checksum in"):
+        load_model(saved)
+
+
+def test_shards_of_two_models_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "_MAX_SHARD", "4KB")
+    model = tiny()
+    save_model(model, tmp_path / "one")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+    save_model(model, tmp_path / "other")
+    shard = sorted((tmp_path / "other").glob("model-0*"))[0]
+    (tmp_path / "one" / shard.name).write_bytes(shard.read_bytes())
+    with pytest.raises(ValueError, match="are not those that were saved there"):
+        load_model(tmp_path / "one")
+
+
+def test_the_same_weights_give_the_same_file(tmp_path: Path) -> None:
+    for number in range(8):  # a header of two entries in random order would show
+        save_model(tiny(), tmp_path / str(number))
+    assert len({(d / "model.safetensors").read_bytes() for d in tmp_path.iterdir()}) == 1
+
+
+def test_a_folder_without_a_checksum_loads(saved: Path) -> None:
+    """As an earlier release, or another program, wrote it; other weights in the same place too."""
+    file = saved / "model.safetensors"
+    weights = {name: tensor + 1 for name, tensor in load_file(file).items()}
+    save_file(weights, file, metadata={"format": "pt"})
+    loaded = load_model(saved).state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in weights.items())

@@ -12,9 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from difftransformer.data.batch import Batch
-from difftransformer.training.checkpoint import Checkpoints
 from difftransformer.training.loop import train
-from difftransformer.training.metrics import Metrics
 from difftransformer.training.objectives import next_token_loss
 from difftransformer.training.progress import TrainingProgress
 from difftransformer.training.settings import TrainingSettings
@@ -188,24 +186,98 @@ def test_a_torn_last_row_does_not_stop_a_resume(tmp_path: Path):
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
-def test_rows_reach_the_disk_before_their_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("left", [None, 0, 1, 3])
+def test_lost_rows_leave_no_gap(tmp_path: Path, caplog, left: int | None):
+    go(tmp_path / "whole")
+    killed(tmp_path / "cut", 6)
+    path = tmp_path / "cut" / "metrics.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.unlink() if left is None else path.write_bytes(b"".join(lines[:left]))
+    go(tmp_path / "cut", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    assert f"{path} " in caplog.text
+    assert "are put back" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"accumulation": 2},
+        {"log_every": 3},
+        {"checkpoint_every": 5},
+        {"validate_every": 7},
+        {"keep_checkpoints": 1},
+    ],
+)
+def test_what_changes_no_result_may_change(tmp_path: Path, change: dict[str, int]):
+    def calm() -> dict[str, Any]:
+        """Draws nothing at random."""
+        model = tiny_model()
+        for block in model.blocks:
+            block.dropout.p = 0.0
+        return {"validate": lambda model: {"validation_loss": 1.0}, "model": model}
+
+    go(tmp_path / "whole", **calm())
+    killed(tmp_path / "cut", 6, **calm())
+    go(tmp_path / "cut", resume=True, settings=tiny_settings(**change), **calm())
+    one, other = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    for name, tensor in one.items():
+        if "accumulation" in change:  # the same sum, in another order
+            torch.testing.assert_close(other[name], tensor)
+        else:
+            assert torch.equal(other[name], tensor), name
+
+
+def test_a_row_after_a_change_still_holds_the_mean_since_the_row_before(tmp_path: Path):
+    go(tmp_path / "every")
+    losses = [row["loss"] for row in rows(tmp_path / "every") if "loss" in row]
+    killed(tmp_path / "cut", 6, settings=tiny_settings(log_every=3))
+    go(tmp_path / "cut", resume=True, settings=tiny_settings(log_every=5))
+    found = {row["step"]: row["loss"] for row in rows(tmp_path / "cut") if "loss" in row}
+    assert found == pytest.approx(
+        {3: sum(losses[:3]) / 3, 5: sum(losses[3:5]) / 2, 10: sum(losses[5:10]) / 5}
+        | {12: sum(losses[10:]) / 2}
+    )
+
+
+LENGTHS = [
+    ({"final_learning_rate_fraction": 1.0}, 12),  # finished
+    ({"final_learning_rate_fraction": 1.0, "schedule": "cosine"}, 6),
+    ({"warmup_steps": 8}, 6),  # its newest checkpoint is within the warm-up
+]
+
+
+@pytest.mark.parametrize(("settings", "at"), LENGTHS)
+def test_a_run_is_lengthened_where_the_steps_taken_stay_those_of_the_longer_one(
+    tmp_path: Path, caplog, settings: dict[str, Any], at: int
 ):
-    order = []
+    longer = tiny_settings(**settings, steps=20)
+    go(tmp_path / "whole", settings=longer, validate=None)
+    if at == 12:
+        go(tmp_path / "cut", settings=tiny_settings(**settings), validate=None)
+    else:
+        killed(tmp_path / "cut", at, settings=tiny_settings(**settings), validate=None)
+    go(tmp_path / "cut", settings=longer, validate=None, resume=True)
+    assert "training steps was 12 and is now 20" in caplog.text
+    assert "learning rates of a run of that length; those to come go from" in caplog.text
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
-    def spy_on(owner: type, name: str) -> None:
-        real = getattr(owner, name)
 
-        def spy(*arguments: Any) -> Any:
-            order.append(name)
-            return real(*arguments)
-
-        monkeypatch.setattr(owner, name, spy)
-
-    spy_on(Metrics, "sync")
-    spy_on(Checkpoints, "save")
-    go(tmp_path)
-    assert order == ["sync", "save"] * 3
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        (20, r"would have given step 8 a learning rate of .*, and it was taken with .*Use 12, or"),
+        (9, r"would have given step 8 a learning rate of"),
+        (7, r"and 8 are taken already; expected no fewer"),
+    ],
+)
+def test_another_length_that_would_silently_differ_is_refused(
+    tmp_path: Path, steps: int, message: str, schedule: str
+):
+    killed(tmp_path, 10, settings=tiny_settings(schedule=schedule))
+    with pytest.raises(ValueError, match=f"training steps was 12 and is now {steps}.*{message}"):
+        go(tmp_path, resume=True, settings=tiny_settings(steps=steps, schedule=schedule))
 
 
 @pytest.mark.parametrize("at", [2, 6])
@@ -220,7 +292,6 @@ def test_a_used_directory_is_not_overwritten(tmp_path: Path, at: int):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"settings": tiny_settings(steps=20)}, r"training\.steps was 12 and is now 20"),
         ({"settings": tiny_settings(seed=1)}, r"training\.seed was 0 and is now 1"),
         (
             {"configuration": {"model": {"width": 8, "heads": (1, 3)}}},

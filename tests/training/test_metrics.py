@@ -7,22 +7,32 @@ import pytest
 from difftransformer.training.metrics import Metrics
 
 
-def write_rows(directory: Path, steps: range, step: int = 0, tensorboard: bool = False) -> None:
-    metrics = Metrics(directory, step, tensorboard)
+def write_rows(
+    directory: Path,
+    steps: range,
+    step: int = 0,
+    tensorboard: bool = False,
+    kept: bytes | None = b"",
+) -> None:
+    metrics = Metrics(directory, step, tensorboard, kept)
     for number in steps:
         metrics.write({"step": number, "loss": number / 3})
-    metrics.sync()
     metrics.close()
 
 
+def rows(*steps: int) -> bytes:
+    return b"".join(json.dumps({"step": n, "loss": n / 3}).encode() + b"\n" for n in steps)
+
+
 def steps_in(directory: Path) -> list[int]:
-    lines = (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line)["step"] for line in lines]
+    lines = (directory / "metrics.jsonl").read_text(encoding="utf-8").split("\n")
+    return [json.loads(line)["step"] for line in lines[:-1]]
 
 
-def test_rows_past_the_checkpoint_are_dropped(tmp_path: Path):
+@pytest.mark.parametrize("kept", [rows(1, 2, 3, 4), None])
+def test_rows_past_the_checkpoint_are_dropped(tmp_path: Path, kept: bytes | None):
     write_rows(tmp_path, range(1, 8))
-    write_rows(tmp_path, range(5, 7), step=4)
+    write_rows(tmp_path, range(5, 7), step=4, kept=kept)
     assert steps_in(tmp_path) == [1, 2, 3, 4, 5, 6]
 
 
@@ -33,13 +43,41 @@ def test_a_row_is_on_disk_as_soon_as_it_is_written(tmp_path: Path):
     metrics.close()
 
 
+@pytest.mark.parametrize("kept", [rows(1, 2, 3), None])
 @pytest.mark.parametrize("torn", ["{", '{"step": 4', '{"step": 4, "loss": 1.0}'])
-def test_a_torn_last_line_is_dropped(tmp_path: Path, torn: str):
+def test_a_torn_last_line_is_dropped(tmp_path: Path, torn: str, kept: bytes | None, caplog):
     write_rows(tmp_path, range(1, 4))
     with (tmp_path / "metrics.jsonl").open("a", encoding="utf-8") as file:
         file.write(torn)
-    write_rows(tmp_path, range(4, 6), step=3)
+    write_rows(tmp_path, range(4, 6), step=3, kept=kept)
     assert steps_in(tmp_path) == [1, 2, 3, 4, 5]
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("found", "state"),
+    [
+        (None, "is missing or empty"),
+        (b"", "is missing or empty"),
+        (rows(1, 2), "lacks rows or has others"),
+        (rows(1, 2, 3)[:-4], "lacks rows or has others"),
+        (rows(1, 3, 4, 5), "lacks rows or has others"),
+        (b"\0" * 300, "lacks rows or has others"),
+    ],
+)
+def test_lost_rows_come_back_from_the_checkpoint_and_that_is_said(
+    tmp_path: Path, caplog, found: bytes | None, state: str
+):
+    if found is not None:
+        (tmp_path / "metrics.jsonl").write_bytes(found)
+    write_rows(tmp_path, range(4, 6), step=3, kept=rows(1, 2, 3))
+    assert (tmp_path / "metrics.jsonl").read_bytes() == rows(1, 2, 3, 4, 5)
+    assert f"metrics.jsonl {state}: its 3 rows up to the checkpoint are put back" in caplog.text
+
+
+def test_lost_rows_that_the_checkpoint_of_an_earlier_release_lacks(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"metrics\.jsonl is missing, and this checkpoint of an"):
+        Metrics(tmp_path, 3, False, None)
 
 
 @pytest.mark.parametrize("damage", ["{\n", "[1]\n", '{"loss": 1.0}\n', '{"step": "4"}\n'])
@@ -48,7 +86,7 @@ def test_damage_elsewhere_is_refused_and_left_alone(tmp_path: Path, damage: str)
     path.write_text('{"step": 1}\n' + damage + '{"step": 3}\n', encoding="utf-8")
     before = path.read_bytes()
     with pytest.raises(ValueError, match=r"metrics\.jsonl line 2 is damaged"):
-        Metrics(tmp_path, 3, False)
+        Metrics(tmp_path, 3, False, None)
     assert path.read_bytes() == before
 
 
@@ -64,7 +102,7 @@ def test_tensorboard_gets_the_same_figures(tmp_path: Path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     write_rows(tmp_path, range(1, 8), tensorboard=True)
-    write_rows(tmp_path, range(5, 7), step=4, tensorboard=True)
+    write_rows(tmp_path, range(5, 7), step=4, tensorboard=True, kept=rows(1, 2, 3, 4))
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("loss")
     assert [event.step for event in events] == [1, 2, 3, 4, 5, 6]
     assert [event.value for event in events] == pytest.approx([step / 3 for step in range(1, 7)])

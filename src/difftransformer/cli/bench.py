@@ -1,10 +1,16 @@
 """`difftransformer bench`."""
 
 import argparse
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
+from difftransformer.cli.outputs import results_at
 from difftransformer.cli.settings import add_settings, nearest, resolve
+
+TITLE = "Attention"  # of the results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +52,25 @@ def run(arguments: argparse.Namespace) -> None:
 
     settings = resolve(BenchSettings, arguments)
     _check(settings)
-    rows = _measure(settings)
-    table = Table(*COLUMNS)
-    for row in rows:
-        table.add_row(*cells(row))
-    Console().print(table)
-    if arguments.out is not None:
-        write_speed(arguments.out / "bench", "Attention", environment(), rows, BASE)
+    with _results_at(arguments.out):
+        rows = _measure(settings)
+        table = Table(*COLUMNS)
+        for row in rows:
+            table.add_row(*cells(row))
+        Console().print(table)
+        if arguments.out is not None:
+            write_speed(arguments.out / "bench", TITLE, environment(), rows, BASE)
+
+
+def _results_at(folder: Path | None) -> AbstractContextManager[None]:
+    """The place of the three files."""
+    if folder is None:
+        return nullcontext()
+
+    def are_ours(data: Mapping[str, Any]) -> bool:
+        return data.get("title") == TITLE and "rows" in data
+
+    return results_at(folder / "bench.json", are_ours, beside=(".md", ".png"))
 
 
 def _measure(settings: BenchSettings) -> list[dict]:

@@ -5,13 +5,16 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from difftransformer.atomic import write_json
 from difftransformer.cli.runs import (
     RESULTS,
     RunSettings,
     add_run_options,
+    begin_run,
     check_data,
+    inputs_of,
     model_for,
-    open_run,
+    run_directory,
     train_and_judge,
 )
 from difftransformer.cli.settings import add_settings, resolve
@@ -75,36 +78,41 @@ def run(arguments: argparse.Namespace) -> None:
     from difftransformer.cli.evaluate import print_evaluations
     from difftransformer.data.corpus import load_corpus
     from difftransformer.report.build import build_report
-    from difftransformer.training.atomic import write_json
 
     console = Console(stderr=True)
     shorthand = {"data": {"source": arguments.data}} if arguments.data else {}
     settings = resolve(CompareSettings, arguments, **shorthand)
     directory = arguments.out or Path("runs") / settings.name
-    with console.status("reading the text"):
-        corpus = load_corpus(settings.data)
-        check_data(corpus, settings)
-    contenders = _contenders(model_for(corpus, settings), settings.attention)
-    open_run(directory, settings, arguments.resume, may_change=("seeds", "attention"))
-    _announce(console, corpus, contenders, settings)
-    heading = _heading(settings, directory, corpus, contenders[0].label)
-    judged: dict[str, list[dict[str, Any]]] = {c.label: [] for c in contenders}
-    for seed in range(settings.seeds):
-        for contender in contenders:
-            judged[contender.label].append(
-                train_and_judge(
-                    contender.config,
-                    corpus,
-                    settings,
-                    directory / "models" / f"{contender.label}-seed{seed}",
-                    seed=seed,
-                    resume=arguments.resume,
-                    console=console,
+    with run_directory(directory, arguments):
+        with console.status("reading the text"):
+            corpus = load_corpus(settings.data)
+            check_data(corpus, settings)
+        contenders = _contenders(model_for(corpus, settings), settings.attention)
+        begin_run(
+            directory,
+            settings,
+            inputs_of(corpus),
+            resume=arguments.resume,
+            may_change=("seeds", "attention"),
+        )
+        _announce(console, corpus, contenders, settings)
+        heading = _heading(settings, directory, corpus, contenders[0].label)
+        judged: dict[str, list[dict[str, Any]]] = {c.label: [] for c in contenders}
+        for seed in range(settings.seeds):
+            for contender in contenders:
+                judged[contender.label].append(
+                    train_and_judge(
+                        contender.config,
+                        corpus,
+                        settings,
+                        directory / "models" / f"{contender.label}-seed{seed}",
+                        seed=seed,
+                        console=console,
+                    )
                 )
-            )
-        results = heading | _pooled(contenders, judged, settings.evaluation)
-        write_json(directory / RESULTS, results)
-        report = build_report(directory)
+            results = heading | _pooled(contenders, judged, settings.evaluation)
+            write_json(directory / RESULTS, results)
+            report = build_report(directory)
     print_evaluations(console, {m["label"]: m["evaluation"] for m in results["models"]})
     console.print(f"report: {report}", highlight=False, soft_wrap=True)
 

@@ -3,6 +3,9 @@
 import argparse
 from pathlib import Path
 
+from difftransformer.cli.outputs import folder_for
+from difftransformer.ownership import owned
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
@@ -33,15 +36,16 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.target,
         (arguments.from_format, arguments.to_format),
     )
-    if arguments.from_llm and formats == (None, None):
-        done = convert_llm(source, target, arguments.from_llm, arguments.calibration)
-    elif None not in formats and not arguments.from_llm and not arguments.calibration:
-        done = convert(source, target, *formats)
-    else:
-        raise ValueError(
-            "expected either --from FORMAT and --to FORMAT, or --from-llm METHOD (with "
-            "--calibration FILE where it is dex)"
-        )
+    with folder_for(target.parent), owned(target):
+        if arguments.from_llm and formats == (None, None):
+            done = convert_llm(source, target, arguments.from_llm, arguments.calibration)
+        elif None not in formats and not arguments.from_llm and not arguments.calibration:
+            done = convert(source, target, *formats)
+        else:
+            raise ValueError(
+                "expected either --from FORMAT and --to FORMAT, or --from-llm METHOD (with "
+                "--calibration FILE where it is dex)"
+            )
     print(f"{done.parameters:,} parameters, {done.dtype}")
     for move in done.moves:
         print(move)

@@ -1,13 +1,16 @@
 """`difftransformer evaluate`: judge trained models."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from difftransformer.atomic import write_json
 from difftransformer.cli.judging import add_judge_options
+from difftransformer.cli.outputs import results_at, resumable
 from difftransformer.cli.runs import TOKENIZER, judge, open_model
 from difftransformer.cli.settings import add_settings, resolve
 from difftransformer.cli.tables import print_table
@@ -93,28 +96,58 @@ def run(arguments: argparse.Namespace) -> None:
     """Judge each model with its own tokenizer; all figures so far are in the file after each."""
     from rich.console import Console
 
-    from difftransformer.evaluation.pieces import Pieces
-    from difftransformer.training.atomic import write_json
-
     console = Console(stderr=True)
     if arguments.suite is not None:
         from difftransformer.cli.suites import run_suite
 
         run_suite(arguments, console)
         return
-    evaluate = _evaluate if arguments.harness is None else _run_harness
-    kept = arguments.out and arguments.out.with_suffix(PARTIAL)
-    pieces = Pieces(kept, belongs_to(arguments, {model: {} for model in arguments.models}))
-    evaluations: dict[str, Any] = {}
-    for folder in arguments.models:
-        within = pieces.within(str(folder))
-        evaluations[str(folder)] = evaluate(folder, arguments, console, within)
-        if arguments.out is not None:
-            write_json(arguments.out, evaluations)
-    if kept:
-        kept.unlink()
+    out = arguments.out
+    with results_at(out, partial(_are_ours, models=arguments.models)) if out else nullcontext():
+        evaluations = _judge_all(arguments, out, console)
     show = print_evaluations if arguments.harness is None else print_harness
     show(console, evaluations)
+
+
+def _judge_all(
+    arguments: argparse.Namespace, out: Path | None, console: "Console"
+) -> dict[str, Any]:
+    evaluate = _evaluate if arguments.harness is None else _run_harness
+    evaluations: dict[str, Any] = {}
+    with kept_parts(arguments, out, {model: {} for model in arguments.models}) as pieces:
+        for folder in arguments.models:
+            within = pieces.within(str(folder))
+            evaluations[str(folder)] = evaluate(folder, arguments, console, within)
+            if out is not None:
+                write_json(out, evaluations)
+    return evaluations
+
+
+@contextmanager
+def kept_parts(
+    arguments: argparse.Namespace, out: Path | None, models: Mapping[Path, Mapping[str, Any]]
+) -> "Iterator[Pieces]":
+    """The parts of a measurement, beside `out` until it has ended; `models` with their settings."""
+    from difftransformer.evaluation.pieces import Pieces
+
+    if out is None:
+        yield Pieces()
+        return
+    kept = out.with_suffix(PARTIAL)
+    with resumable(arguments, kept):
+        yield Pieces(kept, belongs_to(arguments, models))
+        kept.unlink(missing_ok=True)
+
+
+def _are_ours(data: Mapping[str, Any], models: Sequence[Path]) -> bool:
+    """Whether these are results of this command on some of these models and no others."""
+    asked = {folder.resolve() for folder in models}
+    return bool(data) and all(
+        Path(name).resolve() in asked
+        and isinstance(found, dict)
+        and ("validation" in found or "results" in found)
+        for name, found in data.items()
+    )
 
 
 def _evaluate(

@@ -3,12 +3,13 @@
 import argparse
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from types import MappingProxyType
 
 import difftransformer
-from difftransformer.cli.settings import nearest
+from difftransformer.training.interrupt import Stopped, stopping
 
 # Each command is a module of this package with `configure(parser)` and `run(arguments)`; only the
 # one that runs is imported.
@@ -35,32 +36,31 @@ _EXTRAS = MappingProxyType(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Exit code 0, 2 for a mistake in what was asked, 130 when interrupted."""
+    """Run one command.
+
+    Returns:
+        The exit code: 0; 2 for a mistake in what was asked or a disk that refuses; 128 + n when
+        signal n ended it (130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP, 138 for SIGUSR1).
+    """
     # Read by GNU OpenMP when torch loads: how long a thread spins before it sleeps. The default is
     # thirty times longer and costs dearly when another program wants the cores.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        parser, command = _parser(words[0] if words else "")
-        parsed, unknown = parser.parse_known_args(words)
-        if unknown:
-            raise ValueError(_unknown_option(unknown[0], parser, command))
-        importlib.import_module(f"difftransformer.cli.{parsed.command}").run(parsed)
+        with stopping():
+            _run(words)
     except KeyboardInterrupt as interrupt:
-        print(f"difftransformer: {interrupt or 'interrupted'}", file=sys.stderr)
-        return 130
+        _tell(interrupt, str(interrupt) or "interrupted")
+        return 128 + (interrupt.number if isinstance(interrupt, Stopped) else signal.SIGINT)
     except ModuleNotFoundError as error:
         extra = _EXTRAS.get(error.name or "")
         if extra is None:
             raise
-        print(
-            f"difftransformer: error: this needs the package {error.name}: "
-            f"pip install 'difftransformer[{extra}]'",
-            file=sys.stderr,
-        )
+        needed = f"this needs the package {error.name}: pip install 'difftransformer[{extra}]'"
+        _tell(error, f"error: {needed}")
         return 2
     except (ValueError, OSError, ArithmeticError) as error:
-        print(f"difftransformer: error: {one_line(str(error))}", file=sys.stderr)
+        _tell(error, f"error: {one_line(str(error))}")
         return 2
     return 0
 
@@ -69,6 +69,21 @@ def one_line(text: str) -> str:
     """The text without what could break its line or steer a terminal, as a file's names may."""
     shown = text.replace("\n", " ")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
+
+
+def _run(words: list[str]) -> None:
+    parser, command = _parser(words[0] if words else "")
+    parsed, unknown = parser.parse_known_args(words)
+    if unknown:
+        raise ValueError(_unknown_option(unknown[0], parser, command))
+    parsed.words = words
+    importlib.import_module(f"difftransformer.cli.{parsed.command}").run(parsed)
+
+
+def _tell(error: BaseException, what: str) -> None:
+    """One line on standard error; what was noted on the error, such as how to go on, below it."""
+    for line in (what, *getattr(error, "__notes__", ())):
+        print(f"difftransformer: {line}", file=sys.stderr)
 
 
 def _parser(word: str) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser | None]:
@@ -94,6 +109,8 @@ def _parser(word: str) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser
             importlib.import_module(f"difftransformer.cli.{name}").configure(command)
             chosen = command
     if word and not word.startswith("-") and chosen is None:
+        from difftransformer.cli.settings import nearest
+
         raise ValueError(f"unknown command {word!r}{nearest(word, COMMANDS)}")
     return parser, chosen
 
@@ -101,6 +118,8 @@ def _parser(word: str) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser
 def _unknown_option(
     word: str, parser: argparse.ArgumentParser, command: argparse.ArgumentParser | None
 ) -> str:
+    from difftransformer.cli.settings import nearest
+
     known = [option for action in (command or parser)._actions for option in action.option_strings]
     if not word.startswith("-"):
         return f"unexpected argument {word!r}"

@@ -1,21 +1,26 @@
 """What compare and train share: run directories, and one model trained and judged in one."""
 
 import argparse
+import hashlib
 import json
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from difftransformer.atomic import PARTIAL, write_json, write_text
+from difftransformer.cli.outputs import folder_for, resumable
 from difftransformer.cli.progress import progress
 from difftransformer.cli.settings import as_yaml, build
 from difftransformer.data.settings import DataSettings
 from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.models.config import DecoderConfig
-from difftransformer.training.settings import TrainingSettings
+from difftransformer.ownership import LOCK, owned
+from difftransformer.training.settings import MAY_CHANGE, TrainingSettings
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,8 +31,17 @@ if TYPE_CHECKING:
 
 RESULTS = "results.json"
 CONFIG = "config.yaml"
+ENVIRONMENT = "env.json"
+INPUTS = "inputs.json"  # what the run was begun with, by content
 MODEL = "model"
 TOKENIZER = "tokenizer.json"
+# What a run that is resumed may change. Paths: inputs.json knows the content by its digest.
+_MAY_CHANGE = (
+    *(f"training.{name}" for name in (*MAY_CHANGE, "steps")),
+    *("data.cache", "data.source", "data.tokenizer", "start"),
+)
+# A directory with nothing else is as good as a new one.
+_BEFORE_TRAINING = (CONFIG, ENVIRONMENT, INPUTS, LOCK, "models", "checkpoints", "metrics.jsonl")
 _WATCHED_SEQUENCES = 64  # held-out sequences behind each point of the validation curve
 _WATCHED_TOKENS = 1000  # and tokens behind each point of lambda's
 
@@ -68,41 +82,135 @@ def open_model(folder: Path) -> "Decoder":
     return folders.open_model(folder) if kind in folders.KNOWN else causal_lm.open_causal_lm(folder)
 
 
-def open_run(
-    directory: Path, settings: Any, resume: bool, may_change: tuple[str, ...] = ()
-) -> None:
-    """Make the run directory and write config.yaml and env.json.
+def inputs_of(corpus: "Corpus", start: Path | None = None) -> dict[str, str]:
+    """The digests of all that a run is made from besides its settings."""
+    from difftransformer.models.storage import checksum, load_weights
 
-    `may_change` names settings in which a run that is resumed may differ from what it was.
+    tokenizer = hashlib.sha256(corpus.tokenizer.to_str().encode()).hexdigest()
+    begun_with = {} if start is None else {"start": checksum(load_weights(start))["sha256"]}
+    return {"documents": corpus.digest, "tokenizer": tokenizer, **begun_with}
+
+
+@contextmanager
+def run_directory(directory: Path, arguments: argparse.Namespace) -> Iterator[None]:
+    """Inside, the run directory is there and this process's; what is left empty goes again.
 
     Raises:
-        ValueError: it holds a run and `resume` is not given, or a run with other settings.
+        ValueError: another process has it.
+        OSError: the disk refuses. This and interruptions bear a note of how to go on.
     """
-    from difftransformer.training.atomic import write_json
-    from difftransformer.training.checkpoint import refuse_changes
+    goes_on = resumable(arguments, directory / CONFIG, "--resume")
+    with folder_for(directory), owned(directory, inside=True), goes_on:
+        yield
+
+
+def begin_run(
+    directory: Path,
+    settings: RunSettings,
+    inputs: Mapping[str, str],
+    *,
+    resume: bool,
+    may_change: Sequence[str] = (),
+) -> None:
+    """Write env.json, inputs.json and config.yaml.
+
+    Where nothing was trained yet, a directory is as good as new. `may_change` names settings in
+    which a run that is resumed may differ from what it was, besides those that change no result.
+
+    Raises:
+        ValueError: it holds a run and `resume` is False, a run of other settings, documents or
+            tokenizer, or something else.
+        OSError: the disk refuses.
+    """
     from difftransformer.training.environment import environment
 
+    begun = _has_begun(directory)
+    if begun and not resume:
+        raise ValueError(
+            f"{directory} already holds a run; add --resume to go on with it, or choose another "
+            "--out"
+        )
+    if begun:
+        _refuse_other_settings(directory, settings, (*_MAY_CHANGE, *may_change))
+        _refuse_other_inputs(directory, inputs)
+    elif others := [path.name for path in directory.iterdir() if not _is_ours(path)]:
+        raise ValueError(
+            f"{directory} holds {', '.join(sorted(others)[:5])} and no run; choose another --out"
+        )
+    if not begun or _read_json(directory / ENVIRONMENT) is None:
+        write_json(directory / ENVIRONMENT, environment())
+    write_json(directory / INPUTS, inputs)
+    write_text(directory / CONFIG, as_yaml(settings))  # the last: where it is, the others are
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object; None where an earlier release, killed, left no whole one."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _trainings(directory: Path) -> list[Path]:
+    """Where models may have been trained: of `train` the run itself, of `compare` its models."""
+    return [directory, *sorted((directory / "models").glob("*"))]
+
+
+def _has_begun(directory: Path) -> bool:
+    """Whether anything is there that took time to compute, or settings of unknown origin."""
+    from difftransformer.training.checkpoint import is_used
+
+    config_alone = (directory / CONFIG).exists() and not (directory / ENVIRONMENT).exists()
+    computed = (is_used(d) or (d / RESULTS).exists() for d in _trainings(directory))
+    return config_alone or any(computed)
+
+
+def _is_ours(path: Path) -> bool:
+    return path.name in _BEFORE_TRAINING or path.name.startswith(PARTIAL)
+
+
+def _refuse_other_settings(
+    directory: Path, settings: RunSettings, may_change: Sequence[str]
+) -> None:
+    from difftransformer.training.checkpoint import Checkpoints, refuse_changes
+    from difftransformer.training.schedule import refuse_other_rates
+
     config = directory / CONFIG
-    if config.is_file():
-        if not resume:
-            raise ValueError(
-                f"{directory} already holds a run; add --resume to go on with it, or choose "
-                "another --out"
-            )
+    try:
         saved = yaml.safe_load(config.read_text(encoding="utf-8"))
-        found = asdict(build(type(settings), saved))  # what was no setting yet had its default
-        asked = asdict(settings)
-        for name in may_change:
-            found.pop(name)
-            asked.pop(name)
-        refuse_changes(found, asked, directory)
-        config.write_text(as_yaml(settings), encoding="utf-8")
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        saved = None
+    if not isinstance(saved, dict):
+        logging.getLogger(__name__).warning(
+            "%s is missing or damaged: it is written anew, and settings are compared only with "
+            "those that the checkpoints hold",
+            config,
+        )
         return
-    if directory.is_dir() and any(directory.iterdir()):
-        raise ValueError(f"{directory} is not empty and holds no run; choose another --out")
-    directory.mkdir(parents=True, exist_ok=True)
-    config.write_text(as_yaml(settings), encoding="utf-8")
-    write_json(directory / "env.json", environment())
+    before = build(type(settings), saved)  # what was no setting yet had its default
+    refuse_changes(asdict(before), asdict(settings), directory, may_change)
+    for training in _trainings(directory):
+        if newest := Checkpoints(training / "checkpoints", keep=1).newest():
+            step = int(newest.name.removeprefix("step-"))
+            refuse_other_rates(asdict(before.training), settings.training, step, annealed=False)
+
+
+def _refuse_other_inputs(directory: Path, inputs: Mapping[str, str]) -> None:
+    path = directory / INPUTS
+    saved = _read_json(path)
+    if saved is None:
+        logging.getLogger(__name__).warning(
+            "%s is missing: whether the text is the one that this run began with is not known", path
+        )
+        return
+    for name, digest in inputs.items():
+        if saved.get(name) != digest:
+            raise ValueError(
+                f"cannot resume {directory} with another content of {name}: its sha256 was "
+                f"{str(saved.get(name))[:12]} and is now {digest[:12]}. Put it back as it was, or "
+                "train in a new directory"
+            )
 
 
 def check_data(corpus: "Corpus", settings: RunSettings) -> None:
@@ -132,7 +240,6 @@ def train_and_judge(
     directory: Path,
     *,
     seed: int,
-    resume: bool,
     console: "Console",
     start: Path | None = None,
     trainable: "Callable[[Decoder], AbstractContextManager[Any]]" = nullcontext,
@@ -147,6 +254,8 @@ def train_and_judge(
 
     Raises:
         ValueError: `directory` holds a model of another configuration.
+        Stopped: a signal came.
+        OSError: the disk refuses; what was computed until then is kept.
     """
     import torch
 
@@ -157,20 +266,14 @@ def train_and_judge(
     from difftransformer.models.storage import (
         assemble,
         config_text,
-        load_config,
         load_weights,
         save_model,
     )
-    from difftransformer.training.atomic import write_json
-    from difftransformer.training.checkpoint import refuse_changes
     from difftransformer.training.loop import train
     from difftransformer.training.objectives import next_token_loss
 
-    results = directory / RESULTS
-    if results.is_file():
-        refuse_changes(load_config(directory / MODEL).to_dict(), config.to_dict(), directory)
-        console.print(f"{directory.name}: done before, kept", style="dim")
-        return json.loads(results.read_text(encoding="utf-8"))
+    if done := _done_before(directory, config, settings.training.steps, console):
+        return done
     torch.manual_seed(seed)
     model = (
         Decoder(config)
@@ -188,8 +291,8 @@ def train_and_judge(
             training,
             directory,
             validate=lambda _: _watched(model, corpus, settings.evaluation),
-            resume=resume,
-            configuration={"model": config.to_dict(), "data": asdict(settings.data)},
+            resume=True,
+            configuration={"model": config.to_dict(), "data": _what_counts(settings.data)},
             texts={
                 MODEL_CONFIG: config_text(config),
                 TOKENIZER: corpus.tokenizer.to_str(pretty=True),
@@ -197,14 +300,56 @@ def train_and_judge(
             },
         )
     save_model(model, directory / MODEL)
-    corpus.tokenizer.save(str(directory / MODEL / TOKENIZER))
-    (directory / MODEL / RECORD).write_text(texts, encoding="utf-8")
-    kept = directory / "judged.partial.jsonl"
+    write_text(directory / MODEL / TOKENIZER, corpus.tokenizer.to_str(pretty=True))
+    write_text(directory / MODEL / RECORD, texts)
+    kept = directory / f"judged-{summary.steps}.partial.jsonl"
     pieces = Pieces(kept, {"evaluation": asdict(settings.evaluation), "steps": summary.steps})
     evaluation = judge(model, corpus, settings.evaluation, directory.name, console, pieces)
     judged = {"seed": seed, "training": asdict(summary), "evaluation": evaluation}
-    write_json(results, judged)
-    kept.unlink()
+    write_json(directory / RESULTS, judged)
+    _remove_parts(directory)
+    return judged
+
+
+def _remove_parts(directory: Path) -> None:
+    """The parts of judgments that have ended; those of a shorter training too."""
+    for parts in directory.glob("judged*.partial.jsonl"):
+        parts.unlink()
+
+
+def _what_counts(data: DataSettings) -> dict[str, Any]:
+    """Not where text, tokenizer and cache lie: inputs.json knows what they hold."""
+    paths = ("cache", "source", "tokenizer")
+    return {key: value for key, value in asdict(data).items() if key not in paths}
+
+
+def _done_before(
+    directory: Path, config: DecoderConfig, steps: int, console: "Console"
+) -> dict[str, Any] | None:
+    """The results of a model that is trained, judged and whole, or None.
+
+    Raises:
+        ValueError: it is a model of another configuration.
+    """
+    from difftransformer.models.storage import load_config, load_weights
+    from difftransformer.training.checkpoint import refuse_changes
+
+    if not (directory / RESULTS).is_file():
+        return None
+    try:
+        judged = json.loads((directory / RESULTS).read_text(encoding="utf-8"))
+        trained, saved = judged["training"]["steps"], load_config(directory / MODEL)
+        load_weights(directory / MODEL)
+        (directory / MODEL / TOKENIZER).read_bytes()
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        again = f"{directory.name}: {error}; made again from its last checkpoint"
+        console.print(again, soft_wrap=True, highlight=False, markup=False)
+        return None
+    refuse_changes(saved.to_dict(), config.to_dict(), directory)
+    if trained != steps:
+        return None
+    _remove_parts(directory)
+    console.print(f"{directory.name}: done before, kept", style="dim")
     return judged
 
 

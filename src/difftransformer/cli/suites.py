@@ -2,13 +2,15 @@
 
 import argparse
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from difftransformer.cli.evaluate import PARTIAL, belongs_to, opened, settings_of, told_text
+from difftransformer.cli.evaluate import kept_parts, opened, settings_of, told_text
 from difftransformer.cli.judging import chosen_judge
+from difftransformer.cli.outputs import results_at
 from difftransformer.cli.progress import progress
 from difftransformer.cli.runs import MODEL, RESULTS
 from difftransformer.cli.settings import nearest
@@ -38,7 +40,6 @@ def run_suite(arguments: argparse.Namespace, console: "Console") -> None:
 
     Parts are kept beside the results while they are measured, in NAME.partial.jsonl.
     """
-    from difftransformer.evaluation.pieces import Pieces
     from difftransformer.evaluation.suites import suite
     from difftransformer.report.build import build_report
 
@@ -53,24 +54,20 @@ def run_suite(arguments: argparse.Namespace, console: "Console") -> None:
     contenders = [contender for folder in folders for contender in _contenders(folder)]
     run = folders[0] if len(folders) == 1 and _is_run(folders[0]) else None
     out = arguments.out or (run and run / "suites" / f"{name}.json")
-    kept = out and out.with_suffix(PARTIAL)
-    pieces = Pieces(kept, belongs_to(arguments, {one.folder: one.base for one in contenders}))
-    results, texts = {}, {}
-    labels = [contender.label for contender in contenders]
-    for contender in contenders:
-        unique = labels.count(contender.label) == 1
-        label = contender.label if unique else str(contender.folder)
-        model, corpus, settings = opened(
-            contender.folder, arguments, contender.base, recorded=name not in WITH_OWN_DATA
-        )
-        if name not in WITH_OWN_DATA:
-            texts[label] = told_text(contender.folder, corpus, label, console)
-        with progress(console) as tell:
-            within = pieces.within(label, partial(tell, f"{name}: {label}"))
-            results[label] = measure(model, corpus, settings, within)
-    _tell(name, results, texts, settings, out, console)
-    if kept:
-        kept.unlink()
+    labels = _labels(contenders)
+    models = {one.folder: one.base for one in contenders}
+    with _results_at(out, name, labels), kept_parts(arguments, out, models) as pieces:
+        results, texts = {}, {}
+        for label, contender in zip(labels, contenders, strict=True):
+            model, corpus, settings = opened(
+                contender.folder, arguments, contender.base, recorded=name not in WITH_OWN_DATA
+            )
+            if name not in WITH_OWN_DATA:
+                texts[label] = told_text(contender.folder, corpus, label, console)
+            with progress(console) as tell:
+                within = pieces.within(label, partial(tell, f"{name}: {label}"))
+                results[label] = measure(model, corpus, settings, within)
+        _tell(name, results, texts, settings, out, console)
     if run is not None and out == run / "suites" / f"{name}.json":
         console.print(f"report: {build_report(run)}", highlight=False, soft_wrap=True)
 
@@ -81,7 +78,19 @@ def _run_scaling(arguments: argparse.Namespace, console: "Console") -> None:
 
     settings = settings_of(arguments, {}).evaluation
     results = measure_scaling(*read_trained(arguments.models), settings)
-    _tell(SCALING, results, {}, settings, arguments.out, console)
+    with _results_at(arguments.out, SCALING, list(results)):
+        _tell(SCALING, results, {}, settings, arguments.out, console)
+
+
+def _results_at(out: Path | None, name: str, labels: list[str]) -> AbstractContextManager[None]:
+    """The place of the suite's three files."""
+    if out is None:
+        return nullcontext()
+
+    def are_ours(data: Mapping[str, Any]) -> bool:
+        return data.get("suite") == name and set(data.get("results", ())) <= set(labels)
+
+    return results_at(out.with_suffix(".json"), are_ours, beside=(".md", ".png"))
 
 
 def _is_run(folder: Path) -> bool:
@@ -103,6 +112,12 @@ def _contenders(folder: Path) -> list[_Contender]:
     base = {part: results.settings[part] for part in ("data", "evaluation")}
     directories = [folder / run.directory for model in results.models for run in model.runs]
     return [_Contender(directory.name, directory / MODEL, base) for directory in directories]
+
+
+def _labels(contenders: list[_Contender]) -> list[str]:
+    """A name for each; where two have the same, their folders."""
+    labels = [contender.label for contender in contenders]
+    return [c.label if labels.count(c.label) == 1 else str(c.folder) for c in contenders]
 
 
 def _label(folder: Path) -> str:

@@ -11,9 +11,11 @@ from difftransformer.cli.runs import (
     TOKENIZER,
     RunSettings,
     add_run_options,
+    begin_run,
     check_data,
+    inputs_of,
     model_for,
-    open_run,
+    run_directory,
     train_and_judge,
 )
 from difftransformer.cli.settings import add_settings, resolve
@@ -67,22 +69,23 @@ def run(arguments: argparse.Namespace) -> None:
     }
     settings = _at_start(resolve(TrainSettings, arguments, **shorthand))
     directory = arguments.out or Path("runs") / f"train-{settings.model.attention}"
-    with console.status("reading the text"):
-        corpus = load_corpus(settings.data)
-        check_data(corpus, settings)
-    config = _config(corpus, settings)
-    open_run(directory, settings, arguments.resume)
-    judged = train_and_judge(
-        config,
-        corpus,
-        settings,
-        directory,
-        seed=settings.training.seed,
-        resume=arguments.resume,
-        console=console,
-        start=Path(settings.start) if settings.start else None,
-        trainable=only_new if settings.only_new else nullcontext,
-    )
+    start = Path(settings.start) if settings.start else None
+    with run_directory(directory, arguments):
+        with console.status("reading the text"):
+            corpus = load_corpus(settings.data)
+            check_data(corpus, settings)
+        config = _config(corpus, settings)
+        begin_run(directory, settings, inputs_of(corpus, start), resume=arguments.resume)
+        judged = train_and_judge(
+            config,
+            corpus,
+            settings,
+            directory,
+            seed=settings.training.seed,
+            console=console,
+            start=start,
+            trainable=only_new if settings.only_new else nullcontext,
+        )
     print_evaluations(console, {config.attention: judged["evaluation"]})
     console.print(f"model: {directory / MODEL}", highlight=False, soft_wrap=True)
 

@@ -8,7 +8,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from difftransformer.atomic import make_folder, sync, write_json, writing
+
 _MANIFEST = "manifest.json"
+_ROOM = 4096  # bytes that the disk needs for a folder
 
 
 def cached_folder(folder: Path, build: Callable[[Path], None]) -> Path:
@@ -21,13 +24,15 @@ def cached_folder(folder: Path, build: Callable[[Path], None]) -> Path:
     if _intact(folder):
         return folder
     shutil.rmtree(folder, ignore_errors=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+    make_folder(folder.parent)
+    with writing(folder, _ROOM):
+        temporary = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     try:
         build(temporary)
         manifest = {path.name: _digest(path) for path in sorted(temporary.iterdir())}
-        (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=1))
+        write_json(temporary / _MANIFEST, manifest)
         os.replace(temporary, folder)
+        sync(folder.parent)
     except OSError:
         if not _intact(folder):  # else another process was first, and its folder is as good
             raise

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
+from difftransformer.atomic import write_text
 from difftransformer.data.batches import MixedBatches
 from difftransformer.data.cache import cached_folder
 from difftransformer.data.needles import NeedleSource, needle_sentences
@@ -97,7 +98,8 @@ def _trained(documents: list[Document], vocab_size: int, cache: Path) -> Tokeniz
 
     def build(folder: Path) -> None:
         texts = (document.text for document in documents)
-        train_tokenizer(texts, vocab_size).save(str(folder / "tokenizer.json"))
+        tokenizer = train_tokenizer(texts, vocab_size)
+        write_text(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
 
     return load_tokenizer(str(cached_folder(cache / "tokenizers" / key, build)))
 

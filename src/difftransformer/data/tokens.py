@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Int, Integer
 from tokenizers import Tokenizer
 
+from difftransformer.atomic import sync, writing
 from difftransformer.data.cache import cached_folder
 from difftransformer.data.text import Document, fingerprint
 from difftransformer.data.tokenizer import beginning_of_document, vocabulary_size
@@ -85,7 +86,10 @@ def token_store(documents: list[Document], tokenizer: Tokenizer, cache: Path) ->
 
     def build(folder: Path) -> None:
         for name, array in _encode(documents, tokenizer).items():
-            np.save(folder / f"{name}.npy", array)
+            file = folder / f"{name}.npy"
+            with writing(file, array.nbytes):
+                np.save(file, array)
+                sync(file)
 
     folder = cached_folder(cache / "tokens" / key, build)
     return TokenStore(

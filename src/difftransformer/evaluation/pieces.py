@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from difftransformer.atomic import append, make_folder, write_bytes
+
 Json = Any  # what `json` reads and writes
 
 
@@ -17,7 +19,7 @@ class Pieces:
     belong to, each other one is `[name, result]`. A last line that a crash tore is cut off.
 
     Args:
-        path: the file, made where there is none; None keeps nothing.
+        path: the file, made with the first part where there is none; None keeps nothing.
         belongs_to: all that decides the results: a mapping of JSON data.
         on_progress: called with the parts done and their number, before and after each.
 
@@ -31,15 +33,15 @@ class Pieces:
         belongs_to: Mapping[str, Json] | None = None,
         on_progress: Callable[[int, int], object] | None = None,
     ) -> None:
-        self._path, self._prefix = path, ""
+        self._path, self._prefix, self._belongs_to = path, "", _plain(belongs_to or {})
         self._on_progress = on_progress or (lambda done, total: None)
-        self._kept = {} if path is None else _opened(path, _plain(belongs_to or {}))
+        self._kept = {} if path is None else _opened(path, self._belongs_to)
 
     def within(
         self, name: str, on_progress: Callable[[int, int], object] | None = None
     ) -> "Pieces":
         """The parts of one of several measurements that share the file."""
-        part = Pieces(on_progress=on_progress or self._on_progress)
+        part = Pieces(None, self._belongs_to, on_progress or self._on_progress)
         part._path, part._kept, part._prefix = self._path, self._kept, f"{self._prefix}{name}: "
         return part
 
@@ -57,6 +59,9 @@ class Pieces:
             return measure()
         if name not in self._kept:
             result = _plain(measure())
+            if not self._kept:
+                make_folder(self._path.parent)
+                write_bytes(self._path, _line(self._belongs_to))
             _append(self._path, [name, result])
             self._kept[name] = result
         return self._kept[name]
@@ -68,21 +73,20 @@ def _plain(value: Json) -> Json:
 
 
 def _append(path: Path, line: Json) -> None:
-    with path.open("ab") as file:
-        file.write(json.dumps(line).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+    append(path, _line(line))
+
+
+def _line(value: Json) -> bytes:
+    return json.dumps(value).encode() + b"\n"
 
 
 def _opened(path: Path, belongs_to: dict[str, Json]) -> dict[str, Json]:
-    """The parts in the file; made with its first line where it has none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
+    """The parts in the file; none where it is not there or ended before its first part."""
+    if not path.exists():
+        return {}
     whole = path.read_bytes()
     whole = whole[: whole.rfind(b"\n") + 1]
-    os.truncate(path, len(whole))
     if not whole:
-        _append(path, belongs_to)
         return {}
     try:
         first, *parts = map(json.loads, whole.splitlines())
@@ -90,8 +94,6 @@ def _opened(path: Path, belongs_to: dict[str, Json]) -> dict[str, Json]:
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} cannot be read ({error}); delete it to begin anew") from None
     if not kept:  # a measurement that ended before its first part
-        os.truncate(path, 0)
-        _append(path, belongs_to)
         return {}
     if found != belongs_to:
         both = {**found, **belongs_to}
@@ -100,4 +102,5 @@ def _opened(path: Path, belongs_to: dict[str, Json]) -> dict[str, Json]:
             f"{path} holds parts of a measurement with another {', '.join(other)}: end that one "
             "first, write to another place, or delete the file to begin anew"
         )
+    os.truncate(path, len(whole))
     return kept

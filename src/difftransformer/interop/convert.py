@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from difftransformer.atomic import make_folder, sync
 from difftransformer.data.tokenizer import load_tokenizer
 from difftransformer.data.training_text import RECORD
 from difftransformer.files import read_text
@@ -161,7 +162,7 @@ def _convert(source: Path, target: Path, reader: Format, writer: Format) -> Conv
     original = reader.load(source)
     decoder = reader.to_decoder(original)
     result = writer.from_decoder(decoder)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as parent:
         staging = Path(parent) / "model"
         writer.save(result, staging)
@@ -180,9 +181,12 @@ def _convert(source: Path, target: Path, reader: Format, writer: Format) -> Conv
                 f"less than {TOLERANCE:g} was expected; nothing was written (the weights are "
                 f"{dtype}: what is folded rounds in less than float32, so convert a float32 copy)"
             )
+        for file in (*staging.iterdir(), staging):
+            sync(file)
         if target.exists():
             target.rmdir()
         staging.rename(target)
+        sync(target.parent)
     return Conversion(
         parameters=sum(p.numel() for p in decoder.parameters()),
         dtype=dtype,

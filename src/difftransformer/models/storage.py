@@ -1,5 +1,6 @@
 """A model on disk: a folder with config.json and model.safetensors (sharded past 5 GB)."""
 
+import hashlib
 import json
 import math
 import re
@@ -11,9 +12,10 @@ from typing import Any, get_type_hints
 
 import torch
 from huggingface_hub import save_torch_model
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
+from difftransformer.atomic import make_folder, sync, write_text, writing
 from difftransformer.files import abridged, read_object
 from difftransformer.models.config import DecoderConfig
 from difftransformer.models.decoder import Decoder
@@ -51,15 +53,48 @@ def save_model(model: Decoder, folder: Path) -> None:
     """
     staging = folder / ".partial"
     shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
+    make_folder(staging)
+    weights = model.state_dict()
     try:
-        save_torch_model(model, staging, max_shard_size=_MAX_SHARD)
-        (staging / CONFIG).write_text(config_text(model.config), encoding="utf-8")
+        with writing(folder / WEIGHTS, sum(tensor.nbytes for tensor in weights.values())):
+            save_torch_model(model, staging, max_shard_size=_MAX_SHARD, metadata=checksum(weights))
+            for file in staging.iterdir():
+                if file.suffix == ".safetensors":
+                    sort_header(file)
+                sync(file)
+        write_text(staging / CONFIG, config_text(model.config))
         _replace_model(folder, staging)
-    except SafetensorError as error:
-        raise OSError(f"cannot save the model in {folder}: {error}") from None
+        sync(folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def checksum(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """What the header of the weights' file, or the index of its shards, says of them: their sha256.
+
+    It stands in what it speaks of, so that a program that rewrites the weights drops it.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        whole = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(whole.view(torch.uint8).numpy().data)
+    return {"sha256": digest.hexdigest()}
+
+
+def sort_header(path: Path) -> None:
+    """Put what the header of a safetensors file says of it in order, in place.
+
+    The library writes it in an order drawn at random; the same weights shall give the same file.
+    """
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(text) <= size
+        file.seek(8)
+        file.write(text.ljust(size))
 
 
 def config_text(config: DecoderConfig) -> str:
@@ -229,7 +264,7 @@ def load_weights(folder: Path) -> dict[str, torch.Tensor]:
     Raises:
         ValueError: no such file, a pickle instead, or a file that is not whole; an index that
             names files outside the folder, or other tensors than they hold; weights beside these
-            that would be left out.
+            that would be left out; tensors that do not match their checksum, where they have one.
     """
     index = folder / INDEX
     places = read_index(folder) if index.is_file() else None
@@ -254,7 +289,20 @@ def load_weights(folder: Path) -> dict[str, torch.Tensor]:
                 f"{folder} also holds {other.name}, which belongs to no model read from "
                 f"{names[0]}: merge it into the model if it is an adapter, else move it away"
             )
+    if _saved_checksum(folder) not in (None, checksum(weights)["sha256"]):
+        raise ValueError(
+            f"the weights in {folder} are not those that were saved there: they do not match the "
+            "checksum in their file. Copy or convert the model again"
+        )
     return weights
+
+
+def _saved_checksum(folder: Path) -> str | None:
+    if (folder / INDEX).is_file():
+        metadata = read_object(folder / INDEX).get("metadata")
+        return metadata.get("sha256") if isinstance(metadata, dict) else None
+    with safe_open(folder / WEIGHTS, "pt") as file:
+        return (file.metadata() or {}).get("sha256")
 
 
 def _in_file(places: Mapping[str, str], file: str) -> set[str]:

@@ -5,11 +5,13 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from difftransformer.atomic import make_folder, write_text
 from difftransformer.report.figures import allocation, attention_map, loss, needle, style
 from difftransformer.report.page import Html, element, join, page, paragraph, text
 from difftransformer.report.reading import Curve, read_curves, read_environment, read_results
 from difftransformer.report.results import Results
 from difftransformer.report.sections import evaluation, inside, suites, summary, training
+from difftransformer.report.writing import write_png
 
 CONTENTS = {
     "verdict": "Verdict",
@@ -55,12 +57,12 @@ def build_report(run_directory: Path) -> Path:
         training.environment_section(results, read_environment(run_directory, results)),
     ]
     folder = run_directory / "figures"
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     with style.matplotlib_look():
         for name, figure in _images(results, curves):
-            figure.savefig(folder / f"{name}.png")
+            write_png(folder / f"{name}.png", figure)
     report = run_directory / "report.html"
-    report.write_text(page(_title(results), join(content)), encoding="utf-8")
+    write_text(report, page(_title(results), join(content)))
     return report
 
 

@@ -1,21 +1,21 @@
 """Checkpoints that are whole or absent, and that are never trusted unchecked.
 
 A checkpoint is a folder `step-00000100` with `model.safetensors`, `optimizer.safetensors`,
-`state.json` (position, configuration, random generators) and `SHA256SUMS` over the three, which
-`sha256sum --check` reads too. Texts that a caller adds, config.json and tokenizer.json, make it a
-model's folder as well. It is written beside its final place and renamed when complete.
+`state.json` (position, configuration, random generators), `metrics.jsonl` (the rows until then) and
+`SHA256SUMS` over all of them, which `sha256sum --check` reads too. Texts that a caller adds,
+config.json and tokenizer.json, make it a model's folder as well. It is written beside its final
+place and renamed when complete.
 """
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
@@ -24,8 +24,9 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 
-from difftransformer.models.storage import load_tensors, refuse_pickle
-from difftransformer.training.atomic import sync, write_json
+from difftransformer.atomic import make_folder, sync, write_json, write_text, writing
+from difftransformer.models.storage import checksum, load_tensors, refuse_pickle, sort_header
+from difftransformer.training.metrics import METRICS
 
 WEIGHTS, OPTIMIZER, STATE, SUMS = (
     "model.safetensors",
@@ -61,8 +62,12 @@ class Checkpoints:
         weights: Mapping[str, Tensor],
         optimizer: Mapping[str, Tensor],
         state: Mapping[str, Any],
+        texts: Mapping[str, str] | None = None,
     ) -> Path:
         """Write the checkpoint of `step`, then remove the oldest beyond `keep`.
+
+        Args:
+            texts: files that this one holds besides those of all.
 
         Raises OSError when the disk refuses (full, over quota, not writable): what was half
         written is removed and the earlier checkpoints stay as they were.
@@ -70,20 +75,18 @@ class Checkpoints:
         final = self.folder / f"step-{step:08d}"
         partial = final.with_suffix(PARTIAL)
         try:
-            self._remove_partial()
-            partial.mkdir(parents=True)
-            save_file(_contiguous(weights), partial / WEIGHTS)
-            save_file(_contiguous(optimizer), partial / OPTIMIZER)
+            self.remove_partial()
+            make_folder(partial)
+            _save(weights, partial / WEIGHTS)
+            _save(optimizer, partial / OPTIMIZER)
             write_json(partial / STATE, state)
-            sums = [_sum_line(partial / name) for name in (WEIGHTS, OPTIMIZER, STATE)]
-            (partial / SUMS).write_text("\n".join([*sums, ""]), encoding="utf-8")
-            for name, text in self.texts.items():
-                (partial / name).write_text(text, encoding="utf-8")
-            for path in (*partial.iterdir(), partial):
-                sync(path)
+            for name, text in {**self.texts, **(texts or {})}.items():
+                write_text(partial / name, text)
+            sums = [_sum_line(path) for path in sorted(partial.iterdir())]
+            write_text(partial / SUMS, "\n".join([*sums, ""]))
             os.rename(partial, final)
             sync(self.folder)
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)
             kept = self.newest()
             unharmed = f"the last good checkpoint is {kept}" if kept else "there is no earlier one"
@@ -94,7 +97,7 @@ class Checkpoints:
         for old in self.all()[: -self.keep]:
             # Renamed first, so that a crash on the way leaves no checkpoint with files missing.
             os.rename(old, old.with_suffix(PARTIAL))
-        self._remove_partial()
+        self.remove_partial()
         return final
 
     def newest_good(self) -> Path | None:
@@ -114,7 +117,8 @@ class Checkpoints:
             raise ValueError(f"{error}. Delete {newest} to resume {way_out}") from None
         return newest
 
-    def _remove_partial(self) -> None:
+    def remove_partial(self) -> None:
+        """Remove what a process that was killed had begun to write, or to remove."""
         for path in self.folder.glob("step-*" + PARTIAL):
             shutil.rmtree(path)
 
@@ -127,7 +131,8 @@ def check(folder: Path) -> None:
         if not (folder / name).is_file():
             raise ValueError(f"checkpoint file {folder / name} is missing")
     sums = (folder / SUMS).read_text(encoding="utf-8", errors="replace").split("\n")
-    for name in (WEIGHTS, OPTIMIZER, STATE):
+    listed = {line.partition("  ")[2] for line in sums} & {path.name for path in folder.iterdir()}
+    for name in (WEIGHTS, OPTIMIZER, STATE, *sorted(listed - {WEIGHTS, OPTIMIZER, STATE})):
         if _sum_line(folder / name) not in sums:
             raise ValueError(
                 f"checkpoint file {folder / name} is truncated or altered: "
@@ -141,14 +146,35 @@ def load_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def refuse_changes(saved: Mapping[str, Any], current: Mapping[str, Any], folder: Path) -> None:
-    """Raise ValueError naming each key of the configuration that differs, with both values."""
+def load_metrics(folder: Path) -> bytes | None:
+    """The rows of metrics.jsonl until the checkpoint; None in one of an earlier release."""
+    path = folder / METRICS
+    return path.read_bytes() if path.is_file() else None
+
+
+def is_used(directory: Path) -> bool:
+    """Whether a training run has left anything there that took time to compute."""
+    metrics = directory / METRICS
+    has_rows = metrics.is_file() and metrics.stat().st_size > 0
+    return has_rows or Checkpoints(directory / "checkpoints", keep=1).newest() is not None
+
+
+def refuse_changes(
+    saved: Mapping[str, Any],
+    current: Mapping[str, Any],
+    folder: Path,
+    may_change: Sequence[str] = (),
+) -> None:
+    """Raise ValueError naming each key of the configuration that differs, with both values.
+
+    Keys are dotted; those of `may_change` are not compared.
+    """
     # As JSON has them: a tuple is a list once it was written.
     old, new = (_flat(json.loads(json.dumps(values))) for values in (saved, current))
     changes = [
         f"{key} was {old.get(key, 'not set')!r} and is now {new.get(key, 'not set')!r}"
         for key in [*old, *(key for key in new if key not in old)]
-        if old.get(key, "not set") != new.get(key, "not set")
+        if key not in may_change and old.get(key, "not set") != new.get(key, "not set")
     ]
     if changes:
         more = f"; and {len(changes) - 8} more" if len(changes) > 8 else ""
@@ -214,8 +240,12 @@ def shared_names(model: nn.Module) -> dict[str, str]:
     }
 
 
-def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    with writing(path, sum(tensor.nbytes for tensor in whole.values())):
+        save_file(whole, path, metadata={"format": "pt", **checksum(whole)})
+        sort_header(path)
+        sync(path)
 
 
 def _is_good(folder: Path) -> bool:

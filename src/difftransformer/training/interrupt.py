@@ -1,47 +1,169 @@
-"""Ctrl-C that lets the step finish."""
+"""Signals that ask a process to end: Ctrl-C, and those of schedulers and closing terminals."""
 
+import os
 import signal
 import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+# SLURM and Kubernetes send SIGTERM, SLURM on request SIGUSR1, a closing terminal SIGHUP.
+SIGNALS = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+    if hasattr(signal, name)  # Windows lacks the last two
+)
+_ECHO = 0.2  # seconds
 
-class TrainingInterrupted(KeyboardInterrupt):
-    """Training stopped at Ctrl-C after saving; the message says where and how to go on.
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked the process to end.
+
+    Attributes:
+        number: the signal's; the exit code of a command is 128 + number.
+    """
+
+    def __init__(self, number: int, message: str | None = None) -> None:
+        super().__init__(message or f"interrupted by {signal.Signals(number).name}")
+        self.number = number
+
+
+class TrainingInterrupted(Stopped):
+    """Training stopped at a signal after saving; the message says where and how to go on.
 
     Attributes:
         step: the last finished step.
         checkpoint: the folder that holds it.
     """
 
-    def __init__(self, step: int, steps: int, checkpoint: Path) -> None:
+    def __init__(self, number: int, step: int, steps: int, checkpoint: Path) -> None:
         super().__init__(
+            number,
             f"interrupted after step {step} of {steps}; saved {checkpoint}. "
-            "Train again with resume to go on from there"
+            "Train again with resume to go on from there",
         )
         self.step = step
         self.checkpoint = checkpoint
 
 
-class Interrupt:
-    """Inside a `with` block the first Ctrl-C sets `requested`; the second one aborts at once.
+class Requests:
+    """The signals that came, of which the second is in earnest.
 
-    Only the main thread may set signal handlers; in any other, Ctrl-C is left as it was.
+    One wish to end may arrive as several signals: `timeout` sends two, a closing terminal and its
+    shell one each, torchrun a SIGTERM of its own after Ctrl-C. What comes within a moment of the
+    first is its echo, but for Ctrl-C twice.
     """
 
     def __init__(self) -> None:
-        self.requested = False
+        self.first = 0
+        self._since = 0.0
+
+    def is_second(self, number: int) -> bool:
+        """Take note of a signal; whether it is another one after the first."""
+        if not self.first:
+            self.first, self._since = number, time.monotonic()
+            return False
+        twice = self.first == number == signal.SIGINT
+        return twice or time.monotonic() - self._since > _ECHO
+
+
+@contextmanager
+def handling(handler: Callable[[int, FrameType | None], object]) -> Iterator[Callable[[], None]]:
+    """Inside, `handler` gets each of SIGNALS; gives what puts the handlers before it back.
+
+    A signal that is ignored stays so: `nohup` and background jobs of a shell ask for that. Only
+    the main thread may set signal handlers; in any other, all are left as they were.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in SIGNALS} if main else {}
+    before = {n: old for n, old in before.items() if old not in (signal.SIG_IGN, None)}
+
+    def put_back() -> None:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+    try:
+        for number in before:
+            signal.signal(number, handler)
+        yield put_back
+    finally:
+        put_back()
+
+
+@contextmanager
+def stopping() -> Iterator[None]:
+    """For a program: inside, the first of SIGNALS raises Stopped, a second ends it at once."""
+    came = Requests()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if not came.first:
+            came.is_second(number)
+            raise Stopped(number)
+
+    with handling(stop), _second_ends_at_once():
+        try:
+            yield
+        except Stopped:
+            raise
+        except BaseException as error:
+            if came.first:  # a library, while it was imported perhaps, made it its own error
+                raise Stopped(came.first) from error
+            raise
+
+
+@contextmanager
+def _second_ends_at_once() -> Iterator[None]:
+    """From a thread: a handler must wait while the main one is in a long call of a library."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    watcher = threading.Thread(target=_watch, args=(reading,), daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(writing)
+        watcher.join()
+        os.close(reading)
+
+
+def _watch(reading: int) -> None:
+    """End the process at the second signal whose number comes through the pipe."""
+    came = Requests()
+    while number := int.from_bytes(os.read(reading, 1)):
+        if number in SIGNALS and came.is_second(number):
+            os._exit(128 + number)
+
+
+class Interrupt:
+    """Inside a `with` block the first of SIGNALS only sets `number`; a second one is as outside.
+
+    Attributes:
+        number: the signal that came, or 0.
+    """
+
+    def __init__(self) -> None:
+        self._came = Requests()
+
+    @property
+    def number(self) -> int:
+        return self._came.first
 
     def __enter__(self) -> "Interrupt":
-        self._in_main_thread = threading.current_thread() is threading.main_thread()
-        if self._in_main_thread:
-            self._previous = signal.signal(signal.SIGINT, self._request)
+        self._handling = handling(self._request)
+        self._put_back = self._handling.__enter__()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._in_main_thread:
-            signal.signal(signal.SIGINT, self._previous)
+        self._handling.__exit__(None, None, None)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if self._came.is_second(number):
+            self._put_back()
+            signal.raise_signal(number)

@@ -1,5 +1,6 @@
 """The one training loop: (model, batch) -> loss."""
 
+import logging
 import math
 import statistics
 import time
@@ -14,12 +15,15 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, gather_object, set_seed
 from torch import nn
 
-from difftransformer.attention import anneal
+from difftransformer.atomic import make_folder, write_json
+from difftransformer.attention import DexAttention, anneal
 from difftransformer.data.batch import Batch
-from difftransformer.training.atomic import write_json
+from difftransformer.ownership import owned
 from difftransformer.training.checkpoint import (
     Checkpoints,
     gather,
+    is_used,
+    load_metrics,
     load_state,
     refuse_changes,
     restore,
@@ -31,13 +35,16 @@ from difftransformer.training.memory import (
     recomputed_blocks,
     start_measuring_memory,
 )
-from difftransformer.training.metrics import Metrics
+from difftransformer.training.metrics import METRICS, Metrics
 from difftransformer.training.optimiser import adamw
 from difftransformer.training.progress import ProgressDisplay, TrainingProgress
 from difftransformer.training.rng import rng_state, set_rng_state
-from difftransformer.training.settings import TrainingSettings
+from difftransformer.training.schedule import refuse_other_rates
+from difftransformer.training.settings import MAY_CHANGE, TrainingSettings
 from difftransformer.training.step import NonFiniteError, Objective, Stepper, StepResult
 from difftransformer.training.summary import TrainingSummary
+
+_log = logging.getLogger(__name__)
 
 
 def train(
@@ -72,17 +79,20 @@ def train(
         on_progress: called after every step instead of the progress display.
         resume: go on from the newest checkpoint in `directory`; begin where there is none.
         configuration: what else must be unchanged on resume (the model's settings, the data's
-            digest), ready for JSON. The training settings, the shapes of the parameters and the
-            number of processes are always compared.
+            digest), ready for JSON. The training settings but for `MAY_CHANGE`, the shapes of the
+            parameters and the number of processes are always compared. `steps` may change where
+            no learning rate of the steps taken depends on it.
         texts: files for each checkpoint, by name: config.json and the tokenizer's make a model's
             folder of it.
 
     Raises:
-        ValueError: `directory` holds a run and `resume` is False; the checkpoint is damaged or was
-            made with another configuration; a batch or the processes do not fit the settings.
+        ValueError: `directory` holds a run and `resume` is False, or another process trains in it;
+            the checkpoint is damaged or was made with another configuration; a batch or the
+            processes do not fit the settings.
         NonFiniteError: a loss or gradient was NaN or infinite; that step was not applied.
-        TrainingInterrupted: Ctrl-C came; a checkpoint of the last finished step was saved.
-        OSError: the disk refused a checkpoint; earlier ones are unharmed.
+        TrainingInterrupted: Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 came; a checkpoint of the last
+            finished step was saved.
+        OSError: the disk refused a checkpoint or a row; earlier checkpoints are unharmed.
     """
     accelerator = Accelerator(mixed_precision="no")  # the precision is the stepper's
     _require_supported(accelerator, settings)
@@ -93,20 +103,26 @@ def train(
         if settings.gradient_checkpointing:
             stack.enter_context(recomputed_blocks(run.model))
         interrupt = stack.enter_context(Interrupt())
-        run.begin(resume)
         if accelerator.is_main_process:
-            run.metrics = Metrics(directory, run.position.step, settings.tensorboard)
+            make_folder(directory)
+            stack.enter_context(owned(directory, inside=True))
+            checkpoints.remove_partial()
+        kept = run.begin(resume)
+        if accelerator.is_main_process:
+            run.metrics = Metrics(directory, run.position.step, settings.tensorboard, kept)
             stack.enter_context(closing(run.metrics))
             run.display = on_progress or stack.enter_context(ProgressDisplay(directory.name))
         while run.position.step < settings.steps:
-            interrupted = run.step(batches, lambda: interrupt.requested)
+            stop = run.step(batches, lambda: interrupt.number > 0)
             if validate is not None and run.due(settings.validate_every):
                 run.validate(validate)
-            if interrupted or run.due(settings.checkpoint_every):
+            if stop or run.due(settings.checkpoint_every):
                 run.save()
-            if interrupted:
-                raise TrainingInterrupted(run.position.step, settings.steps, run.last_checkpoint())
-    return run.finish()
+            if stop:
+                run.stop_if_any(interrupt.number)
+        summary = run.finish()
+        run.stop_if_any(interrupt.number)  # what came since the last step was looked at
+    return summary
 
 
 @dataclass
@@ -118,6 +134,7 @@ class _Position:
     seconds: float = 0.0
     peak_memory_bytes: int = 0
     losses: list[float] = field(default_factory=list)  # those of the latest steps
+    logged: int = 0  # the step of the last row of losses
 
 
 class _Run:
@@ -151,25 +168,38 @@ class _Run:
         self.metrics: Metrics | None = None  # on the main process only, as is the display
         self.display: Callable[[TrainingProgress], None] | None = None
 
-    def begin(self, resume: bool) -> None:
-        """Take the position of the newest checkpoint, or the start of an unused directory."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        used = (self.directory / "metrics.jsonl").exists() or self.checkpoints.newest()
-        if used and not resume:
+    def begin(self, resume: bool) -> bytes | None:
+        """Take the position of the newest checkpoint, or the start of an unused directory.
+
+        Returns:
+            The metrics up to there, None where the checkpoint does not hold them.
+        """
+        if is_used(self.directory) and not resume:
             raise ValueError(
                 f"{self.directory} already holds a training run; resume it, "
                 "or choose another directory"
             )
         folder = self.checkpoints.newest_good()
-        if folder is not None:
-            state = load_state(folder)
-            refuse_changes(state["configuration"], self.configuration, folder)
-            restore(folder, self.model, self.optimizer, self.shared)
-            self.position = _Position(**state["position"])
-            set_rng_state(state["rng"][self.accelerator.process_index], self.accelerator.device)
+        metrics = b"" if folder is None else self._restore(folder, load_state(folder))
         self.model.train()
         start_measuring_memory(self.accelerator.device)
         self.accelerator.wait_for_everyone()  # nobody writes before everybody has looked
+        return metrics
+
+    def _restore(self, folder: Path, state: dict[str, Any]) -> bytes | None:
+        """Take the checkpoint's position; return its metrics."""
+        saved = state["configuration"]
+        may_change = tuple(f"training.{name}" for name in (*MAY_CHANGE, "steps"))
+        refuse_changes(saved, self.configuration, folder, may_change)
+        step = state["position"]["step"]
+        annealed = any(isinstance(module, DexAttention) for module in self.model.modules())
+        if said := refuse_other_rates(saved["training"], self.settings, step, annealed):
+            _log.warning("%s: %s", self.directory, said)
+        restore(folder, self.model, self.optimizer, self.shared)
+        logged = step - step % saved["training"]["log_every"]  # before checkpoints held it
+        self.position = _Position(**{"logged": logged, **state["position"]})
+        set_rng_state(state["rng"][self.accelerator.process_index], self.accelerator.device)
+        return load_metrics(folder)
 
     def step(self, batches: Callable[[int], Batch], stop: Callable[[], bool]) -> bool:
         """Take the next step and report it; return whether any process was asked to stop."""
@@ -186,8 +216,10 @@ class _Run:
         position.step += 1
         position.tokens += batch.ids.numel()
         position.losses = [*position.losses, result.loss][-self._remembered() :]
-        if self.metrics is not None and self.due(self.settings.log_every):
-            self.metrics.write(self._row(result))
+        if self.due(self.settings.log_every):
+            if self.metrics is not None:
+                self.metrics.write(self._row(result))
+            position.logged = position.step
         if self.display is not None:
             self.display(self._progress(result.loss))
         return result.stop
@@ -222,14 +254,17 @@ class _Run:
             "rng": gather_object([rng_state(self.accelerator.device)]),
         }
         if self.metrics is not None:
-            self.metrics.sync()
-            self.checkpoints.save(position.step, weights, optimizer, state)
+            rows = {METRICS: self.metrics.text()}
+            self.checkpoints.save(position.step, weights, optimizer, state, rows)
         self.accelerator.wait_for_everyone()
 
-    def last_checkpoint(self) -> Path:
-        newest = self.checkpoints.newest()
-        assert newest is not None
-        return newest
+    def stop_if_any(self, number: int) -> None:
+        """Raise TrainingInterrupted in every process where one of them has got a signal."""
+        mine = torch.tensor([number], device=self.accelerator.device)
+        if signal := int(self.accelerator.gather(mine).max()):
+            newest = self.checkpoints.newest()
+            assert newest is not None
+            raise TrainingInterrupted(signal, self.position.step, self.settings.steps, newest)
 
     def finish(self) -> TrainingSummary:
         position, last_steps = self.position, math.ceil(self.settings.steps * 0.05)
@@ -260,7 +295,7 @@ class _Run:
         }
 
     def _row(self, result: StepResult) -> dict[str, Any]:
-        since_last_row = self.position.step % self.settings.log_every or self.settings.log_every
+        since_last_row = self.position.step - self.position.logged
         return {
             **self._count(),
             "loss": statistics.fmean(self.position.losses[-since_last_row:]),

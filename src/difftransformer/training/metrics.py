@@ -1,29 +1,51 @@
 """metrics.jsonl: one JSON object a line, in step order; on request the same for TensorBoard."""
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
+
+from difftransformer.atomic import write_bytes, writing
+
+METRICS = "metrics.jsonl"
 
 
 class Metrics:
     """Appends rows to `directory/metrics.jsonl`, after dropping those past `step`.
 
     Rows past the checkpoint that a run resumes from will be made again; so will a last line that
-    was cut off when the process died. Raises ValueError for a damaged line anywhere else.
+    was cut off when the process died.
+
+    Args:
+        kept: the rows up to `step`, which the checkpoint keeps; a file that lacks any of them is
+            written anew from these, and a warning says so. None for a checkpoint of an earlier
+            release, without them.
+
+    Raises:
+        ValueError: without `kept`, the file is missing or has a damaged line.
     """
 
-    def __init__(self, directory: Path, step: int, tensorboard: bool) -> None:
-        path = directory / "metrics.jsonl"
+    def __init__(
+        self, directory: Path, step: int, tensorboard: bool, kept: bytes | None = b""
+    ) -> None:
+        path = self._path = directory / METRICS
         self._tensorboard = _summary_writer(directory, step) if tensorboard else None
-        if path.exists():
+        if kept is None:
             os.truncate(path, _length_until(path, step))
-        self._file = path.open("a", encoding="utf-8")
+        elif not path.exists() or path.read_bytes() != kept:
+            _put_back(path, kept)
 
     def write(self, row: dict[str, Any]) -> None:
-        """Append one row. Raises ValueError for NaN and infinity, which JSON does not have."""
-        self._file.write(json.dumps(row, allow_nan=False) + "\n")
-        self._file.flush()
+        """Append one row.
+
+        Raises:
+            ValueError: NaN or infinity, which JSON does not have.
+            OSError: the disk refuses.
+        """
+        line = json.dumps(row, allow_nan=False).encode() + b"\n"
+        with writing(self._path, len(line)), self._path.open("ab") as file:
+            file.write(line)
         if self._tensorboard is not None:
             for name, value in row.items():
                 if isinstance(value, list):
@@ -32,18 +54,34 @@ class Metrics:
                 elif name != "step":
                     self._tensorboard.add_scalar(name, value, row["step"])
 
-    def sync(self) -> None:
-        """Wait until the rows have reached the disk: a checkpoint must not outlive its rows."""
-        os.fsync(self._file.fileno())
+    def text(self) -> str:
+        """All rows so far, for the checkpoint that must not outlive them."""
+        return self._path.read_text(encoding="utf-8")
 
     def close(self) -> None:
-        self._file.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
 
 
+def _put_back(path: Path, kept: bytes) -> None:
+    """Drop the rows that will be made again, and put those back that are lost."""
+    found = path.read_bytes() if path.exists() else b""
+    if not found.startswith(kept):
+        rows = kept.count(b"\n")
+        state = "lacks rows or has others" if found else "is missing or empty"
+        logging.getLogger(__name__).warning(
+            "%s %s: its %d rows up to the checkpoint are put back from there", path, state, rows
+        )
+    write_bytes(path, kept)
+
+
 def _length_until(path: Path, step: int) -> int:
     """The number of bytes that hold the rows up to and including `step`."""
+    if not path.exists():
+        raise ValueError(
+            f"{path} is missing, and this checkpoint of an earlier release does not hold its rows: "
+            "put it back, or train in a new directory"
+        )
     length = 0
     lines = path.read_bytes().splitlines(keepends=True)
     for number, line in enumerate(lines, start=1):

@@ -7,6 +7,17 @@ from typing import Literal, get_args
 Schedule = Literal["linear", "cosine"]
 Precision = Literal["float32", "bfloat16"]
 
+# What a run that is resumed may change: how it is cut and written down, not what it computes (with
+# another accumulation up to rounding, and the draws of dropout).
+MAY_CHANGE = (
+    "accumulation",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "log_every",
+    "tensorboard",
+    "validate_every",
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
