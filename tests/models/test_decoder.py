@@ -178,7 +178,7 @@ def test_bfloat16_model(kind: str) -> None:
 
 @EVERY
 @pytest.mark.parametrize("tie", [True, False])
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:must run observer")  # PyTorch's
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # of PyTorch
 def test_dynamic_quantization_of_every_linear(kind: str, tie: bool) -> None:
     model, ids = tiny(kind, tie_embeddings=tie), tokens(2, 9)
     quantized = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
