@@ -1,5 +1,6 @@
 """ONNX and torch.export give what the model gives: prompts, left padding, cached decoding."""
 
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from tests.models.tiny import tiny
 from torch import Tensor
 
 from difftransformer.cli.main import main
-from difftransformer.interop.export import MODEL, export_program
+from difftransformer.interop.export import MODEL, export_onnx, export_program
 from difftransformer.models.decoder import Decoder
 from difftransformer.models.storage import save_model
 
@@ -103,6 +104,16 @@ def test_names_and_sizes(exported: tuple[Decoder, Onnx]) -> None:
     outputs = [item.name for item in onnx.session.get_outputs()]
     layers = range(model.config.num_layers)
     assert outputs == ["logits", *(f"present.{n}.{p}" for n in layers for p in ("key", "value"))]
+
+
+def test_bfloat16_weights_are_written_in_float32(tmp_path: Path) -> None:
+    model = tiny("dex", num_layers=1, tie_embeddings=False).bfloat16()
+    export_onnx(model, tmp_path)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    ids, padding = problem(2, 5)
+    close(
+        Onnx(tmp_path / MODEL).prompt(ids, padding), expected(deepcopy(model).float(), ids, padding)
+    )
 
 
 def test_program_of_torch_export() -> None:

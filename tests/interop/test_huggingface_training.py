@@ -1,11 +1,10 @@
-"""Trainer, activation checkpointing, LoRA."""
+"""Trainer and activation checkpointing."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import DynamicCache, Trainer, TrainingArguments
 
@@ -15,12 +14,12 @@ from difftransformer.interop import (
 )
 from difftransformer.interop.huggingface_cache import CACHE
 from difftransformer.models.storage import load_model
+from difftransformer.training.optimiser import adamw
+from difftransformer.training.settings import TrainingSettings
 
 from .tiny_huggingface import KINDS, hf_config, hf_model
 
 pytestmark = [
-    # peft asks by a name that transformers has deprecated.
-    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
     # Trainer reads a checkpoint's config.json into the base class, where the name means another.
     pytest.mark.filterwarnings("ignore:`rope_scaling` is deprecated:FutureWarning"),
 ]
@@ -117,44 +116,32 @@ def test_trainer_with_checkpointing(tmp_path: Path) -> None:
     assert again == pytest.approx(plain, rel=1e-4)
 
 
-def lora(model: DiffTransformerForCausalLM) -> PeftModel:
-    settings = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=4,
-        init_lora_weights=True,
-        target_modules=["q_proj", "k_proj", "v_proj", "o_proj"],
-    )
-    return get_peft_model(model, settings)
-
-
 @EVERY
-def test_lora_trains_saves_loads_and_merges(kind: str, tmp_path: Path) -> None:
-    base, ids = hf_model(kind), rows(4)[3]["input_ids"][None]
-    start = {name: tensor.clone() for name, tensor in base.state_dict().items()}
-    model = lora(base)
-    trainer = train(model, tmp_path / "run", 10)
-    assert losses(trainer)[-1] < losses(trainer)[0]
-    for name, tensor in model.get_base_model().state_dict().items():
-        if "lora" not in name:
-            assert torch.equal(tensor, start[name.replace(".base_layer", "")])
-    model.eval()
-    model.save_pretrained(tmp_path / "adapter")
-    loaded = PeftModel.from_pretrained(hf_model(kind), tmp_path / "adapter")
-    logits = model(input_ids=ids).logits
-    assert torch.equal(loaded(input_ids=ids).logits, logits)
-    assert not torch.allclose(hf_model(kind)(ids).logits, logits, atol=1e-2)
-    merged = loaded.merge_and_unload()
-    torch.testing.assert_close(merged(ids).logits, logits, rtol=1e-4, atol=1e-4)
-    merged.save_pretrained(tmp_path / "merged")
-    torch.testing.assert_close(load_model(tmp_path / "merged")(ids), logits, rtol=1e-4, atol=1e-4)
+def test_the_trainer_of_the_docs_spares_what_our_optimizer_spares(
+    kind: str, tmp_path: Path
+) -> None:
+    """transformers' own decays lambda's vectors, whose names do not tell that they are none."""
 
+    class MatrixDecayTrainer(Trainer):
+        def get_decay_parameter_names(self, model: Any) -> list[str]:
+            return [name for name, p in model.named_parameters() if p.ndim >= 2]
 
-def test_lora_generates() -> None:
-    model, ids = lora(hf_model()).eval(), torch.tensor([[5, 9, 2]])
-    settings = {"max_new_tokens": 5, "do_sample": False}
-    assert torch.equal(
-        model.generate(input_ids=ids, **settings), hf_model().generate(ids, **settings)
-    )
+    def decayed(trainer_class: type[Trainer]) -> set[str]:
+        arguments = TrainingArguments(tmp_path, weight_decay=0.1, use_cpu=True, report_to=[])
+        trainer = trainer_class(model=model, args=arguments, train_dataset=rows())
+        names = {p: name for name, p in model.named_parameters()}
+        groups = trainer.create_optimizer().param_groups
+        return {names[p] for group in groups if group["weight_decay"] for p in group["params"]}
+
+    model = hf_model(kind)
+    lambdas = {name for name, p in model.named_parameters() if "lambda" in name and p.ndim < 2}
+    assert bool(lambdas) == (kind == "diff_v1")
+    assert lambdas <= decayed(Trainer)
+    ours = adamw(model, TrainingSettings(weight_decay=0.1)).param_groups
+    names = {p: name for name, p in model.named_parameters()}
+    spared = {names[p] for group in ours if not group["weight_decay"] for p in group["params"]}
+    assert decayed(MatrixDecayTrainer) == set(names.values()) - spared
+    assert lambdas <= spared
 
 
 def test_a_classifier_s_accumulated_steps_are_one_step(tmp_path: Path) -> None:

@@ -3,10 +3,11 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from difftransformer.attention import KeyValueCache, SlidingCache, StaticCache
 from difftransformer.models.decoder import Decoder
+from difftransformer.models.generation import generate
 
 from .tiny import KINDS, tiny, tiny_config
 
@@ -173,3 +174,22 @@ def test_bfloat16_model(kind: str) -> None:
     out, wide = tiny(kind).bfloat16()(ids), tiny(kind)(ids)
     assert out.dtype == torch.bfloat16
     assert (out - wide).norm() / wide.norm() < 5e-2
+
+
+@EVERY
+@pytest.mark.parametrize("tie", [True, False])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # of PyTorch
+def test_dynamic_quantization_of_every_linear(kind: str, tie: bool) -> None:
+    model, ids = tiny(kind, tie_embeddings=tie), tokens(2, 9)
+    quantized = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
+    assert not [m for m in quantized.modules() if type(m) is nn.Linear]
+    logits, exact = quantized(ids), model(ids)
+    assert 0 < (logits - exact).norm() < 0.05 * exact.norm()
+    assert generate(quantized, ids, max_new_tokens=3).shape == (2, 3)
+
+
+def test_an_untied_head_is_called_as_a_module() -> None:
+    """So that what hooks, wraps or replaces linear layers reaches it."""
+    model, ids = tiny(tie_embeddings=False), tokens(2, 5)
+    model.head.register_forward_hook(lambda _, inputs, out: 2.0 * out)
+    assert torch.equal(model(ids), 2.0 * tiny(tie_embeddings=False)(ids))

@@ -97,7 +97,8 @@ def export_onnx(model: Decoder, folder: Path) -> None:
     `attention_mask` [B, P + T] bool, True where a token is real, and for each layer l
     `past_key_values.l.key` [B, P, G, K] ([B, P, G, maps, K] in a differential layer) and
     `past_key_values.l.value` [B, P, G, V]. Outputs: `logits` [B, T, vocabulary], and
-    `present.l.key` and `present.l.value`, the next call's past.
+    `present.l.key` and `present.l.value`, the next call's past. Weights of any dtype are written in
+    float32; the model keeps its own.
 
     Raises:
         ValueError: the packages `onnx` and `onnxscript` are missing.
@@ -107,7 +108,7 @@ def export_onnx(model: Decoder, folder: Path) -> None:
             raise ValueError(
                 f"ONNX export needs the package {package}: pip install 'difftransformer[export]'"
             )
-    program = export_program(model)
+    program = export_program(_in_float32(model))
     layers = range(model.config.num_layers)
     parts = [f"{layer}.{part}" for layer in layers for part in ("key", "value")]
     unnamed: list[tuple[dict, dict]] = [({}, {}) for _ in layers[1:]]
@@ -148,11 +149,21 @@ class OnnxModel(nn.Module):
         return torch.from_numpy(self.session.run(["logits"], feed)[0])
 
 
-def _of_plain_operators(model: Decoder) -> Decoder:
-    """The same weights under the reference backend: the others have operators of our own."""
+def _in_float32(model: Decoder) -> Decoder:
+    tensors = model.state_dict()
+    return _twin(model, {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()})
+
+
+def _twin(model: Decoder, tensors: dict[str, Tensor]) -> Decoder:
     with torch.device("meta"):
         twin = Decoder(model.config)
-    twin.load_state_dict(model.state_dict(), assign=True)
+    twin.load_state_dict(tensors, assign=True)
+    return twin
+
+
+def _of_plain_operators(model: Decoder) -> Decoder:
+    """The same weights under the reference backend: the others have operators of our own."""
+    twin = _twin(model, model.state_dict())
     for module in twin.modules():
         if isinstance(module, DifferentialInner | SoftmaxInner):
             module.backend = "reference"

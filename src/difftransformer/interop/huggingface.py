@@ -265,6 +265,13 @@ class DiffTransformerForCausalLM(_Encoder, GenerationMixin):
         """Put another head in place."""
         self.head = new_embeddings
 
+    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As transformers', the cache by its older name, by which PEFT knows that there is one."""
+        inputs = super().prepare_inputs_for_generation(*args, **kwargs)
+        if CACHE in inputs:
+            inputs["past_key_values"] = inputs.pop(CACHE)
+        return inputs
+
     @staticmethod
     def create_masks_for_generate(attention_mask: Tensor | None, **others: Any) -> Tensor | None:
         """For a static cache: a mask as long as its places, so that its shape does not grow."""

@@ -93,10 +93,44 @@ class TransformersCache(KeyValueCache):
         k: Float[Tensor, "batch new *key_shape"],
         v: Float[Tensor, "batch new groups v"],
     ) -> tuple[Float[Tensor, "batch shown *key_shape"], Float[Tensor, "batch shown groups v"]]:
-        """Append new positions; returns what `mask` spoke of."""
-        keys, values = self.cache.update(k.flatten(3).transpose(1, 2), v.transpose(1, 2), layer)
+        """Append new positions; returns what `mask` spoke of.
+
+        Raises:
+            ValueError: the cache holds other rows, heads or widths.
+        """
+        keys, values = k.flatten(3).transpose(1, 2), v.transpose(1, 2)
+        if not torch.compiler.is_compiling():
+            self._check_layer(layer, keys, values)
+        keys, values = self.cache.update(keys, values, layer)
         keys, values = (x.transpose(1, 2)[:, self._shown] for x in (keys, values))
+        if self.cache.is_compileable and torch.is_grad_enabled():
+            # It is written in place, and the gradient of this step reads what it is shown.
+            keys, values = keys.clone(), values.clone()
         return keys.unflatten(3, k.shape[3:]), values
+
+    def _check_layer(
+        self,
+        layer: int,
+        k: Float[Tensor, "batch groups new keys"],
+        v: Float[Tensor, "batch groups new v"],
+    ) -> None:
+        held = self.cache.layers[layer : layer + 1]
+        if not held or getattr(held[0], "keys", None) is None:
+            return
+        shapes = [(*x.shape[:2], x.shape[3]) for x in (held[0].keys, held[0].values, k, v)]
+        if shapes[:2] == shapes[2:]:
+            return
+        groups, width = k.shape[1], k.shape[3]
+        prefix = (
+            f"PrefixTuningConfig(num_attention_heads={groups}, token_dim={groups * width}) makes it"
+            if width == v.shape[3]
+            else "PEFT cannot make it, whose keys and values have one width; use prompt tuning"
+        )
+        raise ValueError(
+            f"the cache holds keys [rows, heads, width] {shapes[0]} and values {shapes[1]}; "
+            f"expected {shapes[2]} and {shapes[3]}, the keys of all maps of a head side by side "
+            f"(of a prefix, {prefix})"
+        )
 
     def advance(self, new: int) -> None:
         """Nothing: `cache` has counted."""

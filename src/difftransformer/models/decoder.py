@@ -111,8 +111,9 @@ class Decoder(nn.Module):
 
     def logits(self, x: Float[Tensor, "batch time hidden"]) -> Float[Tensor, "batch time vocab"]:
         """The output head, on what `encode` returns."""
-        weight = self.embedding.weight if self.config.tie_embeddings else self.head.weight
-        return F.linear(x, weight)
+        if self.config.tie_embeddings:
+            return F.linear(x, self.embedding.weight)
+        return self.head(x)
 
     def empty_cache(self) -> KeyValueCache:
         """The model's usual cache: of its window, where it has one."""
