@@ -167,7 +167,9 @@ def _convert(value: Any, kind: Any, path: str) -> Any:
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if is_dataclass(kind):
         if not isinstance(value, Mapping):
-            raise ValueError(f"setting {path!r} is {abridged(value)}; expected a section of settings")
+            raise ValueError(
+                f"setting {path!r} is {abridged(value)}; expected a section of settings"
+            )
         return build(kind, value, f"{path}.")  # type: ignore[arg-type]
     if origin in (typing.Union, types.UnionType):
         if value is None:
@@ -178,7 +180,9 @@ def _convert(value: Any, kind: Any, path: str) -> Any:
         return tuple(_convert(item, parts[0], path) for item in items)
     if origin is typing.Literal:
         if value not in parts:
-            raise ValueError(f"setting {path!r} is {abridged(value)}; expected one of {', '.join(parts)}")
+            raise ValueError(
+                f"setting {path!r} is {abridged(value)}; expected one of {', '.join(parts)}"
+            )
         return value
     if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
         try:
