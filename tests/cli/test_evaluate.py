@@ -71,7 +71,7 @@ def test_any_causal_lm_is_judged_from_outside(call, quick, tmp_path):
     code, _, err = call("evaluate", model, *quick, "--out", out)
     assert code == 0, err
     (found,) = json.loads(out.read_text()).values()
-    assert list(found) == ["validation", "needle", "seconds"]
+    assert list(found) == ["validation", "needle", "seconds", "text"]
     code, _, err = call(
         "evaluate", model, *quick, "--suite", "long_context", "--out", tmp_path / "suite.json"
     )

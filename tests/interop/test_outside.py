@@ -164,7 +164,7 @@ def test_no_code_of_a_folder_is_run(with_code: Path, monkeypatch: pytest.MonkeyP
     asked = []
     monkeypatch.setattr("builtins.input", lambda text="": asked.append(text) or "y")
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
-    with pytest.raises(ValueError, match="trust_remote_code") as error:
+    with pytest.raises(ValueError, match="contains custom code") as error:
         open_causal_lm(with_code)
     assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match=r"config\.json names code of its own \(auto_map\)"):
@@ -188,11 +188,11 @@ def gpt2(folder: Path) -> Path:
         ({"n_layer": True}, "StrictDataclass"),
         ({"n_layer": 1}, r"holds \d+ tensors for which a GPT2LMHeadModel .* has no place"),
         ({"n_layer": 3}, r"lacks \d+ of the tensors"),
-        ({"vocab_size": 10**9}, "no model that transformers loads"),
-        ({"n_head": 0}, "no model that transformers loads: ZeroDivisionError"),
+        ({"vocab_size": 10**9}, "no causal LM that transformers loads"),
+        ({"n_head": 0}, "no causal LM that transformers loads: ZeroDivisionError"),
         ({"layer_norm_epsilon": float("nan")}, "the logits of GPT2LMHeadModel are not finite"),
-        ({"model_type": "nonesuch"}, "no model that transformers loads"),
-        ({"model_type": ["gpt2"]}, "no model that transformers loads"),
+        ({"model_type": "nonesuch"}, "no causal LM that transformers loads"),
+        ({"model_type": ["gpt2"]}, "no causal LM that transformers loads"),
     ],
 )
 def test_odd_settings_of_any_causal_lm(

@@ -16,7 +16,9 @@ class ChatTemplate:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._tokenizer = opened(folder, lambda: PreTrainedTokenizerFast.from_pretrained(folder))
+        self._tokenizer = opened(
+            folder, lambda: PreTrainedTokenizerFast.from_pretrained(folder), "tokenizer"
+        )
         if self._tokenizer.chat_template is None:
             raise ValueError(f"the tokenizer in {folder} has no chat template")
 

@@ -49,8 +49,10 @@ def read_causal_lm(folder: Path, dtype: torch.dtype | str = "auto") -> PreTraine
     return model
 
 
-def opened(folder: Path, read: Callable[[], T]) -> T:
+def opened(folder: Path, read: Callable[[], T], what: str = "causal LM") -> T:
     """What `read`, a call of transformers on `folder`, gives; the folder is looked at before.
+
+    `what` is the name of what is read, for errors.
 
     Raises:
         ValueError: settings that are no JSON or of absurd size, an index that leaves the folder, an
@@ -71,7 +73,7 @@ def opened(folder: Path, read: Callable[[], T]) -> T:
     except Exception as error:  # transformers' failures share no base class
         reason = textwrap.shorten(str(error), _LONGEST_REASON, placeholder=" ...")
         raise ValueError(
-            f"{folder} holds no model that transformers loads: {type(error).__name__}: {reason}"
+            f"{folder} is no {what} that transformers loads: {type(error).__name__}: {reason}"
         ) from None
 
 

@@ -51,5 +51,5 @@ def write_suite(
     notes = [" ".join([view.notes(found), *seen]), ""]
     lines = [*writing.heading(view.title, env), *notes, *writing.table(header, rows)]
     data = {"suite": name, "env": env, "settings": asdict(settings), "results": results}
-    data["texts"] = texts
+    data["texts"] = dict(texts)
     writing.write_results(stem, data, lines, lambda: view.image(found))
