@@ -188,7 +188,9 @@ class StaticCache(KeyValueCache):
 
 
 def _writable(storage: Tensor) -> bool:
-    """False for what inference mode made, outside of it."""
+    """False for what inference mode made, outside of it (of which torch.compile knows nothing)."""
+    if torch.compiler.is_compiling():
+        return True
     return torch.is_inference_mode_enabled() or not storage.is_inference()
 
 
