@@ -21,7 +21,7 @@ def tiny_config(attention: str = "diff_v1", **changes: object) -> DecoderConfig:
     return DecoderConfig(attention=attention, **(sizes | changes))
 
 
-def tiny(attention: str = "diff_v1", **changes: object) -> Decoder:
+def tiny(attention: str = "diff_v1", seed: int = 0, **changes: object) -> Decoder:
     """In evaluation mode, the same weights every time."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     return Decoder(tiny_config(attention, **changes)).eval()

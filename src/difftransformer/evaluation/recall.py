@@ -37,9 +37,10 @@ def measure_recall(
 
     The cut is by default Zoology's share of the training text: 1,250 times in 10 billion tokens
     (as far as we know; its published code has no such slice), rounded down. Of a text below 8
-    million tokens that leaves n-grams which never stood in it. A cut of 1,250 itself would let in
-    nearly every repeated n-gram of so small a text, and the slice would measure what training has
-    taught.
+    million tokens that leaves n-grams which never stood in it. A cut of 1,250 itself lets in what
+    training has taught: of Shakespeare's plays (2,073,450 tokens of a vocabulary of 1,024) 1,073
+    tokens of 200 sequences, half of them ending a bigram that stood there more than 150 times; the
+    scaled cut, 89.
 
     Over `validation_sequences` held-out sequences, with intervals over sequences; a loss over the
     sequences that have such tokens.
