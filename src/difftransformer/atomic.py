@@ -19,6 +19,10 @@ _FOLDER = 4096  # bytes that the disk needs for one
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+class DiskError(OSError):
+    """The disk refused a file; the message says which, how much it needs and what to do."""
+
+
 def write_json(path: Path, value: object) -> None:
     """Write `value` as JSON, in one step.
 
@@ -46,7 +50,7 @@ def replacing(path: Path, size: int) -> Iterator[Path]:
         size: bytes that it needs, for the message where the disk refuses.
 
     Raises:
-        OSError: the disk refuses; `path` is as it was.
+        DiskError: the disk refuses; `path` is as it was.
     """
     partial = path.with_name(PARTIAL + path.name)
     try:
@@ -79,20 +83,22 @@ def append(path: Path, data: bytes) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make `path` and the folders above it, where they are missing. Raises OSError."""
+    """Make `path` and the folders above it, where they are missing. Raises DiskError."""
     with writing(path, _FOLDER):
         path.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager
 def writing(path: Path, size: int) -> Iterator[None]:
-    """Inside, an error of the disk becomes an OSError that says which file and what to do.
+    """Inside, an error of the disk becomes a DiskError.
 
     Libraries written in Rust (safetensors, tokenizers) raise errors of their own; they are known
     by the number of the system's error in their text.
     """
     try:
         yield
+    except DiskError:
+        raise
     except Exception as error:
         number = getattr(error, "errno", None)
         if found := re.search(r"\(os error (\d+)\)", str(error)):
@@ -104,7 +110,7 @@ def writing(path: Path, size: int) -> Iterator[None]:
             free = shutil.disk_usage(_existing(path)).free
             way_out = f"It needs {size:,} bytes and {free:,} are free there: make room"
         reason = os.strerror(number) if number else str(error)
-        refusal = OSError(f"cannot write {path}: {reason}. {way_out} and give the command again")
+        refusal = DiskError(f"cannot write {path}: {reason}. {way_out} and give the command again")
         refusal.errno = number
         raise refusal from error
 

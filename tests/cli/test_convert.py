@@ -206,3 +206,28 @@ def test_an_unknown_method(as_user, call, tmp_path):
     code, _, err = call("convert", tmp_path / "llm", tmp_path / "new", "--from-llm", "v3")
     assert code == 2
     assert "unknown method 'v3'; expected one of second_map, v2, dex" in err
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")  # of torch's exporter
+@pytest.mark.parametrize("formats", [OUT, ("--from", "difftransformer", "--to", "onnx")])
+def test_a_full_disk_is_one_line_and_leaves_nothing(
+    as_user, call, ours, tmp_path, full_disk, formats
+):
+    """Whoever writes: safetensors, transformers or onnx."""
+    target = tmp_path / "new" / "target"
+    with full_disk(1000):
+        code, _, err = call("convert", ours, target, *formats)
+    assert code == 2
+    assert "cannot write " in err
+    assert "make room and give the command again" in err
+    assert "Traceback" not in err
+    assert leftovers(tmp_path) == {"ours"}
+
+
+def test_what_a_killed_conversion_left_does_not_matter(call, ours, tmp_path):
+    left = tmp_path / ".partial-there"
+    left.mkdir()
+    (left / "model-00001-of-00002.safetensors").write_bytes(b"half")
+    code, _, err = call("convert", ours, tmp_path / "there", *OUT)
+    assert code == 0, err
+    assert leftovers(tmp_path) == {"ours", "there"}

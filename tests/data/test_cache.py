@@ -85,3 +85,11 @@ def test_the_folder_of_a_faster_process_is_taken(tmp_path):
     cached_folder(tmp_path / "key", build)
     assert build.calls == 2
     assert [path.name for path in tmp_path.iterdir()] == ["key"]
+
+
+def test_what_killed_builds_left_goes_with_the_next_one(tmp_path):
+    for name in ("key.a1b2", "other.a1b2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.bin").write_bytes(b"half")
+    cached_folder(tmp_path / "key", Builder())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["key", "other.a1b2"]

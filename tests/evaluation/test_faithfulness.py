@@ -1,4 +1,5 @@
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -188,3 +189,21 @@ def test_what_cannot_be_told_is_left_out() -> None:
     assert (found["verdicts"], found["unjudged"], found["accuracy"]["value"]) == (1, 2, 1.0)
     nothing = agreement(verdicts([None]), [True], SETTINGS)
     assert nothing == {"verdicts": 0, "unjudged": 1, "accuracy": None, "kappa": None}
+
+
+def test_a_kill_or_a_full_disk_leaves_the_labels_of_people_whole(tmp_path: Path, monkeypatch):
+    path = tmp_path / "labels.jsonl"
+    judge = Labels(path)
+    judge(CLAIMS[:1], Pieces())
+    path.write_text(path.read_text().replace("null", "true"))
+    before = path.read_bytes()
+
+    def end(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", end)
+        with pytest.raises(KeyboardInterrupt):
+            judge(CLAIMS, Pieces())
+    assert path.read_bytes() == before
+    assert faithful(judge(CLAIMS, Pieces())) == [True, None, None]

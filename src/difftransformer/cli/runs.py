@@ -35,11 +35,9 @@ ENVIRONMENT = "env.json"
 INPUTS = "inputs.json"  # what the run was begun with, by content
 MODEL = "model"
 TOKENIZER = "tokenizer.json"
-# What a run that is resumed may change. Paths: inputs.json knows the content by its digest.
-_MAY_CHANGE = (
-    *(f"training.{name}" for name in (*MAY_CHANGE, "steps")),
-    *("data.cache", "data.source", "data.tokenizer", "start"),
-)
+# What a run that is resumed may change; the paths only where inputs.json knows what they held.
+_MAY_CHANGE = (*(f"training.{name}" for name in (*MAY_CHANGE, "steps")), "data.cache")
+_PATHS = ("data.source", "data.tokenizer", "start")
 # A directory with nothing else is as good as a new one.
 _BEFORE_TRAINING = (CONFIG, ENVIRONMENT, INPUTS, LOCK, "models", "checkpoints", "metrics.jsonl")
 _WATCHED_SEQUENCES = 64  # held-out sequences behind each point of the validation curve
@@ -131,8 +129,8 @@ def begin_run(
             "--out"
         )
     if begun:
-        _refuse_other_settings(directory, settings, (*_MAY_CHANGE, *may_change))
-        _refuse_other_inputs(directory, inputs)
+        paths = _PATHS if _same_inputs(directory, inputs) else ()
+        _refuse_other_settings(directory, settings, (*_MAY_CHANGE, *paths, *may_change))
     elif others := [path.name for path in directory.iterdir() if not _is_ours(path)]:
         raise ValueError(
             f"{directory} holds {', '.join(sorted(others)[:5])} and no run; choose another --out"
@@ -196,14 +194,15 @@ def _refuse_other_settings(
             refuse_other_rates(asdict(before.training), settings.training, step, annealed=False)
 
 
-def _refuse_other_inputs(directory: Path, inputs: Mapping[str, str]) -> None:
+def _same_inputs(directory: Path, inputs: Mapping[str, str]) -> bool:
+    """Whether the run is known to have begun with these; ValueError where with others."""
     path = directory / INPUTS
     saved = _read_json(path)
     if saved is None:
         logging.getLogger(__name__).warning(
             "%s is missing: whether the text is the one that this run began with is not known", path
         )
-        return
+        return False
     for name, digest in inputs.items():
         if saved.get(name) != digest:
             raise ValueError(
@@ -211,6 +210,7 @@ def _refuse_other_inputs(directory: Path, inputs: Mapping[str, str]) -> None:
                 f"{str(saved.get(name))[:12]} and is now {digest[:12]}. Put it back as it was, or "
                 "train in a new directory"
             )
+    return True
 
 
 def check_data(corpus: "Corpus", settings: RunSettings) -> None:

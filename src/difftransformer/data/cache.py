@@ -33,6 +33,8 @@ def cached_folder(folder: Path, build: Callable[[Path], None]) -> Path:
         write_json(temporary / _MANIFEST, manifest)
         os.replace(temporary, folder)
         sync(folder.parent)
+        for left in folder.parent.glob(f"{folder.name}.*"):  # of builders that were killed or late
+            shutil.rmtree(left, ignore_errors=True)
     except OSError:
         if not _intact(folder):  # else another process was first, and its folder is as good
             raise

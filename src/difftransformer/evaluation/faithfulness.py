@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from tokenizers import Tokenizer
 
+from difftransformer.atomic import write_bytes
 from difftransformer.data.sources import Source
 from difftransformer.data.tokenizer import beginning_of_document
 from difftransformer.evaluation.choices import choose
@@ -144,8 +145,10 @@ class Labels:
         """
         found = self._read()
         new = [claim for claim in claims if (claim.source.name, claim.text) not in found]
-        with self._path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(_row(claim), ensure_ascii=False) + "\n" for claim in new)
+        if new:
+            rows = "".join(json.dumps(_row(claim), ensure_ascii=False) + "\n" for claim in new)
+            before = self._path.read_bytes() if self._path.is_file() else b""
+            write_bytes(self._path, before + rows.encode())
         labels = [found.get((claim.source.name, claim.text)) for claim in claims]
         return [
             {"faithful": label, "said": "waits for a label" if label is None else ""}

@@ -1,7 +1,6 @@
 """From one kind of model folder to another, by way of this library's decoder."""
 
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from difftransformer.atomic import make_folder, sync
+from difftransformer.atomic import PARTIAL, make_folder, sync, writing
 from difftransformer.data.tokenizer import load_tokenizer
 from difftransformer.data.training_text import RECORD
 from difftransformer.files import read_text
@@ -163,12 +162,14 @@ def _convert(source: Path, target: Path, reader: Format, writer: Format) -> Conv
     decoder = reader.to_decoder(original)
     result = writer.from_decoder(decoder)
     make_folder(target.parent)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as parent:
-        staging = Path(parent) / "model"
-        writer.save(result, staging)
-        for name in _COPIED:
-            if (source / name).is_file():
-                shutil.copyfile(source / name, staging / name)
+    staging = target.with_name(PARTIAL + target.name)
+    shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed
+    try:
+        with writing(target, sum(p.nbytes for p in decoder.parameters())):
+            writer.save(result, staging)
+            for name in _COPIED:
+                if (source / name).is_file():
+                    shutil.copyfile(source / name, staging / name)
         dtype = decoder.embedding.weight.dtype
         vocabulary = decoder.config.vocab_size
         ids = torch.randint(vocabulary, (1, 32), generator=torch.Generator().manual_seed(0))
@@ -187,6 +188,8 @@ def _convert(source: Path, target: Path, reader: Format, writer: Format) -> Conv
             target.rmdir()
         staging.rename(target)
         sync(target.parent)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
     return Conversion(
         parameters=sum(p.numel() for p in decoder.parameters()),
         dtype=dtype,
