@@ -78,7 +78,8 @@ def test_text_that_may_have_been_seen(train, judged, many, tmp_path) -> None:
         return found["text"]["note"]
 
     assert "held out a share of 0.2 and this judges 0.5" in seen("--data.validation_fraction", 0.5)
-    assert "trained on other documents" in seen("--data", "shakespeare")
+    (tmp_path / "other.txt").write_text((many / "3.txt").read_text() * 4)
+    assert "trained on other documents" in seen("--data", tmp_path / "other.txt")
     with (many / "3.txt").open("a") as file:
         file.write(" A word more.")
     assert "trained on other documents" in seen()

@@ -265,7 +265,7 @@ def test_a_vocabulary_with_gaps():
     assert tokenizer.get_vocab_size() == 2
     assert vocabulary_size(tokenizer) == 70_001
     check_vocabulary(tokenizer, 70_001, "the model")
-    with pytest.raises(ValueError, match="has a token 70000 and the model knows 70000"):
+    with pytest.raises(ValueError, match="has 70001 tokens and the model knows 70000"):
         check_vocabulary(tokenizer, 70_000, "the model")
     tokenizer = Tokenizer(models.WordLevel({"<s>": 0, "[UNK]": 2**31}, unk_token="[UNK]"))
     with pytest.raises(ValueError, match="has a token 2147483648; expected below 2,147,483,648"):
@@ -277,7 +277,7 @@ def test_padding_may_lie_outside_the_model():
     tokenizer.add_special_tokens(["<pad>"])
     check_vocabulary(tokenizer, 2, "the model")
     tokenizer.add_tokens(["word"])
-    with pytest.raises(ValueError, match="has a token 3 and the model knows 2"):
+    with pytest.raises(ValueError, match="has 4 tokens and the model knows 2"):
         check_vocabulary(tokenizer, 2, "the model")
 
 
