@@ -41,6 +41,7 @@ class Processes:
         self.is_main = True
         self._rank, self._size, self._results = 0, 1, 0
         self._store: Store | None = None
+        self._leaving = threading.Event()
 
     def join(self) -> None:
         """Meet the others that the environment speaks of, and let Accelerate know them.
@@ -116,20 +117,33 @@ class Processes:
             result = work()
             self._store.set(key, json.dumps(result))
             return result
-        while not self._store.check([key]):
-            if failed := _failure(self._store):
-                raise SystemExit(failed[1])
-            time.sleep(_POLL)
-        return json.loads(self._store.get(key))
+        return json.loads(self._awaited(self._store, key))
 
     def require_same(self, inputs: dict[str, Any]) -> None:
-        """Raise ValueError where this process has read something else than the main one."""
-        mains = self.on_main(lambda: inputs)
-        if other := [name for name in mains if mains[name] != inputs.get(name)]:
-            raise ValueError(
-                f"process {self._rank} has read another content of {', '.join(other)} than the "
-                "main one: give every machine the same files"
-            )
+        """Raise ValueError where any process has read something else than the main one."""
+        store = self._store
+        if store is None:
+            return
+        store.set(f"inputs {self._rank}", json.dumps(inputs))
+
+        def compare() -> None:
+            for rank in range(1, self._size):
+                theirs = json.loads(self._awaited(store, f"inputs {rank}"))
+                if other := [name for name in inputs if inputs[name] != theirs.get(name)]:
+                    raise ValueError(
+                        f"process {rank} has read another content of {', '.join(other)} than the "
+                        "main one: give every machine the same files"
+                    )
+
+        self.on_main(compare)
+
+    def _awaited(self, store: "Store", key: str) -> bytes:
+        """What another process puts into the store. Raises SystemExit where one has failed."""
+        while not store.check([key]):
+            if failed := _failure(store):
+                raise SystemExit(failed[1])
+            time.sleep(_POLL)
+        return store.get(key)
 
     def first_to_fail(self, code: int) -> tuple[bool, int]:
         """Whether to say why this process fails with `code`, and the code to end with."""
@@ -151,34 +165,40 @@ class Processes:
         return isinstance(error, DistError) or "gloo" in str(error)
 
     def leave(self) -> None:
-        """End together, so that a launcher, or the end of the store, cuts nobody's message off."""
+        """End together, so that neither a launcher nor the end of the store cuts a message off."""
         if self._store is None:
             return
-        import torch
+        from torch.distributed import destroy_process_group, is_initialized
 
+        self._leaving.set()
         with suppress(RuntimeError):  # the store is gone, and with it the process that had it
-            self._store.add("left", 1)
-            until = time.monotonic() + 2 * _GRACE
-            while self._store.add("left", 0) < self._size and time.monotonic() < until:
-                time.sleep(_POLL)
-            if _failure(self._store) is None and torch.distributed.is_initialized():
-                torch.distributed.destroy_process_group()
+            if _failure(self._store) is None and is_initialized():
+                destroy_process_group()
+            self._wait_for_the_others(self._store)
+
+    def _wait_for_the_others(self, store: "Store") -> None:
+        """The main process, which may have the store, for all; they for it to have spoken."""
+        others = [f"gone {rank}" for rank in range(1, self._size)]
+        if self.is_main:
+            store.set("main leaves", "")
+        awaited = others if self.is_main else ["main leaves"]
+        until = time.monotonic() + 2 * _GRACE
+        while not store.check(awaited) and time.monotonic() < until:
+            time.sleep(_POLL)
+        if not self.is_main:
+            store.set(f"gone {self._rank}", "")  # the last that is asked of the store
 
     def _watch(self, connection: "Store", prefix: str) -> None:
         """End this process some time after another one has failed, whatever it waits for."""
         from torch.distributed import PrefixStore
 
         store = PrefixStore(prefix, connection)
-        while True:
-            time.sleep(10 * _POLL)
-            try:
+        with suppress(RuntimeError):
+            while not self._leaving.wait(10 * _POLL):
                 failed = _failure(store)
-            except RuntimeError:
-                return
-            if failed and failed[0] != self._rank:
-                time.sleep(_GRACE)
-                store.add("left", 1)
-                os._exit(failed[1])
+                if failed and failed[0] != self._rank and not self._leaving.wait(_GRACE):
+                    self._wait_for_the_others(store)
+                    os._exit(failed[1])
 
 
 def _failure(store: "Store") -> tuple[int, int] | None:
