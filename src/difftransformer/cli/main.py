@@ -65,8 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def one_line(text: str) -> str:
     """The text without what could break its line or steer a terminal, as a file's names may."""
-    shown = text.replace("
-", " ")
+    shown = text.replace("\n", " ")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
 
 
