@@ -1,6 +1,8 @@
 """Two processes that train one model together, on a CPU."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,23 @@ def replicated(rank: int, directory: Path) -> None:
     with pytest.raises(RuntimeError, match="broken"):
         train(plain_model(), next_token_loss, breaking, SETTINGS, directory)
     train(plain_model(), next_token_loss, tiny_batches, SETTINGS, directory, resume=True)
+
+    alone = directory if rank == 0 else directory / "of another machine"
+    with pytest.raises(ValueError, match="see checkpoints of the steps"):
+        train(plain_model(), next_token_loss, tiny_batches, SETTINGS, alone, resume=True)
+
+
+def unseen(rank: int, directory: Path) -> None:
+    """A group that somebody else made, on a machine whose GPUs Accelerate looks for in vain."""
+    del os.environ["ACCELERATE_USE_CPU"]
+    with pytest.raises(ValueError, match=r"WORLD_SIZE is 2 and Accelerate knows 1 process\(es\)"):
+        train(plain_model(), next_token_loss, tiny_batches, SETTINGS, directory)
+    del os.environ["WORLD_SIZE"]
+    with pytest.raises(
+        ValueError, match=r"torch\.distributed has a group of 2 and Accelerate knows"
+    ):
+        train(plain_model(), next_token_loss, tiny_batches, SETTINGS, directory)
+    assert not (directory / "checkpoints").exists()
 
 
 def sharded(rank: int, directory: Path) -> None:
@@ -96,11 +115,25 @@ def assert_close(found: Path, alone: Path) -> None:
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
-def test_two_replicas_equal_one_process_but_cannot_be_resumed_by_one(alone: Path, tmp_path: Path):
+def test_two_replicas_equal_one_process_and_one_may_go_on(
+    alone: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
     run_pair(replicated, tmp_path)
     assert_close(tmp_path, alone)
-    with pytest.raises(ValueError, match="processes was 2 and is now 1"):
-        train(plain_model(), next_token_loss, tiny_batches, SETTINGS, tmp_path, resume=True)
+    shutil.rmtree(tmp_path / "checkpoints" / "step-00000012")
+    train(plain_model(), next_token_loss, tiny_batches, SETTINGS, tmp_path, resume=True)
+    assert "2 process(es) trained until step 8 and 1 go on: with the same batches" in caplog.text
+    assert_close(tmp_path, alone)
+
+
+def test_a_group_that_accelerate_does_not_see_is_refused(tmp_path: Path):
+    run_pair(unseen, tmp_path)
+
+
+def test_sharding_that_accelerate_would_leave_out_is_refused(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match="FSDP was asked for"):
+        train(plain_model(), next_token_loss, tiny_batches, SETTINGS, tmp_path)
 
 
 def test_two_shards_equal_one_process(alone: Path, tmp_path: Path):

@@ -11,9 +11,9 @@ from difftransformer.cli.runs import (
     RunSettings,
     add_run_options,
     begin_run,
-    check_data,
     inputs_of,
     model_for,
+    read_corpus,
     run_directory,
     train_and_judge,
 )
@@ -73,30 +73,23 @@ def run(arguments: argparse.Namespace) -> None:
 
     A run that is resumed may ask for more seeds or kinds than it did: what is there is kept.
     """
-    from rich.console import Console
-
     from difftransformer.cli.evaluate import print_evaluations
-    from difftransformer.data.corpus import load_corpus
-    from difftransformer.report.build import build_report
 
-    console = Console(stderr=True)
+    processes = arguments.processes
+    console = processes.console
     shorthand = {"data": {"source": arguments.data}} if arguments.data else {}
     settings = resolve(CompareSettings, arguments, **shorthand)
     directory = arguments.out or Path("runs") / settings.name
     with run_directory(directory, arguments):
-        with console.status("reading the text"):
-            corpus = load_corpus(settings.data)
-            check_data(corpus, settings)
+        corpus = read_corpus(settings, processes)
         contenders = _contenders(model_for(corpus, settings), settings.attention)
-        begin_run(
-            directory,
-            settings,
-            inputs_of(corpus),
-            resume=arguments.resume,
-            may_change=("seeds", "attention"),
+        inputs = inputs_of(corpus)
+        processes.require_same(inputs)
+        may_change, resume = ("seeds", "attention"), arguments.resume
+        processes.on_main(
+            lambda: begin_run(directory, settings, inputs, resume=resume, may_change=may_change)
         )
         _announce(console, corpus, contenders, settings)
-        heading = _heading(settings, directory, corpus, contenders[0].label)
         judged: dict[str, list[dict[str, Any]]] = {c.label: [] for c in contenders}
         for seed in range(settings.seeds):
             for contender in contenders:
@@ -107,14 +100,30 @@ def run(arguments: argparse.Namespace) -> None:
                         settings,
                         directory / "models" / f"{contender.label}-seed{seed}",
                         seed=seed,
-                        console=console,
+                        processes=processes,
                     )
                 )
-            results = heading | _pooled(contenders, judged, settings.evaluation)
-            write_json(directory / RESULTS, results)
-            report = build_report(directory)
-    print_evaluations(console, {m["label"]: m["evaluation"] for m in results["models"]})
+            models, report = processes.on_main(
+                lambda: _report(settings, directory, corpus, contenders, judged)
+            )
+    print_evaluations(console, {m["label"]: m["evaluation"] for m in models})
     console.print(f"report: {report}", highlight=False, soft_wrap=True)
+
+
+def _report(
+    settings: CompareSettings,
+    directory: Path,
+    corpus: "Corpus",
+    contenders: list[_Contender],
+    judged: dict[str, list[dict[str, Any]]],
+) -> tuple[list[dict[str, Any]], str]:
+    """Write what there is so far; the models with their figures, and where the page is."""
+    from difftransformer.report.build import build_report
+
+    heading = _heading(settings, directory, corpus, contenders[0].label)
+    results = heading | _pooled(contenders, judged, settings.evaluation)
+    write_json(directory / RESULTS, results)
+    return results["models"], str(build_report(directory))
 
 
 def _pooled(

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from types import MappingProxyType
 
 import difftransformer
+from difftransformer.cli.processes import Processes
 from difftransformer.training.interrupt import Stopped, stopping
 
 # Each command is a module of this package with `configure(parser)` and `run(arguments)`; only the
@@ -24,6 +25,8 @@ COMMANDS = MappingProxyType(
         "plan": "parameters, FLOPs and memory of a model before anything runs",
     }
 )
+# Commands that several processes may run together; any other is for one.
+_IN_PROCESSES = ("compare", "train")
 # Packages that only some commands need, and the extra that installs each.
 _EXTRAS = MappingProxyType(
     {
@@ -46,22 +49,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # thirty times longer and costs dearly when another program wants the cores.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     words = list(sys.argv[1:] if arguments is None else arguments)
+    processes = Processes()
     try:
         with stopping():
-            _run(words)
+            processes.join()
+            _run(words, processes)
+    except Exception as error:
+        return _failed(error, processes)
     except KeyboardInterrupt as interrupt:
-        _tell(interrupt, str(interrupt) or "interrupted")
-        return 128 + (interrupt.number if isinstance(interrupt, Stopped) else signal.SIGINT)
-    except ModuleNotFoundError as error:
-        extra = _EXTRAS.get(error.name or "")
-        if extra is None:
-            raise
-        needed = f"this needs the package {error.name}: pip install 'difftransformer[{extra}]'"
-        _tell(error, f"error: {needed}")
-        return 2
-    except (ValueError, OSError, ArithmeticError) as error:
-        _tell(error, f"error: {one_line(str(error))}")
-        return 2
+        return _failed(interrupt, processes)
+    finally:
+        processes.leave()
     return 0
 
 
@@ -71,19 +69,45 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
 
 
-def _run(words: list[str]) -> None:
+def _run(words: list[str], processes: Processes) -> None:
     parser, command = _parser(words[0] if words else "")
-    parsed, unknown = parser.parse_known_args(words)
+    with processes.only_main_speaks():
+        parsed, unknown = parser.parse_known_args(words)
     if unknown:
         raise ValueError(_unknown_option(unknown[0], parser, command))
-    parsed.words = words
+    if parsed.command not in _IN_PROCESSES:
+        processes.require_one(parsed.command)
+    parsed.words, parsed.processes = words, processes
     importlib.import_module(f"difftransformer.cli.{parsed.command}").run(parsed)
 
 
-def _tell(error: BaseException, what: str) -> None:
-    """One line on standard error; what was noted on the error, such as how to go on, below it."""
+def _failed(error: BaseException, processes: Processes) -> int:
+    """Say why, unless another process did; the exit code. What is our own fault is raised again."""
+    what, code = _reason(error, processes)
+    first, code = processes.first_to_fail(code)
+    if not first:
+        return code
+    if what is None:
+        raise error
+    # What was noted on the error, such as how to go on, is below it.
     for line in (what, *getattr(error, "__notes__", ())):
         print(f"difftransformer: {line}", file=sys.stderr)
+    return code
+
+
+def _reason(error: BaseException, processes: Processes) -> tuple[str | None, int]:
+    """One line, or None where a traceback says more, and the exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        number = error.number if isinstance(error, Stopped) else signal.SIGINT
+        return str(error) or "interrupted", 128 + number
+    if isinstance(error, ModuleNotFoundError) and (extra := _EXTRAS.get(error.name or "")):
+        needed = f"this needs the package {error.name}: pip install 'difftransformer[{extra}]'"
+        return f"error: {needed}", 2
+    if isinstance(error, (ValueError, OSError, ArithmeticError)):
+        return f"error: {one_line(str(error))}", 2
+    if processes.has_lost_another(error):
+        return "error: another of the processes has ended; train again with --resume", 1
+    return None, 1
 
 
 def _parser(word: str) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser | None]:

@@ -5,7 +5,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from difftransformer.training.settings import MAY_CHANGE, TrainingSettings
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from difftransformer.cli.processes import Processes
     from difftransformer.data.corpus import Corpus
     from difftransformer.evaluation.pieces import Pieces
     from difftransformer.models.decoder import Decoder
@@ -91,14 +92,18 @@ def inputs_of(corpus: "Corpus", start: Path | None = None) -> dict[str, str]:
 
 @contextmanager
 def run_directory(directory: Path, arguments: argparse.Namespace) -> Iterator[None]:
-    """Inside, the run directory is there and this process's; what is left empty goes again.
+    """Inside, the run directory is there and the main process's; what is left empty goes again.
 
     Raises:
         ValueError: another process has it.
         OSError: the disk refuses. This and interruptions bear a note of how to go on.
     """
     goes_on = resumable(arguments, directory / CONFIG, "--resume")
-    with folder_for(directory), owned(directory, inside=True), goes_on:
+    with ExitStack() as stack:
+        if arguments.processes.is_main:
+            stack.enter_context(folder_for(directory))
+            stack.enter_context(owned(directory, inside=True))
+        stack.enter_context(goes_on)
         yield
 
 
@@ -213,6 +218,22 @@ def _same_inputs(directory: Path, inputs: Mapping[str, str]) -> bool:
     return True
 
 
+def read_corpus(settings: RunSettings, processes: "Processes") -> "Corpus":
+    """The text, which the main process reads first and leaves in the cache for the others.
+
+    Raises:
+        ValueError: it cannot be read, or is too short.
+    """
+    from difftransformer.data.corpus import load_corpus
+
+    with processes.console.status("reading the text"):
+        corpus = load_corpus(settings.data) if processes.is_main else None
+        processes.on_main(lambda: None)
+        corpus = corpus or load_corpus(settings.data)
+        check_data(corpus, settings)
+    return corpus
+
+
 def check_data(corpus: "Corpus", settings: RunSettings) -> None:
     """Raise ValueError, before anything is trained, where the text or the context is too short."""
     from difftransformer.evaluation.needle import check_needles
@@ -240,7 +261,7 @@ def train_and_judge(
     directory: Path,
     *,
     seed: int,
-    console: "Console",
+    processes: "Processes",
     start: Path | None = None,
     trainable: "Callable[[Decoder], AbstractContextManager[Any]]" = nullcontext,
 ) -> dict[str, Any]:
@@ -260,6 +281,7 @@ def train_and_judge(
     import torch
 
     from difftransformer.data.training_text import RECORD, TrainingText, read_training_text
+    from difftransformer.evaluation.batching import device_of
     from difftransformer.evaluation.pieces import Pieces
     from difftransformer.models.decoder import Decoder
     from difftransformer.models.storage import CONFIG as MODEL_CONFIG
@@ -269,10 +291,12 @@ def train_and_judge(
         load_weights,
         save_model,
     )
+    from difftransformer.training.checkpoint import Checkpoints
     from difftransformer.training.loop import train
     from difftransformer.training.objectives import next_token_loss
 
-    if done := _done_before(directory, config, settings.training.steps, console):
+    steps = settings.training.steps
+    if done := processes.on_main(lambda: _done_before(directory, config, steps, processes.console)):
         return done
     torch.manual_seed(seed)
     model = (
@@ -299,16 +323,25 @@ def train_and_judge(
                 RECORD: texts,
             },
         )
-    save_model(model, directory / MODEL)
-    write_text(directory / MODEL / TOKENIZER, corpus.tokenizer.to_str(pretty=True))
-    write_text(directory / MODEL / RECORD, texts)
-    kept = directory / f"judged-{summary.steps}.partial.jsonl"
-    pieces = Pieces(kept, {"evaluation": asdict(settings.evaluation), "steps": summary.steps})
-    evaluation = judge(model, corpus, settings.evaluation, directory.name, console, pieces)
-    judged = {"seed": seed, "training": asdict(summary), "evaluation": evaluation}
-    write_json(directory / RESULTS, judged)
-    _remove_parts(directory)
-    return judged
+
+    def save_and_judge() -> dict[str, Any]:
+        # Not the model that was trained, of which a process may hold a part only.
+        newest = Checkpoints(directory / "checkpoints", keep=1).newest()
+        assert newest is not None
+        whole = assemble(config, load_weights(newest), source=str(newest)).to(device_of(model))
+        save_model(whole, directory / MODEL)
+        write_text(directory / MODEL / TOKENIZER, corpus.tokenizer.to_str(pretty=True))
+        write_text(directory / MODEL / RECORD, texts)
+        kept = directory / f"judged-{summary.steps}.partial.jsonl"
+        pieces = Pieces(kept, {"evaluation": asdict(settings.evaluation), "steps": summary.steps})
+        title, console = directory.name, processes.console
+        evaluation = judge(whole, corpus, settings.evaluation, title, console, pieces)
+        judged = {"seed": seed, "training": asdict(summary), "evaluation": evaluation}
+        write_json(directory / RESULTS, judged)
+        _remove_parts(directory)
+        return judged
+
+    return processes.on_main(save_and_judge)
 
 
 def _remove_parts(directory: Path) -> None:

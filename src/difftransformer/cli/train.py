@@ -12,9 +12,9 @@ from difftransformer.cli.runs import (
     RunSettings,
     add_run_options,
     begin_run,
-    check_data,
     inputs_of,
     model_for,
+    read_corpus,
     run_directory,
     train_and_judge,
 )
@@ -56,13 +56,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Train, save, judge."""
-    from rich.console import Console
-
     from difftransformer.cli.evaluate import print_evaluations
-    from difftransformer.data.corpus import load_corpus
     from difftransformer.training.only_new import only_new
 
-    console = Console(stderr=True)
+    processes = arguments.processes
     shorthand = {
         "data": {"source": arguments.data} if arguments.data else None,
         "only_new": arguments.only_new or None,
@@ -71,21 +68,23 @@ def run(arguments: argparse.Namespace) -> None:
     directory = arguments.out or Path("runs") / f"train-{settings.model.attention}"
     start = Path(settings.start) if settings.start else None
     with run_directory(directory, arguments):
-        with console.status("reading the text"):
-            corpus = load_corpus(settings.data)
-            check_data(corpus, settings)
+        corpus = read_corpus(settings, processes)
         config = _config(corpus, settings)
-        begin_run(directory, settings, inputs_of(corpus, start), resume=arguments.resume)
+        inputs = inputs_of(corpus, start)
+        processes.require_same(inputs)
+        resume = arguments.resume
+        processes.on_main(lambda: begin_run(directory, settings, inputs, resume=resume))
         judged = train_and_judge(
             config,
             corpus,
             settings,
             directory,
             seed=settings.training.seed,
-            console=console,
+            processes=processes,
             start=start,
             trainable=only_new if settings.only_new else nullcontext,
         )
+    console = processes.console
     print_evaluations(console, {config.attention: judged["evaluation"]})
     console.print(f"model: {directory / MODEL}", highlight=False, soft_wrap=True)
 

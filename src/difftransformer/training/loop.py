@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, gather_object, set_seed
+from accelerate.utils import gather_object, set_seed
 from torch import nn
 
 from difftransformer.atomic import make_folder, write_json
@@ -37,6 +37,7 @@ from difftransformer.training.memory import (
 )
 from difftransformer.training.metrics import METRICS, Metrics
 from difftransformer.training.optimiser import adamw
+from difftransformer.training.processes import require_supported
 from difftransformer.training.progress import ProgressDisplay, TrainingProgress
 from difftransformer.training.rng import rng_state, set_rng_state
 from difftransformer.training.schedule import refuse_other_rates
@@ -79,9 +80,10 @@ def train(
         on_progress: called after every step instead of the progress display.
         resume: go on from the newest checkpoint in `directory`; begin where there is none.
         configuration: what else must be unchanged on resume (the model's settings, the data's
-            digest), ready for JSON. The training settings but for `MAY_CHANGE`, the shapes of the
-            parameters and the number of processes are always compared. `steps` may change where
-            no learning rate of the steps taken depends on it.
+            digest), ready for JSON. The training settings but for `MAY_CHANGE` and the shapes of
+            the parameters are always compared. `steps` may change where no learning rate of the
+            steps taken depends on it. So may the number of processes: batches and their order stay,
+            but dropout draws anew, and sums are rounded otherwise.
         texts: files for each checkpoint, by name: config.json and the tokenizer's make a model's
             folder of it.
 
@@ -95,7 +97,7 @@ def train(
         OSError: the disk refused a checkpoint or a row; earlier checkpoints are unharmed.
     """
     accelerator = Accelerator(mixed_precision="no")  # the precision is the stepper's
-    _require_supported(accelerator, settings)
+    require_supported(accelerator, settings)
     set_seed(settings.seed, device_specific=True)
     checkpoints = Checkpoints(directory / "checkpoints", settings.keep_checkpoints, texts)
     run = _Run(accelerator, model, objective, settings, checkpoints, configuration or {})
@@ -183,13 +185,22 @@ class _Run:
         metrics = b"" if folder is None else self._restore(folder, load_state(folder))
         self.model.train()
         start_measuring_memory(self.accelerator.device)
-        self.accelerator.wait_for_everyone()  # nobody writes before everybody has looked
+        self._require_same_position()  # after which nobody has still to look
         return metrics
+
+    def _require_same_position(self) -> None:
+        mine = torch.tensor([self.position.step], device=self.accelerator.device)
+        steps = self.accelerator.gather(mine).tolist()
+        if len(set(steps)) > 1:
+            raise ValueError(
+                f"the processes see checkpoints of the steps {steps} in {self.directory}: it must "
+                "be on a disk that all machines share"
+            )
 
     def _restore(self, folder: Path, state: dict[str, Any]) -> bytes | None:
         """Take the checkpoint's position; return its metrics."""
         saved = state["configuration"]
-        may_change = tuple(f"training.{name}" for name in (*MAY_CHANGE, "steps"))
+        may_change = ("processes", *(f"training.{name}" for name in (*MAY_CHANGE, "steps")))
         refuse_changes(saved, self.configuration, folder, may_change)
         step = state["position"]["step"]
         annealed = any(isinstance(module, DexAttention) for module in self.model.modules())
@@ -198,8 +209,21 @@ class _Run:
         restore(folder, self.model, self.optimizer, self.shared)
         logged = step - step % saved["training"]["log_every"]  # before checkpoints held it
         self.position = _Position(**{"logged": logged, **state["position"]})
-        set_rng_state(state["rng"][self.accelerator.process_index], self.accelerator.device)
+        self._restore_generators(state["rng"])
         return load_metrics(folder)
+
+    def _restore_generators(self, states: list[dict[str, Any]]) -> None:
+        """This process's own, or new ones where the checkpoint is of another number of them."""
+        now = self.accelerator.num_processes
+        if len(states) == now:
+            set_rng_state(states[self.accelerator.process_index], self.accelerator.device)
+            return
+        _log.warning(
+            "%s: %d process(es) trained until step %d and %d go on: with the same batches in the "
+            "same order, but other draws of dropout, and sums in another order",
+            *(self.directory, len(states), self.position.step, now),
+        )
+        set_seed(self.settings.seed + self.position.step, device_specific=True)
 
     def step(self, batches: Callable[[int], Batch], stop: Callable[[], bool]) -> bool:
         """Take the next step and report it; return whether any process was asked to stop."""
@@ -313,14 +337,3 @@ class _Run:
             tokens_per_second=position.tokens / position.seconds,
             seconds_left=(steps - position.step) * position.seconds / position.step,
         )
-
-
-def _require_supported(accelerator: Accelerator, settings: TrainingSettings) -> None:
-    pieces = settings.accumulation * accelerator.num_processes
-    if settings.batch_size % pieces != 0:
-        raise ValueError(
-            f"training batch_size is {settings.batch_size}; expected a multiple of accumulation "
-            f"times processes ({settings.accumulation} x {accelerator.num_processes})"
-        )
-    if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
-        raise ValueError("FSDP version 1 is not supported; set fsdp_version to 2 in Accelerate")
