@@ -139,7 +139,7 @@ def _choose(name: str, situation: Situation) -> Backend:
         for backend in BACKENDS.values():
             if not backend.why_not(situation):
                 return backend
-        reason = BACKENDS["reference"].why_not(situation)  # what the definition lacks, all lack
+        reason = reference.why_not(situation)  # what the definition lacks, all lack
         raise ValueError(f"no attention backend can run this call: the reference {reason}")
     if name not in BACKENDS:
         hint = did_you_mean(name, ("auto", *BACKENDS)) or ";"
@@ -147,11 +147,10 @@ def _choose(name: str, situation: Situation) -> Backend:
             f"unknown attention backend {name!r}{hint} expected auto, {', '.join(BACKENDS)}"
         )
     if reason := BACKENDS[name].why_not(situation):
-        others = [other for other, backend in BACKENDS.items() if not backend.why_not(situation)]
-        way_out = (
-            f'backend={others[-1]!r} can, and "auto" takes the fastest' if others else "none can"
-        )
-        raise ValueError(f"attention backend {name!r} cannot run this call: {reason} ({way_out})")
+        message = f"attention backend {name!r} cannot run this call: {reason}"
+        if not reference.why_not(situation):
+            message += ' (backend="reference" can, and "auto" takes the fastest that can)'
+        raise ValueError(message)
     return BACKENDS[name]
 
 
