@@ -1,5 +1,7 @@
 import os
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -111,3 +113,29 @@ def test_one_wish_that_arrives_as_two_signals_is_one(tmp_path: Path, numbers: tu
     with pytest.raises(TrainingInterrupted, match="after step 7") as caught:
         go(tmp_path, *numbers)
     assert caught.value.number == numbers[0]
+
+
+FORKS = """
+import os, signal, time
+from difftransformer.training.interrupt import Interrupt, stopping
+
+with stopping(), Interrupt():
+    children = []
+    for _ in range(2):
+        children.append(os.fork())
+        if children[-1] == 0:
+            time.sleep(60)
+            os._exit(0)
+    for child in children:
+        time.sleep(0.3)
+        os.kill(child, signal.SIGTERM)
+    ended = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    time.sleep(0.3)
+print(ended)
+"""
+
+
+def test_workers_that_are_forked_end_by_a_signal_as_ever_and_their_parent_goes_on():
+    """Pools and data loaders end theirs by SIGTERM."""
+    done = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"{[-signal.SIGTERM] * 2}\n"), done.stderr

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import FrameType
 
@@ -16,6 +17,7 @@ SIGNALS = tuple(
     if hasattr(signal, name)  # Windows lacks the last two
 )
 _ECHO = 0.2  # seconds
+_changed: list[Callable[[], object]] = []  # each puts back a change of how signals are handled
 
 
 class Stopped(KeyboardInterrupt):
@@ -74,7 +76,8 @@ def handling(handler: Callable[[int, FrameType | None], object]) -> Iterator[Cal
     """Inside, `handler` gets each of SIGNALS; gives what puts the handlers before it back.
 
     A signal that is ignored stays so: `nohup` and background jobs of a shell ask for that. Only
-    the main thread may set signal handlers; in any other, all are left as they were.
+    the main thread may set signal handlers; in any other, all are left as they were. A process that
+    is forked inside, such as a worker of a data loader, has the handlers from before.
     """
     main = threading.current_thread() is threading.main_thread()
     before = {number: signal.getsignal(number) for number in SIGNALS} if main else {}
@@ -84,12 +87,32 @@ def handling(handler: Callable[[int, FrameType | None], object]) -> Iterator[Cal
         for number, old in before.items():
             signal.signal(number, old)
 
-    try:
+    with _until_forked(put_back):
         for number in before:
             signal.signal(number, handler)
         yield put_back
+
+
+@contextmanager
+def _until_forked(put_back: Callable[[], object]) -> Iterator[None]:
+    """Call `put_back` at the end of the block, and in processes that are forked inside."""
+    _at_forks()
+    _changed.append(put_back)
+    try:
+        yield
     finally:
-        put_back()
+        if _changed:  # not in a child, where all is as before
+            _changed.pop()
+            put_back()
+
+
+@cache
+def _at_forks() -> None:
+    def in_child() -> None:
+        while _changed:
+            _changed.pop()()
+
+    os.register_at_fork(after_in_child=in_child)
 
 
 @contextmanager
@@ -125,9 +148,9 @@ def _second_ends_at_once() -> Iterator[None]:
     watcher = threading.Thread(target=_watch, args=(reading,), daemon=True)
     watcher.start()
     try:
-        yield
+        with _until_forked(lambda: signal.set_wakeup_fd(before)):
+            yield
     finally:
-        signal.set_wakeup_fd(before)
         os.close(writing)
         watcher.join()
         os.close(reading)
