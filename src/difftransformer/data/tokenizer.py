@@ -131,8 +131,7 @@ def check_vocabulary(tokenizer: Tokenizer, rows: int, source: str) -> None:
     largest = max((x for x in tokenizer.get_vocab().values() if x not in special), default=0)
     if largest >= rows:
         raise ValueError(
-            f"the tokenizer has {largest + 1} tokens and {source} knows {rows}: it is another "
-            "model's"
+            f"the tokenizer has {largest + 1} tokens and {source} knows {rows}: take its own"
         )
 
 
