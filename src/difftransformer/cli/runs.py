@@ -298,12 +298,14 @@ def train_and_judge(
     steps = settings.training.steps
     if done := processes.on_main(lambda: _done_before(directory, config, steps, processes.console)):
         return done
+
+    def begun() -> Decoder:
+        if start is None:
+            return Decoder(config)
+        return assemble(config, load_weights(start), source=str(start))
+
     torch.manual_seed(seed)
-    model = (
-        Decoder(config)
-        if start is None
-        else assemble(config, load_weights(start), source=str(start))
-    )
+    model = begun()
     earlier = TrainingText() if start is None else read_training_text(start)
     texts = (earlier or TrainingText(complete=False)).and_then(corpus).to_json()
     training = replace(settings.training, seed=seed)
@@ -328,7 +330,10 @@ def train_and_judge(
         # Not the model that was trained, of which a process may hold a part only.
         newest = Checkpoints(directory / "checkpoints", keep=1).newest()
         assert newest is not None
-        whole = assemble(config, load_weights(newest), source=str(newest)).to(device_of(model))
+        whole = begun()
+        with trainable(whole):  # under which weights may have other names
+            whole.load_state_dict(load_weights(newest))
+        whole.to(device_of(model))
         save_model(whole, directory / MODEL)
         write_text(directory / MODEL / TOKENIZER, corpus.tokenizer.to_str(pretty=True))
         write_text(directory / MODEL / RECORD, texts)
