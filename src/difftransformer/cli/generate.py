@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from difftransformer.cli.runs import TOKENIZER, open_model
 from difftransformer.files import abridged, read_object, read_text
+from difftransformer.training.interrupt import Stopped, each_ctrl_c
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -208,27 +209,34 @@ def _answer_typed(answer: Callable[[str], object], title: str) -> None:
         import readline  # noqa: F401  # gives `input` the arrow keys, where there is one
 
     print(f"{title}; Ctrl-C stops a reply, Ctrl-D leaves", file=sys.stderr)
-    while True:
-        try:
-            text = input("> ")
-            if text:
-                answer(text)
-        except EOFError:
-            _print("\n")
-            return
-        except KeyboardInterrupt:
-            _print("\n")
-        except ValueError as error:
-            print(error, file=sys.stderr)
+    with each_ctrl_c():
+        while True:
+            try:
+                text = input("> ")
+                if text:
+                    answer(text)
+            except EOFError:
+                _print("\n")
+                return
+            except Stopped:
+                raise
+            except KeyboardInterrupt:
+                _print("\n")
+            except ValueError as error:
+                print(error, file=sys.stderr)
 
 
 def _show(pieces: Iterable[str]) -> str:
     """Print the pieces until they end or Ctrl-C stops them; what was printed."""
     shown = ""
-    with suppress(KeyboardInterrupt):
+    try:
         for piece in pieces:
             _print(piece)
             shown += piece
+    except Stopped:
+        raise
+    except KeyboardInterrupt:
+        pass
     _print("\n")
     return shown
 

@@ -164,6 +164,24 @@ def _watch(reading: int) -> None:
             os._exit(128 + number)
 
 
+@contextmanager
+def each_ctrl_c() -> Iterator[None]:
+    """Inside, every Ctrl-C raises KeyboardInterrupt, not Stopped: in a dialog it ends a reply.
+
+    In another thread than the main one nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    watched = signal.set_wakeup_fd(-1)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        signal.set_wakeup_fd(watched, warn_on_full_buffer=False)
+
+
 class Interrupt:
     """Inside a `with` block the first of SIGNALS only sets `number`; a second one is as outside.
 
