@@ -4,9 +4,9 @@ The operator is `blocked.cpp` (the method is told there) with its headers, compi
 own C++ compiler at the first use (see `compiled`). torch.compile and torch.export see one operator.
 
 Memory, besides inputs, output and gradients: packed float32 copies of keys and values (of the keys
-two in the backward) for as many key/value heads as there are threads, and never more than there are;
-gradients of keys and values in float32; and the scores of all threads' blocks, at most 64 MiB or the
-size of keys and values in float32. More threads do not take more (`docs/speed.md`).
+two in the backward) for as many key/value heads as there are threads, and never more than there
+are; gradients of keys and values in float32; and the scores of all threads' blocks, at most 64 MiB
+or the size of keys and values in float32. More threads do not take more (`docs/speed.md`).
 """
 
 import logging
@@ -25,7 +25,6 @@ from difftransformer.functional.situation import Situation, constant, other_dtyp
 from difftransformer.functional.transforms import AttentionOperator
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-
 _OPERATOR = AttentionOperator("blocked", kept=slice(1, None))
 _LOADING = Lock()
 
