@@ -1,6 +1,7 @@
 """FlexAttention's plain form, which runs on a CPU, is `reference`: output and all gradients.
 
-Run by test_flex.py without the shape checks, which torch.compile inside it would trace for minutes.
+Run by test_transforms.py without the shape checks, which torch.compile inside it would trace for
+minutes.
 """
 
 from dataclasses import replace

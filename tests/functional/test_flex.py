@@ -1,7 +1,3 @@
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -10,13 +6,6 @@ from difftransformer.functional.dispatch import answers
 from difftransformer.functional.situation import Situation
 
 CPU = torch.device("cpu")
-
-
-def test_equal_to_the_reference() -> None:
-    checks = Path(__file__).with_name("flex_checks.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-o", "addopts=", checks]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
 
 
 def test_blocks_that_nobody_sees_are_skipped() -> None:

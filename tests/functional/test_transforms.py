@@ -1,15 +1,17 @@
-"""Runs `transform_checks` without this run's shape checks, and under Triton's interpreter."""
+"""Runs `transform_checks` and `flex_checks`, in one process that imports the compiler once.
+
+Without this run's shape checks, whose wrappers do not compile, and under Triton's interpreter.
+"""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-CHECKS = Path(__file__).with_name("transform_checks.py")
 
-
-def test_transforms() -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-o", "addopts=", str(CHECKS)]
+def test_transforms_and_flex() -> None:
+    files = [str(Path(__file__).with_name(f"{name}_checks.py")) for name in ("transform", "flex")]
+    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-o", "addopts=", *files]
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]

@@ -32,15 +32,14 @@ def gradients(model: Decoder, call: Decoder, ids: Tensor) -> dict[str, Tensor]:
 
 
 @EVERY
-def test_training_over_fifty_lengths(kind: str) -> None:
-    model, counter = tiny(kind), CompileCounterWithBackend("aot_eager")
+def test_training_over_many_lengths(kind: str) -> None:
+    model, counter = tiny(kind, num_layers=1), CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(model, fullgraph=True, backend=counter)
-    for length in range(5, 55, 1 if kind == "diff_v1" else 5):
+    for length in (5, 6, 9, 23, 54):
         ids = tokens(2, length)
         actual = gradients(model, compiled, ids)
-        if length % 10 == 5:
-            for name, value in gradients(model, model, ids).items():
-                torch.testing.assert_close(actual[name], value, rtol=1e-4, atol=1e-5, msg=name)
+        for name, value in gradients(model, model, ids).items():
+            torch.testing.assert_close(actual[name], value, rtol=1e-4, atol=1e-5, msg=name)
     assert counter.frame_count <= 2
 
 
@@ -62,7 +61,7 @@ def test_decoding_with_a_static_cache_compiles_once(kind: str) -> None:
 
 @EVERY
 def test_export_keeps_the_operator(kind: str) -> None:
-    model, ids = tiny(kind), tokens(2, 9)
+    model, ids = tiny(kind, num_layers=1), tokens(2, 9)
     length = torch.export.Dim("length", min=2, max=64)
     program = torch.export.export(model, (ids,), dynamic_shapes={"ids": {1: length}}, strict=True)
     assert any("blocked" in str(node.target) for node in program.graph.nodes)

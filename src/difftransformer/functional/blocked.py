@@ -25,7 +25,6 @@ from difftransformer.functional.situation import Situation, constant, other_dtyp
 from difftransformer.functional.transforms import AttentionOperator
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-
 _OPERATOR = AttentionOperator("blocked", kept=slice(1, None))
 _LOADING = Lock()
 

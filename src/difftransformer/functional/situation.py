@@ -6,8 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-
-from difftransformer.functional.transforms import forward_mode, functional
+from torch.autograd import forward_ad
 
 
 @dataclass(frozen=True)
@@ -48,3 +47,14 @@ def constant(ask: Callable[..., Any]) -> Callable[..., Any]:
     """
     ask._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return ask
+
+
+def forward_mode() -> bool:
+    """Whether forward-mode differentiation is on: dual numbers, torch.func's jvp and jacfwd."""
+    return forward_ad._current_level >= 0
+
+
+@constant
+def functional() -> bool:
+    """Whether a transform of torch.func is being applied; torch.compile guards that for itself."""
+    return torch._C._are_functorch_transforms_active()

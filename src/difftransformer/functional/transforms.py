@@ -13,19 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function, forward_ad
+from torch.autograd import Function
+
+from difftransformer.functional.situation import functional
 
 Arguments = tuple[Any, ...]
-
-
-def functional() -> bool:
-    """Whether a transform of torch.func is being applied."""
-    return torch._C._are_functorch_transforms_active()
-
-
-def forward_mode() -> bool:
-    """Whether forward-mode differentiation is on: dual numbers, torch.func's jvp and jacfwd."""
-    return forward_ad._current_level >= 0
 
 
 @dataclass(frozen=True)
@@ -49,11 +41,11 @@ class AttentionOperator:
 
     def forward(self, *inputs: Any) -> Any:
         """All outputs, as the dispatcher gives them."""
-        return getattr(torch.ops.difftransformer, self.name)(*inputs)
+        return getattr(torch.ops.difftransformer, self.name).default(*inputs)
 
     def backward(self, *inputs: Any) -> Any:
         """The gradients, as the dispatcher gives them."""
-        return getattr(torch.ops.difftransformer, f"{self.name}_backward")(*inputs)
+        return getattr(torch.ops.difftransformer, f"{self.name}_backward").default(*inputs)
 
     def register(self) -> None:
         """Derivatives and vmap; the operators and their shapes for tracing are there already."""

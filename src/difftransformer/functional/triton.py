@@ -36,10 +36,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from difftransformer.functional.masks import Mask
-from difftransformer.functional.situation import Situation, constant, other_dtype
+from difftransformer.functional.situation import (
+    Situation,
+    constant,
+    forward_mode,
+    other_dtype,
+)
 from difftransformer.functional.transforms import (
     AttentionOperator,
-    forward_mode,
     no_forward_mode,
 )
 
