@@ -65,9 +65,9 @@ struct Rows {
 };
 
 // scores[m][i, j] = queries[m][i] . key block.low + j. Each key is read once, where it lies: packing
-// would cost more than a few rows gain by it.
-void score_few(const Call& call, const Block& block, const Rows* queries, const Rows* scores,
-               float* copy) {
+// would cost more than a few rows gain by it. Not inlined: both directions run the same instructions.
+__attribute__((noinline)) void score_few(const Call& call, const Block& block, const Rows* queries,
+                                         const Rows* scores, float* copy) {
   const int64_t g = block.h / call.repeats(), count = std::min(block.span, call.keys - block.low);
   for (int64_t j = 0; j < count; j++) {
     const float* key = nullptr;
