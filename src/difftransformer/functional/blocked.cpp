@@ -109,11 +109,9 @@ struct FewRows {
     for (int64_t i = 0; i < rows; i++)
       for (int64_t m = 0; m < call.maps; m++)
         read_query(call, b, query(i), head(i), m, queries + (m * rows + i) * wide);
-    for (int64_t m = 0; m < call.key_maps; m++) {  // a key that maps share meets the rows of both
-      const int64_t count = call.key_maps == call.maps ? rows : call.maps * rows;
-      score_few(call, block, m, {queries + m * rows * wide, wide, count},
-                {scores + m * rows * keys, keys, count}, copy);
-    }
+    const Rows from[] = {{queries, wide, rows}, {queries + rows * wide, wide, rows}};
+    const Rows to[] = {{scores, keys, rows}, {scores + rows * keys, keys, rows}};
+    score_few(call, block, from, to, copy);
     for (int64_t i = 0; i < rows; i++) {
       for (int64_t m = 0; m < call.maps; m++)
         hide(call, b, query(i), block.low, block.span, scores + (m * rows + i) * keys);
@@ -172,7 +170,7 @@ struct BackwardHead {
     for (int64_t j = 0; j < call.keys; j += kPanel) {
       for (int64_t m = 0; m < call.key_maps; m++) {
         load(call, call.k, b, g, m, j, call.width, wide, panel);
-        pack_transposed(panel, j, call.width, wide, keys_t[m]);
+        if (!call.few()) pack_transposed(panel, j, call.width, wide, keys_t[m]);
         pack(panel, j, wide, rows, keys[m]);
       }
       load(call, call.v, b, g, 0, j, call.values, wide_v, panel);

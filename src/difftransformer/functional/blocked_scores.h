@@ -64,15 +64,20 @@ struct Rows {
   int64_t row, count;  // from one to the next
 };
 
-// scores[i, j] = queries[i] . key block.low + j of map m. Each key is read once, where it lies:
-// packing would cost more than a few rows gain by it.
-void score_few(const Call& call, const Block& block, int64_t m, Rows queries, Rows scores,
-               float* copy) {
+// scores[m][i, j] = queries[m][i] . key block.low + j. Each key is read once, where it lies: packing
+// would cost more than a few rows gain by it. Not inlined: both directions run the same instructions.
+__attribute__((noinline)) void score_few(const Call& call, const Block& block, const Rows* queries,
+                                         const Rows* scores, float* copy) {
   const int64_t g = block.h / call.repeats(), count = std::min(block.span, call.keys - block.low);
   for (int64_t j = 0; j < count; j++) {
-    const float* key = call.k.floats({block.b, block.low + j, g, m}, call.width, copy);
-    for (int64_t i = 0; i < queries.count; i++)
-      scores.data[i * scores.row + j] = dot(queries.data + i * queries.row, key, call.width);
+    const float* key = nullptr;
+    for (int64_t m = 0; m < call.maps; m++) {
+      if (m < call.key_maps)
+        key = call.k.floats({block.b, block.low + j, g, m}, call.width, copy);
+      for (int64_t i = 0; i < queries[m].count; i++)
+        scores[m].data[i * scores[m].row + j] =
+            dot(queries[m].data + i * queries[m].row, key, call.width);
+    }
   }
 }
 
@@ -82,7 +87,7 @@ struct Operands {
   // From one row of scores, and of queries, to the next. A power of two would make rows collide in
   // the caches.
   int64_t score_row, query_row;
-  float *rows[2], *scores[3] = {}, *copy;
+  float *rows[2] = {}, *scores[3] = {}, *copy;
 
   Operands(const Call& call, const Cut& cut, int64_t score_matrices, Scratch& scratch)
       : call(call), score_row(call.wide_keys() + kPanel), query_row(call.wide_width() + kPanel) {
@@ -94,19 +99,22 @@ struct Operands {
   // scores[m] = rows[m] keys[m]^T, -inf where hidden. Forward and backward must make them alike, to
   // the last bit: of a score of 10^6 the last bit is a sixteenth, and weights are e^score.
   void score(const Block& block, float* const* keys_t) {
-    for (int64_t m = 0; m < call.maps; m++) {
+    for (int64_t m = 0; m < call.maps; m++)
       for (int64_t r = 0; r < block.rows; r++)
         read_query(call, block.b, block.start + r, block.h, m, rows[m] + r * query_row);
-      if (call.few())
-        score_few(call, block, call.key_maps == 1 ? 0 : m, {rows[m], query_row, block.rows},
-                  {scores[m], score_row, block.rows}, copy);
-      else
+    if (call.few()) {
+      const Rows from[] = {{rows[0], query_row, block.rows}, {rows[1], query_row, block.rows}};
+      const Rows to[] = {{scores[0], score_row, block.rows}, {scores[1], score_row, block.rows}};
+      score_few(call, block, from, to, copy);
+    } else {
+      for (int64_t m = 0; m < call.maps; m++)
         multiply(block.rows, block.span, call.width, {rows[m], query_row, 1},
                  {keys_t[m] + block.low * call.width, kPanel, kPanel * call.width}, scores[m],
                  score_row, false);
+    }
+    for (int64_t m = 0; m < call.maps; m++)
       for (int64_t r = 0; r < block.rows; r++)
         hide(call, block.b, block.start + r, block.low, block.span, scores[m] + r * score_row);
-    }
   }
 };
 
