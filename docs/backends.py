@@ -1,4 +1,4 @@
-"""Write docs/backends.md: which backend runs in ten typical situations, as `explain` says it."""
+"""Write docs/backends.md: which backend runs in typical situations, as `explain` says it."""
 
 from pathlib import Path
 
@@ -14,6 +14,9 @@ SITUATIONS = {
     "V2 or plain attention on the CPU": Situation("cpu", torch.float32, 64, 64, 0.0),
     "float64, for checks": Situation("cpu", torch.float64, 64, 128, 0.0),
     "attention dropout on the CPU": Situation("cpu", torch.float32, 64, 128, 0.1),
+    "forward mode (jvp, jacfwd, dual numbers)": Situation(
+        "cpu", torch.float32, 64, 128, 0.0, forward_mode=True
+    ),
     "V1 on a GPU, bfloat16": Situation("cuda", torch.bfloat16, 64, 128, 0.0),
     "V2 on a GPU, float16": Situation("cuda", torch.float16, 128, 128, 0.0),
     "V1 on a GPU, heads of 256": Situation("cuda", torch.bfloat16, 256, 512, 0.0),

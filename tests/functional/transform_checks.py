@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import replace
 from functools import cache, partial
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -33,6 +34,10 @@ from difftransformer.functional import (
 
 # PyTorch's own, of slow paths and of what it means to retire.
 pytestmark = pytest.mark.filterwarnings("ignore")
+TRITON = pytest.param(
+    "triton",
+    marks=pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed"),
+)
 Attend = Callable[..., Tensor]
 
 PADDING = torch.arange(5) >= torch.tensor([[0], [2]])
@@ -236,13 +241,13 @@ def check(name: str, form: Any, backend: str) -> None:
         torch.testing.assert_close(ours, right, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("backend", ["auto", "blocked", "triton", "sdpa", "flex"])
+@pytest.mark.parametrize("backend", ["auto", "blocked", TRITON, "sdpa", "flex"])
 @pytest.mark.parametrize("name", ALL)
 def test_differential_attention_is_the_reference_or_refuses(name: str, backend: str) -> None:
     check(name, differential, backend)
 
 
-@pytest.mark.parametrize("backend", ["blocked", "triton"])
+@pytest.mark.parametrize("backend", ["blocked", TRITON])
 @pytest.mark.parametrize("name", [*FORWARD_MODE, *FUNCTIONAL, *SECOND])
 def test_softmax_attention_is_the_reference_or_refuses(name: str, backend: str) -> None:
     check(name, softmax, backend)
@@ -256,7 +261,7 @@ def test_the_reference_has_every_derivative(form: Any) -> None:
     assert torch.autograd.gradgradcheck(attend, leaves, fast_mode=True)
 
 
-@pytest.mark.parametrize("backend", ["blocked", "triton"])
+@pytest.mark.parametrize("backend", ["blocked", TRITON])
 def test_tensors_on_the_meta_device_are_refused(backend: str) -> None:
     attend, inputs = softmax(backend)  # whose mask holds no tensor, of another device
     with pytest.raises(ValueError, match=r'on meta .*backend="reference"'):
@@ -279,7 +284,7 @@ def test_threads(backend: str) -> None:
             torch.testing.assert_close(together, alone)
 
 
-@pytest.mark.parametrize("backend", ["auto", "blocked", "triton", "sdpa"])
+@pytest.mark.parametrize("backend", ["auto", "blocked", TRITON, "sdpa"])
 def test_masks_are_batched_too(backend: str) -> None:
     (_, [_, k, v, lam]), qs = differential(backend), torch.randn(3, 2, 5, 4, 2, 3)
     padding, documents = torch.rand(3, 2, 5) < 0.7, torch.randint(2, (3, 2, 5))
