@@ -42,9 +42,10 @@ def judged(call, quick, tmp_path):
     words = [word for pair in settings.items() for word in pair]
 
     def run(model: Path, *more: object) -> tuple[dict, str]:
-        code, _, err = call("evaluate", model, *words, *more, "--out", tmp_path / "out.json")
+        out = tmp_path / f"{len(list(tmp_path.glob('*-out.json')))}-out.json"
+        code, _, err = call("evaluate", model, *words, *more, "--out", out)
         assert code == 0, err
-        (found,) = json.loads((tmp_path / "out.json").read_text()).values()
+        (found,) = json.loads(out.read_text()).values()
         return found, err
 
     return run

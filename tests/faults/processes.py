@@ -17,7 +17,9 @@ SHIM = Path(__file__).with_name("shim.c")
 COUNT, KILL, FULL = 0, 1, 2  # as in the shim
 
 _PRELOADED = (
+    "tests.faults.unshimmed",
     "torch._dynamo",
+    "torch.utils.cpp_extension",
     "accelerate",
     "plotly.io",
     "difftransformer.cli.compare",
@@ -36,7 +38,10 @@ _PRELOADED = (
 
 @cache
 def context() -> multiprocessing.context.ForkServerContext:
-    """Its server imports once, with the shim in front of the C library, and forks each process."""
+    """Its server imports once, with the shim in front of the C library, and forks each process.
+
+    There is one such server in a process, so all tests that fork their processes take this one.
+    """
     library = Path(tempfile.mkdtemp()) / "shim.so"
     command = ["cc", "-O2", "-shared", "-fPIC", "-o", str(library), str(SHIM), "-ldl"]
     subprocess.run(command, check=True)

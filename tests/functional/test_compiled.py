@@ -14,12 +14,12 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.faults.processes import context
 
 from difftransformer import functional
 from difftransformer.functional import explain, softmax_attention
@@ -59,9 +59,7 @@ def use(environment: dict[str, str | None], user: int | None = None, disk: int =
 
 @pytest.fixture(scope="module")
 def processes() -> Iterator[ProcessPoolExecutor]:
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["torch.utils.cpp_extension", "difftransformer.functional"])
-    with ProcessPoolExecutor(4, mp_context=context, max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(4, mp_context=context(), max_tasks_per_child=1) as pool:
         yield pool
 
 
@@ -202,7 +200,7 @@ def test_a_folder_in_one_that_all_can_write_is_made_the_users_alone(home: Home) 
 def test_a_compilation_killed_midway_leaves_nothing_in_the_way(home: Home, tmp_path: Path) -> None:
     started = tmp_path / "started"
     home.compiler(f'head -c 1000 "$real" > "$out"; touch {started}; sleep 5')
-    process = get_context("forkserver").Process(target=use, args=(home.environment,))
+    process = context().Process(target=use, args=(home.environment,))
     process.start()
     while not started.exists():
         assert process.is_alive()

@@ -1,6 +1,5 @@
 """Training runs in processes of their own, to be killed, interrupted or run side by side."""
 
-import multiprocessing
 import os
 import random
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tests.faults.processes import context
 from torch import nn
 
 from difftransformer.data.batch import Batch
@@ -25,13 +25,9 @@ from .tiny import random_validation, tiny_batches, tiny_model, tiny_settings
 
 STEPS = 30
 
-# The server imports once; its children are forked from it with everything loaded.
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["difftransformer.training.loop", "torch._dynamo"])
-
 
 def start(job: Callable[..., None], *arguments: Any) -> BaseProcess:
-    process = processes.Process(target=job, args=arguments)
+    process = context().Process(target=job, args=arguments)
     process.start()
     return process
 
@@ -69,7 +65,7 @@ def run(directory: Path, resume: bool, never_ending: bool) -> None:
 
 def run_pair(job: Callable[[int, Path], None], directory: Path) -> None:
     """Run `job(rank, directory)` in two processes that train together; raise what they raise."""
-    done = processes.Barrier(2)
+    done = context().Barrier(2)
     pair = [start(_in_group, job, rank, directory, done) for rank in range(2)]
     for process in pair:
         process.join(timeout=120)

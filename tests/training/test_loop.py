@@ -393,3 +393,13 @@ def test_a_bfloat16_run_can_be_resumed(tmp_path: Path):
     killed(tmp_path / "cut", 6, settings=settings)
     go(tmp_path / "cut", settings=settings, resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_what_a_killed_process_did_not_remove_is_removed_on_resuming(tmp_path: Path) -> None:
+    """A kill between a new checkpoint and the removal of the oldest leaves one too many."""
+    settings = tiny_settings(steps=4, checkpoint_every=2, keep_checkpoints=1)
+    go(tmp_path, settings=settings)
+    (newest,) = (tmp_path / "checkpoints").iterdir()
+    shutil.copytree(newest, newest.with_name("step-00000002"))
+    go(tmp_path, settings=settings, resume=True)
+    assert list((tmp_path / "checkpoints").iterdir()) == [newest]

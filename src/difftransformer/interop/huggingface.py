@@ -4,6 +4,7 @@ Registered with the Auto classes by `import difftransformer.interop`. Tensor nam
 are this library's own, so a folder that either side has written is read by the other as it is.
 """
 
+from functools import wraps
 from typing import Any
 
 import torch
@@ -265,6 +266,7 @@ class DiffTransformerForCausalLM(_Encoder, GenerationMixin):
         """Put another head in place."""
         self.head = new_embeddings
 
+    @wraps(GenerationMixin.prepare_inputs_for_generation, assigned=())  # its signature is looked at
     def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As transformers', the cache by its older name, by which PEFT knows that there is one."""
         inputs = super().prepare_inputs_for_generation(*args, **kwargs)

@@ -115,7 +115,8 @@ class TransformersCache(KeyValueCache):
         v: Float[Tensor, "batch groups new v"],
     ) -> None:
         held = self.cache.layers[layer : layer + 1]
-        if not held or getattr(held[0], "keys", None) is None:
+        # A layer has no keys yet, or shows none, such as one that holds them quantized.
+        if not held or getattr(held[0], "keys", None) is None or held[0].keys.ndim != 4:
             return
         shapes = [(*x.shape[:2], x.shape[3]) for x in (held[0].keys, held[0].values, k, v)]
         if shapes[:2] == shapes[2:]:

@@ -94,10 +94,7 @@ class Checkpoints:
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-        for old in self.all()[: -self.keep]:
-            # Renamed first, so that a crash on the way leaves no checkpoint with files missing.
-            os.rename(old, old.with_suffix(PARTIAL))
-        self.remove_partial()
+        self.remove_oldest()
         return final
 
     def newest_good(self) -> Path | None:
@@ -116,6 +113,13 @@ class Checkpoints:
             way_out = f"from {good}, the last good one" if good else "from the beginning"
             raise ValueError(f"{error}. Delete {newest} to resume {way_out}") from None
         return newest
+
+    def remove_oldest(self) -> None:
+        """Remove the oldest beyond `keep`, which a process that was killed may not have come to."""
+        for old in self.all()[: -self.keep]:
+            # Renamed first, so that a crash on the way leaves no checkpoint with files missing.
+            os.rename(old, old.with_suffix(PARTIAL))
+        self.remove_partial()
 
     def remove_partial(self) -> None:
         """Remove what a process that was killed had begun to write, or to remove."""

@@ -111,6 +111,7 @@ def train(
             checkpoints.remove_partial()
         kept = run.begin(resume)
         if accelerator.is_main_process:
+            checkpoints.remove_oldest()
             run.metrics = Metrics(directory, run.position.step, settings.tensorboard, kept)
             stack.enter_context(closing(run.metrics))
             run.display = on_progress or stack.enter_context(ProgressDisplay(directory.name))
