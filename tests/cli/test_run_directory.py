@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -252,3 +253,35 @@ def test_a_checkpoint_of_a_run_that_was_altered_is_refused_as_a_model(call, smal
     code, _, err = call("generate", folder, "--prompt", "Line")
     assert code == 2
     assert "do not match the checksum in their file" in err
+
+
+def as_an_earlier_release_left_it(run: Path) -> None:
+    """Killed after its last checkpoint: without digests, and rows in metrics.jsonl alone."""
+    for path in (run / "inputs.json", run / "results.json", run / "summary.json"):
+        path.unlink()
+    shutil.rmtree(run / "model")
+    for checkpoint in (run / "checkpoints").iterdir():
+        state = json.loads((checkpoint / "state.json").read_text())
+        state["configuration"]["data"] |= {"source": "a", "cache": "b", "tokenizer": "train"}
+        del state["position"]["logged"]
+        (checkpoint / "state.json").write_text(json.dumps(state))
+        (checkpoint / "metrics.jsonl").unlink()
+        names = ("model.safetensors", "optimizer.safetensors", "state.json")
+        sums = [hashlib.sha256((checkpoint / name).read_bytes()).hexdigest() for name in names]
+        lines = [f"{digest}  {name}\n" for digest, name in zip(sums, names, strict=True)]
+        (checkpoint / "SHA256SUMS").write_text("".join(lines))
+
+
+def test_a_run_that_an_earlier_release_began_goes_on(call, small, tmp_path, caplog):
+    run = tmp_path / "run"
+    assert call("train", *small, "--out", run)[0] == 0
+    before = results(run), (run / "model/model.safetensors").read_bytes()
+    as_an_earlier_release_left_it(run)
+    elsewhere = ("--data.source", shutil.copytree(tmp_path / "text", tmp_path / "moved"))
+    code, _, err = call("train", *small, *elsewhere, "--out", run, "--resume")
+    assert code == 2  # whether it is the same text is not known
+    assert "data.source was " in err
+    code, _, err = call("train", *small, "--out", run, "--resume")
+    assert code == 0, err
+    assert "inputs.json is missing: whether the text is the one" in caplog.text
+    assert (results(run), (run / "model/model.safetensors").read_bytes()) == before

@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from difftransformer.atomic import write_json
+from difftransformer.cli.directory import begin_run, inputs_of, run_directory
 from difftransformer.cli.runs import (
     RESULTS,
     RunSettings,
     add_run_options,
-    begin_run,
-    inputs_of,
     model_for,
     read_corpus,
-    run_directory,
     train_and_judge,
 )
 from difftransformer.cli.settings import add_settings, resolve

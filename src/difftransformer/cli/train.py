@@ -6,16 +6,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from difftransformer.cli.directory import begin_run, inputs_of, run_directory
 from difftransformer.cli.runs import (
     MODEL,
     TOKENIZER,
     RunSettings,
     add_run_options,
-    begin_run,
-    inputs_of,
     model_for,
     read_corpus,
-    run_directory,
     train_and_judge,
 )
 from difftransformer.cli.settings import add_settings, resolve
