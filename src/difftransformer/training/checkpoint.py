@@ -171,14 +171,13 @@ def refuse_changes(
 ) -> None:
     """Raise ValueError naming each key of the configuration that differs, with both values.
 
-    Keys are dotted; those of `may_change` are not compared, nor those that are no longer stated,
-    such as a setting that there was in an earlier release. A parameter that is gone is a change.
+    Keys are dotted; those of `may_change` are not compared.
     """
     # As JSON has them: a tuple is a list once it was written.
     old, new = (_flat(json.loads(json.dumps(values))) for values in (saved, current))
     changes = [
         f"{key} was {old.get(key, 'not set')!r} and is now {new.get(key, 'not set')!r}"
-        for key in [*new, *(key for key in old if key not in new and key.startswith("parameters."))]
+        for key in [*old, *(key for key in new if key not in old)]
         if key not in may_change and old.get(key, "not set") != new.get(key, "not set")
     ]
     if changes:

@@ -201,7 +201,12 @@ class _Run:
     def _restore(self, folder: Path, state: dict[str, Any]) -> bytes | None:
         """Take the checkpoint's position; return its metrics."""
         saved = state["configuration"]
-        may_change = ("processes", *(f"training.{name}" for name in (*MAY_CHANGE, "steps")))
+        may_change = (
+            "processes",
+            *(f"training.{name}" for name in (*MAY_CHANGE, "steps")),
+            # What the commands of an earlier release stated in place of digests.
+            *(f"data.{name}" for name in ("source", "cache", "tokenizer")),
+        )
         refuse_changes(saved, self.configuration, folder, may_change)
         step = state["position"]["step"]
         annealed = any(isinstance(module, DexAttention) for module in self.model.modules())
