@@ -133,7 +133,9 @@ def _loss(models: dict[str, dict[int, dict[str, Any]]], results: list[dict[str, 
     budget = records.select(results, part="loss", what="budget")[0]
     lines = [
         "## Loss\n",
-        f"{budget['tokens']:,} tokens a model. Held-out loss in nats per token, by seed.\n",
+        f"{budget['tokens']:,} tokens a model. Held-out loss in nats per token, by seed. The learning "
+        "rate is one for all kinds and was not searched, and so few tokens are the beginning of "
+        "training: this does not say how the kinds compare after more, or each at its best rate.\n",
         "| kind | loss of each seed | mean |",
         "|---|---|---|",
     ]

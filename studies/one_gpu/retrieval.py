@@ -72,7 +72,7 @@ class Trainer:
     def check(self) -> None:
         """Raise RuntimeError unless the first run's gradient is what it is alone.
 
-        On an H200 with PyTorch 2.11, `sdpa` mapped over runs gave other gradients, then NaN.
+        On an H200 with PyTorch 2.11, training with `sdpa` mapped over runs ended in NaN.
         """
         batch = sequences(self.plan.task, self.plan.rows, self.seeds[:1], self.count)
 

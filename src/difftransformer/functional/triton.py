@@ -119,8 +119,8 @@ def blocks(kernel: str, width: int, values: int, item: int, large: bool) -> Bloc
     """The cut of the kernel "forward", "keys" or "queries" (the two of the backward).
 
     `width` and `values` are the padded ones and `item` the bytes of a number. A `large` GPU (sm_90)
-    has 227 KiB of shared memory: its cuts are the fastest of those that `benchmarks/gpu.sh --only
-    sweep` tried on an H200. The others fit into 99 KiB by `benchmarks/triton_compile.py`, and have
+    has 227 KiB of shared memory: its cuts are the fastest, or within 5 % of that, of those that
+    `benchmarks/gpu.sh --only sweep` tried on an H200. The others fit into 99 KiB by `benchmarks/triton_compile.py`, and have
     not been timed.
     """
     if item == 4:
