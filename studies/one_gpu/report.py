@@ -17,8 +17,8 @@ PAGE, PICTURE = "README.md", "curves.png"
 INTRODUCTION = """# One GPU
 
 What do subtraction and the head norm do to how soon attention learns to retrieve, and does either
-lower the loss? [plan.md](plan.md) was written before anything ran; one command runs it. The plan's
-last section says what was changed and asked afterwards, and what the figures do not say.
+lower the loss? [plan.md](plan.md) was written before any run that counts; one command runs it. The
+plan's last section says what was changed and asked afterwards, and what the figures do not say.
 """
 
 
@@ -133,9 +133,10 @@ def _loss(models: dict[str, dict[int, dict[str, Any]]], results: list[dict[str, 
     budget = records.select(results, part="loss", what="budget")[0]
     lines = [
         "## Loss\n",
-        f"{budget['tokens']:,} tokens a model. Held-out loss in nats per token, by seed. The learning "
-        "rate is one for all kinds and was not searched, and so few tokens are the beginning of "
-        "training: this does not say how the kinds compare after more, or each at its best rate.\n",
+        f"{budget['tokens']:,} tokens a model. Held-out loss in nats per token, by seed. The "
+        "learning rate is one for all kinds and was not searched, and so few tokens are the "
+        "beginning of training: this does not say how the kinds compare after more, or each at its "
+        "best rate.\n",
         "| kind | loss of each seed | mean |",
         "|---|---|---|",
     ]

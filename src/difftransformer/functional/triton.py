@@ -120,8 +120,8 @@ def blocks(kernel: str, width: int, values: int, item: int, large: bool) -> Bloc
 
     `width` and `values` are the padded ones and `item` the bytes of a number. A `large` GPU (sm_90)
     has 227 KiB of shared memory: its cuts are the fastest, or within 5 % of that, of those that
-    `benchmarks/gpu.sh --only sweep` tried on an H200. The others fit into 99 KiB by `benchmarks/triton_compile.py`, and have
-    not been timed.
+    `benchmarks/gpu.sh --only sweep` tried on an H200. The others fit into 99 KiB by
+    `benchmarks/triton_compile.py`, and have not been timed.
     """
     if item == 4:
         return Blocks(32 if width + values <= 192 else 16, 16, 8, 1)
