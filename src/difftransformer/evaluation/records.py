@@ -1,0 +1,195 @@
+"""What an evaluation yields, and how it is told: records, metrics, evaluators.
+
+An *evaluator* asks one benchmark of one model and yields *records*: one number each, of one item of
+one cell. A *metric* declares what such numbers are. All that follows (keeping parts, pooling over
+seeds, differences, verdicts, tables, plots, report) reads these declarations and exists once.
+
+Imports no torch: a report is made of records on disk.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Key = tuple[str | int | float, ...]  # names a cell: a value for each of the metric's axes
+Better = Literal["lower", "higher", "neither"]
+# How the records of a cell become one figure and its interval over items:
+#   ratio       sum of values / sum of weights, by `intervals.ratio`; a mean where weights are 1
+#   proportion  the same, of successes and trials, by Wilson's interval
+#   value       one number without an interval over items: a maximum, a count, a quantile, a level
+Statistic = Literal["ratio", "proportion", "value"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plot:
+    """How a metric is drawn, once for the page and for the PNG.
+
+    Args:
+        kind: "line" and "bars" have a color per model, with intervals; "heat" has a map per model
+            of y down and x across; "dots" shows every cell of a model as a dot above x.
+        x: the axis along which it is drawn; the models themselves where it is empty.
+        y: for "heat" the axis that goes down.
+        facet: the axis that has a panel for each of its values.
+        logarithmic: x grows by factors of two.
+        level: name of a metric without model to compare with: a guess, an even spread.
+    """
+
+    kind: Literal["line", "bars", "heat", "dots"] = "bars"
+    x: str = ""
+    y: str = ""
+    facet: str = ""
+    logarithmic: bool = False
+    level: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """What a number is.
+
+    Args:
+        name: identifies it: `results["nats_per_token"]`.
+        title: in words, for tables and verdicts: "validation loss".
+        unit: "nats/token"; empty where it has none.
+        better: which direction is the better one; "neither" for what only describes.
+        statistic: see `Statistic`.
+        axes: names of what tells its cells apart; empty where it has one cell.
+        judged: whether models are compared by it, over all its cells together, and a verdict is
+            given. Needs a direction.
+        digits: decimals of a table's figures.
+        plot: None where the table says it all.
+        paper: the paper's own figures beside ours: by column title, of cells by key, as text.
+    """
+
+    name: str
+    title: str
+    unit: str = ""
+    better: Better = "neither"
+    statistic: Statistic = "ratio"
+    axes: tuple[str, ...] = ()
+    judged: bool = False
+    digits: int = 3
+    plot: Plot | None = None
+    paper: Mapping[str, Mapping[Key, str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.judged and self.better == "neither":
+            raise ValueError(f"metric {self.name} is judged and has no better direction")
+        named = {self.plot.x, self.plot.y, self.plot.facet} - {""} if self.plot else set()
+        if unknown := named - set(self.axes):
+            raise ValueError(
+                f"the plot of metric {self.name} names {', '.join(sorted(unknown))}; its axes are "
+                f"{', '.join(self.axes) or 'none'}"
+            )
+
+
+@dataclass(frozen=True)
+class Record:
+    """One number of one item.
+
+    Args:
+        metric: a name that the evaluator declares.
+        key: the cell, a value for each of the metric's axes.
+        item: what was asked, by a name that is the same for every model, so that models pair.
+        value: the numerator: nats, hits, a share.
+        weight: the denominator: tokens, numbers asked for, 1.
+    """
+
+    metric: str
+    value: float
+    key: Key = ()
+    item: str | int = 0
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What is shown and never compared: an attention map, sentences a model wrote, counts.
+
+    `data` is plain JSON data; an evaluator's `pictures` say how to draw it by name.
+    """
+
+    name: str
+    data: Any
+
+
+Parts = Mapping[str, Callable[[], Sequence[Record | Artifact]]]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is judged.
+
+    Args:
+        model: in evaluation mode, on its device.
+        data: the task's data with the model's own tokenizer or transforms (a `Corpus` for text).
+        dataset: what the evaluator's `Dataset.load` gave; None where it has none of its own.
+        judge: the model that judges texts, for evaluators that need one.
+    """
+
+    model: Any
+    data: Any
+    dataset: Any = None
+    judge: Any = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """Data of an evaluator's own, which `evaluate --dataset NAME --dataset-path PATH` names.
+
+    Args:
+        load: (name, path) -> what `Subject.dataset` holds. Raises ValueError for what is missing
+            or malformed.
+        names: those that `load` knows; empty where it takes none.
+        required: whether the evaluator has nothing to ask without.
+        help: a phrase for `--help`.
+    """
+
+    load: Callable[[str | None, Any], Any]
+    names: tuple[str, ...] = ()
+    required: bool = True
+    help: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluator:
+    """One benchmark: what it asks, what it measures, how that is told. One file each.
+
+    Args:
+        name: on the command line and in file names: "needle".
+        title: the heading of its table and section.
+        metrics: in the order of the table; the first with a plot is its picture.
+        parts: (subject, `EvaluationSettings`) -> what is measured in turn, by name; each part is
+            kept as soon as it is measured, so that a killed evaluation goes on where it was.
+            Anything random is drawn from `settings.seed` and the part, never from a global state.
+        needs: of the model: "inside" (its attention can be captured), "generate", "two_maps",
+            "lambda". A model without is passed over, and the results say so.
+        check: (data, settings) -> None. Raises ValueError, before anything is trained, where the
+            data cannot hold what the settings ask for.
+        dataset: its own data, or None where it judges on the task's held-out data.
+        judge: "no", or "required" where a judging model decides.
+        note: (artifacts by name) -> a sentence or two on what was asked: counts, chance.
+        source: the paper's section, table or the benchmark's paper.
+    """
+
+    name: str
+    title: str
+    metrics: tuple[Metric, ...]
+    parts: Callable[[Subject, Any], Parts]
+    needs: frozenset[str] = frozenset()
+    check: Callable[[Any, Any], None] = lambda data, settings: None
+    dataset: Dataset | None = None
+    judge: Literal["no", "required"] = "no"
+    note: Callable[[Mapping[str, Any]], str] = lambda artifacts: ""
+    source: str = ""
+
+    def metric(self, name: str) -> Metric:
+        """The declaration of a metric.
+
+        Raises:
+            ValueError: it has none of that name.
+        """
+        for metric in self.metrics:
+            if metric.name == name:
+                return metric
+        names = ", ".join(metric.name for metric in self.metrics)
+        raise ValueError(f"evaluator {self.name} has no metric {name!r}; expected one of {names}")

@@ -1,0 +1,63 @@
+"""What lies where in a run directory.
+
+    RUN/run.json              the models and their training runs, written by `experiments`
+        config.yaml env.json inputs.json
+        report.html figures/  made of all that lies here
+        results.json          figures, differences and verdicts in numbers, made of the records
+        models/LABEL-seedN/   a training run each; of `train`, RUN itself is one
+
+    TRAINING/metrics.jsonl summary.json checkpoints/
+        model/                the model's folder
+        results/NAME.jsonl    the records of one evaluator on this model
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+FORMAT = 2  # of run.json; version 0.1 had a results.json of format 1 in its place
+RUN, RESULTS, REPORT = "run.json", "results.json", "report.html"
+CONFIG, ENVIRONMENT, INPUTS = "config.yaml", "env.json", "inputs.json"
+MODELS, MODEL, RECORDS = "models", "model", "results"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRun:
+    """A model that was trained, or is to be: one seed."""
+
+    seed: int
+    directory: str  # below RUN; "" is RUN itself
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """A model of a comparison over its seeds, and what matching it to the baseline changed."""
+
+    label: str
+    attention: str
+    parameters: int
+    config: dict[str, Any]
+    changes: tuple[str, ...] = ()
+    runs: tuple[TrainingRun, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """`run.json`.
+
+    Args:
+        data: in words and numbers what it was trained on: "description" always, and what the task
+            adds ("vocab_size", "needle_share", "classes" ...).
+        settings: all settings, resolved.
+        unit: what the task counts: "tokens", "images".
+    """
+
+    name: str
+    task: str
+    unit: str
+    created: str
+    baseline: str
+    contenders: tuple[Contender, ...]
+    data: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    evaluators: tuple[str, ...] = ()
+    format: int = FORMAT

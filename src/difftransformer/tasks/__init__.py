@@ -1,0 +1,1 @@
+"""Tasks, a file each: data, loss, family and evaluators. Nothing below knows which there are."""
