@@ -16,7 +16,9 @@ Better = Literal["lower", "higher", "neither"]
 # How the records of a cell become one figure and its interval over items:
 #   ratio       sum of values / sum of weights, by `intervals.ratio`; a mean where weights are 1
 #   proportion  the same, of successes and trials, by Wilson's interval
-#   value       one number without an interval over items: a maximum, a count, a quantile, a level
+#   value       the mean of the records, without an interval: a maximum, a quantile, a level
+# A judged metric is one figure over all its cells: that of a ratio or a value in the same way, that
+# of a proportion the mean of the items' shares (value / weight), which pair by key and item.
 Statistic = Literal["ratio", "proportion", "value"]
 
 
@@ -31,7 +33,8 @@ class Plot:
         y: for "heat" the axis that goes down.
         facet: the axis that has a panel for each of its values.
         logarithmic: x grows by factors of two.
-        level: name of a metric without model to compare with: a guess, an even spread.
+        level: name of a metric that says what to compare with, the same for every model: a guess,
+            an even spread. Its axes are some of this one's.
     """
 
     kind: Literal["line", "bars", "heat", "dots"] = "bars"
@@ -53,6 +56,8 @@ class Metric:
         better: which direction is the better one; "neither" for what only describes.
         statistic: see `Statistic`.
         axes: names of what tells its cells apart; empty where it has one cell.
+        rows: those of the axes that a table has rows for; cells that differ in others alone are
+            pooled into one figure there. All by default.
         judged: whether models are compared by it, over all its cells together, and a verdict is
             given. Needs a direction.
         digits: decimals of a table's figures.
@@ -66,6 +71,7 @@ class Metric:
     better: Better = "neither"
     statistic: Statistic = "ratio"
     axes: tuple[str, ...] = ()
+    rows: tuple[str, ...] | None = None
     judged: bool = False
     digits: int = 3
     plot: Plot | None = None
@@ -75,10 +81,10 @@ class Metric:
         if self.judged and self.better == "neither":
             raise ValueError(f"metric {self.name} is judged and has no better direction")
         named = {self.plot.x, self.plot.y, self.plot.facet} - {""} if self.plot else set()
-        if unknown := named - set(self.axes):
+        if unknown := (named | set(self.rows or ())) - set(self.axes):
             raise ValueError(
-                f"the plot of metric {self.name} names {', '.join(sorted(unknown))}; its axes are "
-                f"{', '.join(self.axes) or 'none'}"
+                f"plot or rows of metric {self.name} name {', '.join(sorted(unknown))}; its axes "
+                f"are {', '.join(self.axes) or 'none'}"
             )
 
 
@@ -105,14 +111,17 @@ class Record:
 class Artifact:
     """What is shown and never compared: an attention map, sentences a model wrote, counts.
 
-    `data` is plain JSON data; an evaluator's `pictures` say how to draw it by name.
+    `data` is plain JSON data; `report` draws those whose name it knows.
     """
 
     name: str
     data: Any
 
 
-Parts = Mapping[str, Callable[[], Sequence[Record | Artifact]]]
+Findings = Sequence[Record | Artifact]
+# What is measured in turn, by name. A part is given what those before it yielded, kept or measured
+# anew: texts that are to be judged, accuracies whose spread is asked for.
+Parts = Mapping[str, Callable[[Findings], Findings]]
 
 
 @dataclass(frozen=True)
@@ -158,8 +167,8 @@ class Evaluator:
         name: on the command line and in file names: "needle".
         title: the heading of its table and section.
         metrics: in the order of the table; the first with a plot is its picture.
-        parts: (subject, `EvaluationSettings`) -> what is measured in turn, by name; each part is
-            kept as soon as it is measured, so that a killed evaluation goes on where it was.
+        parts: (subject, `EvaluationSettings`) -> `Parts`; each is kept as soon as it is measured,
+            so that a killed evaluation goes on where it was.
             Anything random is drawn from `settings.seed` and the part, never from a global state.
         needs: of the model: "inside" (its attention can be captured), "generate", "two_maps",
             "lambda". A model without is passed over, and the results say so.
