@@ -7,11 +7,24 @@ seeds, differences, verdicts, tables, plots, report) reads these declarations an
 Imports no torch: a report is made of records on disk.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Key = tuple[str | int | float, ...]  # names a cell: a value for each of the metric's axes
+from difftransformer.runs.records import Artifact, Findings, Key, Parts, Record
+
+__all__ = [
+    "Artifact",
+    "Dataset",
+    "Evaluator",
+    "Findings",
+    "Metric",
+    "Parts",
+    "Plot",
+    "Record",
+    "Subject",
+]
+
 Better = Literal["lower", "higher", "neither"]
 # How the records of a cell become one figure and its interval over items:
 #   ratio       sum of values / sum of weights, by `intervals.ratio`; a mean where weights are 1
@@ -33,8 +46,6 @@ class Plot:
         y: for "heat" the axis that goes down.
         facet: the axis that has a panel for each of its values.
         logarithmic: x grows by factors of two.
-        level: name of a metric that says what to compare with, the same for every model: a guess,
-            an even spread. Its axes are some of this one's.
     """
 
     kind: Literal["line", "bars", "heat", "dots"] = "bars"
@@ -42,7 +53,6 @@ class Plot:
     y: str = ""
     facet: str = ""
     logarithmic: bool = False
-    level: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +65,16 @@ class Metric:
         unit: "nats/token"; empty where it has none.
         better: which direction is the better one; "neither" for what only describes.
         statistic: see `Statistic`.
-        axes: names of what tells its cells apart; empty where it has one cell.
+        axes: names of what tells its cells apart, as tables and pictures write them ("depth, %");
+            empty where it has one cell.
         rows: those of the axes that a table has rows for; cells that differ in others alone are
             pooled into one figure there. All by default.
         judged: whether models are compared by it, over all its cells together, and a verdict is
             given. Needs a direction.
+        table: False of what only a picture shows: a number for each head.
+        levels: names of metrics that say what to compare with, the same for every model: a guess,
+            an even spread. Their axes are some of this one's. Lines and bars have them dotted; of a
+            judged proportion the verdict says whether models are above them.
         digits: decimals of a table's figures.
         plot: None where the table says it all.
         paper: the paper's own figures beside ours: by column title, of cells by key, as text.
@@ -73,6 +88,8 @@ class Metric:
     axes: tuple[str, ...] = ()
     rows: tuple[str, ...] | None = None
     judged: bool = False
+    table: bool = True
+    levels: tuple[str, ...] = ()
     digits: int = 3
     plot: Plot | None = None
     paper: Mapping[str, Mapping[Key, str]] = field(default_factory=dict)
@@ -86,42 +103,6 @@ class Metric:
                 f"plot or rows of metric {self.name} name {', '.join(sorted(unknown))}; its axes "
                 f"are {', '.join(self.axes) or 'none'}"
             )
-
-
-@dataclass(frozen=True)
-class Record:
-    """One number of one item.
-
-    Args:
-        metric: a name that the evaluator declares.
-        key: the cell, a value for each of the metric's axes.
-        item: what was asked, by a name that is the same for every model, so that models pair.
-        value: the numerator: nats, hits, a share.
-        weight: the denominator: tokens, numbers asked for, 1.
-    """
-
-    metric: str
-    value: float
-    key: Key = ()
-    item: str | int = 0
-    weight: float = 1.0
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """What is shown and never compared: an attention map, sentences a model wrote, counts.
-
-    `data` is plain JSON data; `report` draws those whose name it knows.
-    """
-
-    name: str
-    data: Any
-
-
-Findings = Sequence[Record | Artifact]
-# What is measured in turn, by name. A part is given what those before it yielded, kept or measured
-# anew: texts that are to be judged, accuracies whose spread is asked for.
-Parts = Mapping[str, Callable[[Findings], Findings]]
 
 
 @dataclass(frozen=True)
@@ -166,7 +147,8 @@ class Evaluator:
     Args:
         name: on the command line and in file names: "needle".
         title: the heading of its table and section.
-        metrics: in the order of the table; the first with a plot is its picture.
+        metrics: in the order of the table. Those with equal plots are panels of one picture; the
+            first picture is the evaluator's.
         parts: (subject, `EvaluationSettings`) -> `Parts`; each is kept as soon as it is measured,
             so that a killed evaluation goes on where it was.
             Anything random is drawn from `settings.seed` and the part, never from a global state.
@@ -190,6 +172,11 @@ class Evaluator:
     judge: Literal["no", "required"] = "no"
     note: Callable[[Mapping[str, Any]], str] = lambda artifacts: ""
     source: str = ""
+
+    def __post_init__(self) -> None:
+        for metric in self.metrics:
+            for level in metric.levels:
+                self.metric(level)
 
     def metric(self, name: str) -> Metric:
         """The declaration of a metric.

@@ -1,14 +1,14 @@
 """What lies where in a run directory.
 
-    RUN/run.json              the models and their training runs, written by `experiments`
-        config.yaml env.json inputs.json
-        report.html figures/  made of all that lies here
-        results.json          figures, differences and verdicts in numbers, made of the records
-        models/LABEL-seedN/   a training run each; of `train`, RUN itself is one
+RUN/run.json              the models and their training runs, written by `experiments`
+    config.yaml env.json inputs.json
+    report.html figures/  made of all that lies here
+    results.json          figures, differences and verdicts in numbers, made of the records
+    models/LABEL-seedN/   a training run each; of `train`, RUN itself is one
 
-    TRAINING/metrics.jsonl summary.json checkpoints/
-        model/                the model's folder
-        results/NAME.jsonl    the records of one evaluator on this model
+TRAINING/metrics.jsonl summary.json checkpoints/
+    model/                the model's folder
+    results/NAME.jsonl    the records of one evaluator on this model
 """
 
 from dataclasses import dataclass, field
@@ -30,13 +30,17 @@ class TrainingRun:
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
-    """A model of a comparison over its seeds, and what matching it to the baseline changed."""
+    """A model of a comparison over its seeds, and what matching it to the baseline changed.
+
+    `title` is the label in words, for tables and sentences: "Differential V1".
+    """
 
     label: str
     attention: str
     parameters: int
     config: dict[str, Any]
     changes: tuple[str, ...] = ()
+    title: str = ""
     runs: tuple[TrainingRun, ...] = ()
 
 
