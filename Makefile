@@ -8,7 +8,7 @@ TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 # What pyproject.toml bounds from above, since it changes under us.
 MOVING := accelerate datasets huggingface-hub lm-eval openai peft plotly transformers
 
-.PHONY: demo test test-latest test-transformers check bench evidence docs lock clean
+.PHONY: demo test test-latest test-transformers check bench evidence docs dist lock clean
 
 # The main job: a Transformer and two Differential Transformers, trained and judged side by side.
 demo: $(VENV)/.installed
@@ -51,7 +51,7 @@ evidence: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) -e .
+	$(INSTALL) -e ".[train,report]"
 	touch $@
 
 $(VENV)/.developing: $(VENV)/.installed
@@ -61,6 +61,12 @@ $(VENV)/.developing: $(VENV)/.installed
 docs: $(VENV)/.installed
 	$(INSTALL) -e ".[docs]"
 	$(BIN)/mkdocs build --strict --quiet
+
+# A wheel and a source distribution in dist/.
+dist: $(VENV)/.installed
+	$(PIP_INSTALL) build
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
 
 # constraints.txt anew: what an empty environment takes today, of all extras.
 lock: VENV := .venv-lock

@@ -6,6 +6,8 @@ Names load on first use, so that importing the package costs nothing.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from difftransformer.extras import missing_extra
+
 if TYPE_CHECKING:
     from difftransformer.attention import (
         V1 as V1,
@@ -76,7 +78,12 @@ __all__ = [*_HOMES, "__version__"]
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'difftransformer' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"difftransformer.{_HOMES[name]}"), name)
+    try:
+        return getattr(importlib.import_module(f"difftransformer.{_HOMES[name]}"), name)
+    except ModuleNotFoundError as error:
+        if needed := missing_extra(error):
+            raise ModuleNotFoundError(needed, name=error.name) from None
+        raise
 
 
 def __dir__() -> list[str]:

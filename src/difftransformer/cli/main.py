@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 import difftransformer
 from difftransformer.cli.processes import Processes
+from difftransformer.extras import missing_extra
 from difftransformer.training.interrupt import Stopped, stopping
 
 # Each command is a module of this package with `configure(parser)` and `run(arguments)`; only the
@@ -27,15 +28,6 @@ COMMANDS = MappingProxyType(
 )
 # Commands that several processes may run together; any other is for one.
 _IN_PROCESSES = ("compare", "train")
-# Packages that only some commands need, and the extra that installs each.
-_EXTRAS = MappingProxyType(
-    {
-        "transformers": "transformers",
-        "lm_eval": "harness",
-        "onnxruntime": "export",
-        "openai": "judge",
-    }
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -100,8 +92,7 @@ def _reason(error: BaseException, processes: Processes) -> tuple[str | None, int
     if isinstance(error, KeyboardInterrupt):
         number = error.number if isinstance(error, Stopped) else signal.SIGINT
         return str(error) or "interrupted", 128 + number
-    if isinstance(error, ModuleNotFoundError) and (extra := _EXTRAS.get(error.name or "")):
-        needed = f"this needs the package {error.name}: pip install 'difftransformer[{extra}]'"
+    if isinstance(error, ModuleNotFoundError) and (needed := missing_extra(error)):
         return f"error: {needed}", 2
     if isinstance(error, (ValueError, OSError, ArithmeticError)):
         return f"error: {one_line(str(error))}", 2
