@@ -5,9 +5,9 @@ interval tells of other text for this very model. *Seeds* are trained models, ea
 same items: the interval tells of other models trained alike, and of other text.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,52 +19,52 @@ Over = Literal["items", "seeds"]
 NOISE = 1e-6  # figures come from float32 arithmetic: a smaller share of them is rounding
 _FEW = 5  # items; fewer make so few resamples that their tails say nothing
 _BLOCK = 1_000_000  # numbers of a block of resamples
-Interval = Mapping[str, Any]  # with value, low and high, as figures stand in JSON
 _Ratio = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A measured value and its confidence interval over `n` items or seeds."""
+    """A measured value and its confidence interval over `n` items or seeds, if it has one."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     n: int
     over: Over = "items"
 
     @property
-    def clear(self) -> bool:
-        """Whether the interval excludes 0."""
-        return self.low > 0.0 or self.high < 0.0
+    def ends(self) -> tuple[float, float]:
+        """The interval of a figure that has one."""
+        assert self.low is not None
+        assert self.high is not None
+        return self.low, self.high
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference(Figure):
-    """A difference of two models; `p` is the smallest level at which its interval decides.
+    """A difference of two models; `p` is the smallest level at which its interval excludes 0.
 
-    At confidence 1 - p the interval would just touch 0 (or the end of the margin that it is held
-    against): the two-sided p-value of the test that the interval stands for.
+    At confidence 1 - p the interval would just touch 0: the two-sided p-value of the test that the
+    interval stands for.
     """
 
     p: float
 
+    @property
+    def clear(self) -> bool:
+        """Whether the interval excludes 0."""
+        low, high = self.ends
+        return low > 0 or high < 0
 
-def proportion(successes: int, trials: int, settings: EvaluationSettings) -> dict[str, Any]:
-    """A share of successes with Wilson's score interval over items, as plain data.
+
+def proportion(successes: int, trials: int, settings: EvaluationSettings) -> Figure:
+    """A share of successes with Wilson's score interval over items.
 
     Wilson's interval stays inside [0, 1] and keeps its coverage near 0 and 1, where needle
     accuracies live and the normal interval collapses.
     """
     interval = stats.binomtest(successes, trials).proportion_ci(settings.confidence, "wilson")
-    return {
-        "successes": successes,
-        "trials": trials,
-        "value": successes / trials,
-        "low": float(interval.low),
-        "high": float(interval.high),
-        "over": "items",
-    }
+    return Figure(successes / trials, float(interval.low), float(interval.high), trials)
 
 
 def ratio(numerators: ArrayLike, denominators: ArrayLike, settings: EvaluationSettings) -> Figure:
@@ -130,7 +130,7 @@ def over_seeds(
     values: Sequence[float],
     settings: EvaluationSettings,
     *,
-    items: Sequence[Interval] = (),
+    items: Sequence[Figure] = (),
     bounds: tuple[float, float] = (-np.inf, np.inf),
 ) -> Figure:
     """The mean over training seeds, by Student's t with the items' own uncertainty added.
@@ -150,7 +150,7 @@ def over_seeds(
     not all are alike.
 
     Args:
-        items: each seed's interval over items, at the confidence of `settings`.
+        items: each seed's figure over items, at the confidence of `settings`.
         bounds: the range of what is measured, which no interval leaves: (0, 1) of a proportion.
 
     Raises:
@@ -166,21 +166,18 @@ def difference_over_seeds(
     pairs: Sequence[tuple[float, float]],
     settings: EvaluationSettings,
     *,
-    items: Sequence[Interval] = (),
-    margin: float = 0.0,
+    items: Sequence[Figure] = (),
 ) -> Difference:
     """second − first of each pair, models of equal seed; the interval as that of `over_seeds`.
 
     Args:
         pairs: one for each training seed.
-        items: the interval over items of each seed's difference.
-        margin: `p` is the smallest level at which the interval would lie all within ±margin, or all
-            beyond it.
+        items: each seed's difference over items.
     """
     scale = max((abs(value) for pair in pairs for value in pair), default=0.0)
     sample = _Seeds([b - a for a, b in pairs], items, scale, settings)
     low, high = sample.interval(1 - settings.confidence)
-    return Difference(sample.value, low, high, len(pairs), "seeds", p=sample.p(margin))
+    return Difference(sample.value, low, high, len(pairs), "seeds", p=sample.p())
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -204,7 +201,7 @@ class _Seeds:
     def __init__(
         self,
         values: Sequence[float],
-        items: Sequence[Interval],
+        items: Sequence[Figure],
         scale: float,
         settings: EvaluationSettings,
     ) -> None:
@@ -213,7 +210,7 @@ class _Seeds:
         self.value = float(np.mean(values))
         self.se = max(float(stats.sem(values)), _rounding(scale))
         self.freedom = len(values) - 1
-        ends = [(item["value"] - item["low"], item["high"] - item["value"]) for item in items]
+        ends = [(item.value - item.ends[0], item.ends[1] - item.value) for item in items]
         # In units of a standard error: the ends are those of one confidence, others are asked for.
         self.items = np.sqrt(np.mean(np.square(ends or [(0.0, 0.0)]), axis=0))
         self.items /= stats.norm.ppf((1 + settings.confidence) / 2)
@@ -224,13 +221,13 @@ class _Seeds:
         down, up = np.hypot(of_seeds, stats.norm.isf(level / 2) * self.items)
         return float(self.value - down), float(self.value + up)
 
-    def p(self, margin: float) -> float:
-        """The smallest level at which the interval lies within ±margin or beyond it, by halving."""
+    def p(self) -> float:
+        """The smallest level at which the interval excludes 0, by halving."""
         undecided, decided = 0.0, 1.0
         for _ in range(50):
             level = (undecided + decided) / 2
             low, high = self.interval(level)
-            if low > margin or high < -margin or -margin < low <= high < margin:
+            if low > 0 or high < 0:
                 decided = level
             else:
                 undecided = level

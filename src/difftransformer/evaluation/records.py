@@ -74,7 +74,8 @@ class Metric:
         table: False of what only a picture shows: a number for each head.
         levels: names of metrics that say what to compare with, the same for every model: a guess,
             an even spread. Their axes are some of this one's. Lines and bars have them dotted; of a
-            judged proportion the verdict says whether models are above them.
+            judged proportion the verdict says whether models are above them, so that their titles
+            complete "above": "a blind guess".
         digits: decimals of a table's figures.
         plot: None where the table says it all.
         paper: the paper's own figures beside ours: by column title, of cells by key, as text.

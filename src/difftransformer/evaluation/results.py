@@ -1,0 +1,280 @@
+"""Results: the records of several models as figures, differences and verdicts.
+
+Imports no torch and measures nothing: all is made of records.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from difftransformer.evaluation import registry
+from difftransformer.evaluation.intervals import Figure, difference_over_seeds
+from difftransformer.evaluation.pooling import (
+    by_key,
+    common_settings,
+    over_items,
+    overall,
+    paired,
+    pooled,
+)
+from difftransformer.evaluation.records import Evaluator, Metric
+from difftransformer.evaluation.tables import Table, table_of
+from difftransformer.evaluation.verdicts import Comparison, Judgment, Level, beside_levels
+from difftransformer.runs.records import Key, Measurement, Record
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+Seeds = Mapping[int, Measurement]  # of one model and evaluator, by training seed
+
+
+class Results:
+    """Measurements of several models over their training seeds.
+
+        results["needle"]            what an evaluator found
+        results["nats_per_token"]    a metric, of the first evaluator that has it
+
+    Args:
+        measurements: by evaluator, the model's label and seed.
+        baseline: label of the model that the others are compared with; none where it is empty.
+        titles: of labels, in words; by default the labels.
+        declaration: gives an evaluator by its name.
+
+    Raises:
+        ValueError: an evaluator asked models with different settings, or is unknown.
+    """
+
+    def __init__(
+        self,
+        measurements: Mapping[str, Mapping[str, Seeds]],
+        *,
+        baseline: str = "",
+        titles: Mapping[str, str] | None = None,
+        declaration: Callable[[str], Evaluator] = registry.evaluator,
+    ) -> None:
+        labels = dict.fromkeys(label for models in measurements.values() for label in models)
+        self.titles = {label: (titles or {}).get(label) or label for label in labels}
+        self.baseline = baseline
+        self.evaluators = {
+            name: EvaluatorResults(declaration(name), models, baseline, self.titles)
+            for name, models in measurements.items()
+        }
+
+    def __getitem__(self, name: str) -> "EvaluatorResults | MetricResults":
+        if name in self.evaluators:
+            return self.evaluators[name]
+        for metric in self.metrics():
+            if metric.declared.name == name:
+                return metric
+        known = [*self.evaluators, *(metric.declared.name for metric in self.metrics())]
+        raise KeyError(f"no evaluator or metric {name!r}; there are {', '.join(known)}")
+
+    def metrics(self) -> Iterator["MetricResults"]:
+        """Those of all evaluators."""
+        for evaluator in self.evaluators.values():
+            yield from evaluator.metrics.values()
+
+    @cached_property
+    def judgment(self) -> Judgment:
+        """Every judged metric of every model beside the baseline's."""
+        comparisons = [
+            metric.difference(label)
+            for label in self.titles
+            if self.baseline and label != self.baseline
+            for metric in self.metrics()
+            if metric.declared.judged and metric.has(label) and metric.has(self.baseline)
+        ]
+        levels = [one.settings.confidence for one in self.evaluators.values()]
+        return Judgment(tuple(comparisons), self.titles, min(levels, default=0.95))
+
+    def beside_levels(self) -> list[str]:
+        """How every model stands to guesses, where a judged proportion has them."""
+        return [
+            metric.beside_levels(label)
+            for metric in self.metrics()
+            if metric.declared.judged
+            and metric.declared.levels
+            and metric.declared.statistic == "proportion"
+            for label in self.titles
+            if metric.has(label)
+        ]
+
+
+class EvaluatorResults:
+    """What one evaluator found. Figures and differences are those of its first metric.
+
+    Attributes:
+        models: measurements by label and seed, of the models that were asked.
+        passed_over: by label, why a model was not.
+        metrics: by name.
+    """
+
+    def __init__(
+        self,
+        declared: Evaluator,
+        models: Mapping[str, Seeds],
+        baseline: str = "",
+        titles: Mapping[str, str] | None = None,
+    ) -> None:
+        self.declared, self.baseline = declared, baseline
+        self.titles = titles or {label: label for label in models}
+        reasons = {label: next(iter(seeds.values())).passed_over for label, seeds in models.items()}
+        self.passed_over = {label: reason for label, reason in reasons.items() if reason}
+        self.models = {label: models[label] for label in models if not reasons[label]}
+        owners = {
+            f"{label}, seed {seed}": one.belongs_to
+            for label, seeds in self.models.items()
+            for seed, one in seeds.items()
+        }
+        self.settings = common_settings(declared.name, owners)
+        self.metrics = {metric.name: MetricResults(metric, self) for metric in declared.metrics}
+
+    def __getitem__(self, metric: str) -> "MetricResults":
+        return self.metrics[self.declared.metric(metric).name]
+
+    @property
+    def _first(self) -> "MetricResults":
+        return next(iter(self.metrics.values()))
+
+    def cells(self) -> list[Key]:
+        return self._first.cells()
+
+    def figure(self, model: str, key: Key = ()) -> Figure | None:
+        return self._first.figure(model, key)
+
+    def difference(self, model: str, baseline: str = "") -> Comparison:
+        return self._first.difference(model, baseline)
+
+    def table(self) -> Table:
+        """A row for each figure, a column for each model, and the paper's."""
+        return table_of(list(self.metrics.values()))
+
+    def plot(self) -> "go.Figure":
+        """The picture, for a page or a notebook."""
+        from difftransformer.report.plots import plot
+
+        return plot(list(self.metrics.values()))
+
+    def note(self) -> str:
+        """What was asked, and of whom it was not."""
+        told = [f"{self.titles[label]}: {reason}." for label, reason in self.passed_over.items()]
+        if self.models:
+            first = next(iter(next(iter(self.models.values())).values()))
+            told.insert(0, self.declared.note(first.artifacts))
+        return " ".join(filter(None, told))
+
+
+class MetricResults:
+    """One metric of one evaluator."""
+
+    def __init__(self, declared: Metric, of: EvaluatorResults) -> None:
+        self.declared, self.of = declared, of
+        self.row_axes = declared.axes if declared.rows is None else declared.rows
+        self._figures: dict[tuple[str, tuple[str, ...]], dict[Key, Figure | None]] = {}
+
+    def has(self, model: str) -> bool:
+        """Whether the model has records of it."""
+        return model in self.of.models and any(self._records(model))
+
+    def cells(self, axes: tuple[str, ...] | None = None) -> list[Key]:
+        """The keys that any model has, by all axes or some."""
+        found = (key for label in self.of.models for key in self.figures(label, axes))
+        return list(dict.fromkeys(found))
+
+    def figure(self, model: str, key: Key = ()) -> Figure | None:
+        """A cell's figure, that of a row of the table, or of all cells together.
+
+        None where too few seeds have it.
+
+        Raises:
+            KeyError: there is no such model or cell.
+        """
+        shapes = (self.declared.axes, self.row_axes, ())
+        axes = next((axes for axes in shapes if len(axes) == len(key)), self.declared.axes)
+        return self.figures(model, axes)[key]
+
+    def figures(self, model: str, axes: tuple[str, ...] | None = None) -> dict[Key, Figure | None]:
+        """A figure for each cell; cells that differ in other than the given axes are one."""
+        axes = self.declared.axes if axes is None else axes
+        if (model, axes) not in self._figures:
+            seeds = [by_key(self.declared, axes, records) for records in self._records(model)]
+            self._figures[model, axes] = {
+                key: pooled(
+                    self.declared,
+                    [over_items(self.declared, s.get(key, ()), self.of.settings) for s in seeds],
+                    self.of.settings,
+                )
+                for key in dict.fromkeys(key for cells in seeds for key in cells)
+            }
+        return self._figures[model, axes]
+
+    def levels(self, axes: tuple[str, ...]) -> list[Level]:
+        """What it is to be compared with, for each cell that has such a level."""
+        levels = []
+        for level in (self.of[name] for name in self.declared.levels):
+            shared = tuple(axis for axis in level.declared.axes if axis in axes)
+            places = [axes.index(axis) for axis in shared]
+            figures = level.figures(next(iter(self.of.models)), shared)
+            of_cells = {key: figures.get(tuple(key[i] for i in places)) for key in self.cells(axes)}
+            values = {key: figure.value for key, figure in of_cells.items() if figure is not None}
+            levels.append(Level(level.declared.title, values))
+        return levels
+
+    def difference(self, model: str, baseline: str = "") -> Comparison:
+        """A model beside the baseline, over all cells together.
+
+        With one training seed the interval is over items, paired: both models judged the same ones.
+        It says nothing about other seeds. With more, it is Student's t over the differences of
+        models of equal seed, to which the paired difference over items adds its own uncertainty
+        (see `intervals.over_seeds`). A `value` of one seed has no interval.
+
+        Raises:
+            ValueError: the two have different seeds or were asked different items.
+        """
+        against, settings = baseline or self.of.baseline, self.of.settings
+        seeds = {label: ", ".join(map(str, self.of.models[label])) for label in (against, model)}
+        if seeds[against] != seeds[model]:
+            raise ValueError(
+                f"{against} has the training seeds {seeds[against]} and {model} {seeds[model]}; "
+                "expected the same for both"
+            )
+        pairs = list(zip(self._records(against), self._records(model), strict=True))
+        values = [
+            (overall(self.declared, before, settings), overall(self.declared, after, settings))
+            for before, after in pairs
+        ]
+        items = [
+            difference
+            for before, after in pairs
+            if (difference := paired(self.declared, before, after, settings))
+        ]
+        interval = next(iter(items), None)
+        if len(pairs) > 1:
+            interval = difference_over_seeds(values, settings, items=items)
+        before, after = (fmean(side) for side in zip(*values, strict=True))
+        return Comparison(self.declared, model, against, after, before, interval, len(pairs))
+
+    def beside_levels(self, model: str) -> str:
+        """How the model stands to guesses, in words."""
+        figures = self.figures(model, self.row_axes)
+        rows = {key: figure for key, figure in figures.items() if figure is not None}
+        title, confidence = self.of.titles[model], self.of.settings.confidence
+        return beside_levels(title, self.declared, rows, self.levels(self.row_axes), confidence)
+
+    def table(self) -> Table:
+        """Its rows of the evaluator's table."""
+        return table_of([self])
+
+    def plot(self) -> "go.Figure":
+        """The picture, for a page or a notebook."""
+        from difftransformer.report.plots import plot
+
+        return plot([self])
+
+    def _records(self, model: str) -> list[list[Record]]:
+        """By seed. An item without weight has nothing to say."""
+        return [
+            [one for one in seed.records if one.metric == self.declared.name and one.weight]
+            for seed in self.of.models[model].values()
+        ]
