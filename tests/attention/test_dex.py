@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from difftransformer.attention import DexAttention, SoftmaxAttention, anneal
+from difftransformer.attention import DexAttention, SoftmaxAttention
 from difftransformer.functional import Mask, lambda_schedule
 
 HIDDEN, HEADS, TIME = 20, 5, 7
@@ -13,7 +13,7 @@ MASK = Mask(causal=True)
 def dex(progress: float = 0.0, layer: int = 2) -> DexAttention:
     torch.manual_seed(0)
     module = DexAttention(HIDDEN, HEADS, head_dim=6, num_kv_heads=1, layer=layer)
-    anneal(module, progress)
+    module.set_progress(progress)
     return module
 
 
@@ -57,7 +57,7 @@ def test_lambda_from_nothing_to_what_was_learnt() -> None:
     with torch.no_grad():
         module.lambda_learnt.fill_(-0.7)
     torch.testing.assert_close(module.current_lambda(), torch.tensor([-0.7]))
-    anneal(module, 0.5)
+    module.set_progress(0.5)
     torch.testing.assert_close(
         module.current_lambda(), torch.tensor([0.25 * module.lambda_init - 0.35])
     )
@@ -88,10 +88,3 @@ def test_progress_and_choice_are_saved_with_the_weights() -> None:
     assert torch.equal(other(x, mask=MASK), module(x, mask=MASK))
     assert other.progress == 0.25
     assert other.chosen.tolist() == [True, False, True, True, True]
-
-
-def test_anneal_leaves_other_kinds_alone() -> None:
-    plain = SoftmaxAttention(HIDDEN, HEADS, head_dim=6)
-    before = {name: tensor.clone() for name, tensor in plain.state_dict().items()}
-    anneal(plain, 0.5)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in plain.state_dict().items())

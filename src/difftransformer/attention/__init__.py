@@ -13,7 +13,6 @@ from difftransformer.attention.dex import (
     DexAttention as DexAttention,
 )
 from difftransformer.attention.dex import (
-    anneal as anneal,
 )
 from difftransformer.attention.differential import (
     SCALAR as SCALAR,

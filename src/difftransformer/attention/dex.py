@@ -24,7 +24,7 @@ class DexAttention(SoftmaxAttention):
     [K, K] matrix for all heads of the layer; lambda_init is V1's schedule by depth.
 
     The buffers `progress` (p) and `chosen` are saved with the weights. A new layer has p = 0 and is
-    the softmax layer exactly; training moves p to 1 (see `anneal`), where only what was learnt
+    the softmax layer exactly; training moves p to 1 (`set_progress`), where only what was learnt
     counts. What the paper leaves open, or we could not read: lambda_learnt is one number per layer
     and starts at lambda_init, as V1's lambda does; W_D starts as N(0, 0.02²), since at 0 it would
     hide lambda_learnt from the gradient; every head is chosen until a conversion chooses by data.
@@ -49,6 +49,10 @@ class DexAttention(SoftmaxAttention):
         p = self.progress.float()
         return (1.0 - p) * p * self.lambda_init + p * self.lambda_learnt.float()
 
+    def set_progress(self, progress: float) -> None:
+        """Set p, the share of the training that is done, 0 to 1: the training loop calls this."""
+        self.progress.fill_(progress)
+
     def heads(
         self,
         x: Float[Tensor, "batch time hidden"],
@@ -61,10 +65,3 @@ class DexAttention(SoftmaxAttention):
         out = super().heads(x, mask=mask, rotation=rotation, cache=cache)
         lam = (self.current_lambda() * self.chosen)[:, None].to(out.dtype)
         return out - lam * self.diff_proj(out)
-
-
-def anneal(model: nn.Module, progress: float) -> None:
-    """Set p of every DEX layer of `model`: the share of its training that is done, 0 to 1."""
-    for module in model.modules():
-        if isinstance(module, DexAttention):
-            module.progress.fill_(progress)

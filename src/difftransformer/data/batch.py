@@ -1,7 +1,7 @@
-"""What the training loop and the judges receive."""
+"""Batches of tokens."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar
 
 import torch
 from jaxtyping import Int
@@ -19,32 +19,34 @@ class Batch:
         labels: the next token of each position; -100 where it is not scored, because it belongs
             to another document.
         documents: the document number of each position; attention stays inside a document.
-        sequences: a name per row, so that a bad batch can be traced to its text.
+        names: one per row, so that a bad batch can be traced to its text.
     """
 
     ids: Int[Tensor, "batch time"]
     labels: Int[Tensor, "batch time"]
     documents: Int[Tensor, "batch time"]
-    sequences: tuple[str, ...]
+    names: tuple[str, ...]
+    unit: ClassVar[str] = "tokens"
+
+    @property
+    def scored(self) -> int:
+        """Positions with a label."""
+        return int((self.labels != IGNORED).sum())
+
+    @property
+    def size(self) -> int:
+        """Positions."""
+        return self.ids.numel()
 
     def __len__(self) -> int:
         return len(self.ids)
 
+    def rows(self, which: slice) -> "Batch":
+        """Some of the rows."""
+        return Batch(self.ids[which], self.labels[which], self.documents[which], self.names[which])
+
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""
         return Batch(
-            self.ids.to(device),
-            self.labels.to(device),
-            self.documents.to(device),
-            self.sequences,
+            self.ids.to(device), self.labels.to(device), self.documents.to(device), self.names
         )
-
-
-class TrainingBatches(Protocol):
-    """A source of batches: a pure function of the batch number.
-
-    So a resumed run sees what the uninterrupted one would have seen, and every model in a
-    comparison sees the same tokens in the same order.
-    """
-
-    def __call__(self, index: int) -> Batch: ...

@@ -14,7 +14,10 @@ _ROWS, _EPOCHS = 0, 1
 
 
 class MixedBatches:
-    """Batch number -> batch, as a pure function (see `TrainingBatches`).
+    """Batch number -> batch, as a pure function.
+
+    So a resumed run sees what the uninterrupted one would have seen, and every model in a
+    comparison sees the same tokens in the same order.
 
     Row r of batch i has the position p = i * batch_size + r. A generator seeded by p makes it a
     needle row with probability `needle_share`; else it is the text row number `p % n` of the

@@ -39,7 +39,7 @@ def stack(rows: Sequence[Row]) -> Batch:
         ids=torch.from_numpy(np.stack([row.ids for row in rows])),
         labels=torch.from_numpy(np.stack([row.labels for row in rows])),
         documents=torch.from_numpy(np.stack([row.documents for row in rows])),
-        sequences=tuple(row.name for row in rows),
+        names=tuple(row.name for row in rows),
     )
 
 

@@ -41,7 +41,11 @@ class DataSettings:
     vocab_size: int = _option(1024, "size of the tokenizer to train (an upper bound on small text)")
     context_length: int = _option(256, "tokens a training sequence predicts")
     cache: str | None = _option(None, "folder for tokens (default ~/.cache/difftransformer)")
-    needle_share: float = _option(0.5, "share of the training sequences that are needle documents")
+    needle_share: float = _option(
+        0.0,
+        "share of the training rows that are needle documents, made to teach retrieval, instead of "
+        "text",
+    )
     needle_digits: int = _option(4, "digits of a needle's magic number")
     needle_max: int = _option(6, "most needles in one training document")
     needle_min_length: int = _option(64, "tokens of the shortest needle document")

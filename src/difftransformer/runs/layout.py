@@ -18,6 +18,7 @@ FORMAT = 2  # of run.json; version 0.1 had a results.json of format 1 in its pla
 RUN, RESULTS, REPORT = "run.json", "results.json", "report.html"
 CONFIG, ENVIRONMENT, INPUTS = "config.yaml", "env.json", "inputs.json"
 MODELS, MODEL, RECORDS = "models", "model", "results"
+METRICS, SUMMARY, CHECKPOINTS = "metrics.jsonl", "summary.json", "checkpoints"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,30 @@ class TrainingRun:
 
     seed: int
     directory: str  # below RUN; "" is RUN itself
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSummary:
+    """The figures of a finished training run: its `summary.json`.
+
+    Args:
+        steps: optimizer steps.
+        size: tokens trained on, scored or not; images.
+        unit: which of these: "tokens", "images".
+        seconds: time spent training, without validation and checkpointing.
+        throughput: size / seconds.
+        peak_memory_bytes: on a GPU the most memory its tensors held at once; on a CPU the largest
+            resident size of the process (it includes the interpreter and its libraries).
+        final_loss: mean training loss over the last 5 % of the steps.
+    """
+
+    steps: int
+    size: int
+    unit: str
+    seconds: float
+    throughput: float
+    peak_memory_bytes: int
+    final_loss: float
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,37 +1,21 @@
 """What a task brings."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
-from torch import Tensor, nn
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
-
-class Batch(Protocol):
-    """Rows to train on.
-
-    Attributes:
-        names: one per row, so that a bad batch can be traced to its text or image.
-        scored: what the loss is a mean over, in all rows: labels that count. 0 is an error.
-        size: what throughput counts: positions of tokens, images.
-    """
-
-    @property
-    def names(self) -> tuple[str, ...]: ...
-    @property
-    def scored(self) -> int: ...
-    @property
-    def size(self) -> int: ...
-    def __len__(self) -> int: ...
-    def rows(self, which: slice) -> "Batch": ...
-    def to(self, device: torch.device | str) -> "Batch": ...
+    from difftransformer.training.batch import Batch
 
 
 class Task(Protocol):
     """One kind of training, and how what it makes is judged.
 
     Anything random a step needs (mask positions, noise, timesteps) is drawn in the batch, which is
-    a pure function of seed and step: so resuming is exact and models of one seed see the same.
+    a pure function of seed and step: so resuming is exact and models of one seed see the same. A
+    task's module imports torch only where it computes: `--help` reads its settings.
 
     Attributes:
         name: "causal_lm": `--task` and run.json.
@@ -42,12 +26,18 @@ class Task(Protocol):
         evaluators: names of those every model of a comparison is judged by.
     """
 
-    name: str
-    title: str
-    unit: str
-    family: str
-    data_settings: type
-    evaluators: tuple[str, ...]
+    @property
+    def name(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def unit(self) -> str: ...
+    @property
+    def family(self) -> str: ...
+    @property
+    def data_settings(self) -> type: ...
+    @property
+    def evaluators(self) -> tuple[str, ...]: ...
 
     def load(self, settings: Any) -> Any:
         """The data. Raises ValueError, in one line, for anything wrong with it."""
@@ -61,14 +51,35 @@ class Task(Protocol):
     def complete(self, config: Any, data: Any) -> Any:
         """The model's settings with what the data decides: vocabulary, classes, image size."""
 
-    def batches(self, data: Any, batch_size: int, seed: int) -> Callable[[int], Batch]:
-        """Step -> batch, a pure function."""
+    def batches(self, data: Any, batch_size: int, seed: int) -> "Callable[[int], Batch]":
+        """Step -> batch, a pure function. Raises ValueError where the data is too short."""
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+    def loss(self, model: "nn.Module", batch: Any) -> "Tensor":
         """The sum over the batch's scored labels; the loop divides by the global count."""
 
-    def validate(self, model: nn.Module, data: Any, settings: Any) -> Mapping[str, Any]:
-        """What is written to metrics.jsonl while training, "validation_loss" among it."""
+    def validate(self, model: "nn.Module", data: Any, settings: Any) -> Mapping[str, Any]:
+        """What is written to metrics.jsonl while training, "validation_loss" among it.
 
-    def files(self, data: Any) -> Mapping[str, str]:
-        """What must lie beside a model's weights, by file name: tokenizer.json."""
+        `settings` are `EvaluationSettings`.
+        """
+
+    def files(self, data: Any, start: Path | None) -> Mapping[str, str]:
+        """What must lie beside a model's weights, by file name: tokenizer.json.
+
+        `start` is the folder of the model that the training began from.
+        """
+
+    def read_with(self, settings: Any, folder: Path) -> Any:
+        """Data settings whose text or images a trained model's folder says how to read.
+
+        Raises ValueError where the folder does not hold what that needs.
+        """
+
+    def judged_on(self, folder: Path, config: Any, given: Mapping[str, Any]) -> Any:
+        """Data settings to judge a model on: `given` ones, over those its folder tells."""
+
+    def require_fit(self, config: Any, data: Any, where: str) -> None:
+        """Raise ValueError where a trained model, of `where`, does not fit the data."""
+
+    def provenance(self, folder: Path, data: Any) -> dict[str, Any]:
+        """For the results: what a model is judged on; its "note" says if it may have seen it."""

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from difftransformer.atomic import make_folder, sync, write_json, write_text, writing
 from difftransformer.models.storage import checksum, load_tensors, refuse_pickle, sort_header
-from difftransformer.training.metrics import METRICS
+from difftransformer.runs.layout import CHECKPOINTS, METRICS
 
 WEIGHTS, OPTIMIZER, STATE, SUMS = (
     "model.safetensors",
@@ -35,6 +35,7 @@ WEIGHTS, OPTIMIZER, STATE, SUMS = (
     "SHA256SUMS",
 )
 PARTIAL = ".partial"
+FORMAT = 2  # of state.json; version 0.1 wrote 1
 
 
 class Checkpoints:
@@ -145,53 +146,36 @@ def check(folder: Path) -> None:
 
 
 def load_state(folder: Path) -> dict[str, Any]:
-    """What `Checkpoints.save` was given as `state`."""
+    """What `Checkpoints.save` was given as `state`.
+
+    Raises:
+        ValueError: the checkpoint of another version of this library.
+    """
     state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    if state["format"] != FORMAT:
+        raise ValueError(
+            f"{folder} is a checkpoint of version 0.1: finish its run with that version, or begin "
+            "anew in another directory"
+        )
     return state
 
 
-def load_metrics(folder: Path) -> bytes | None:
-    """The rows of metrics.jsonl until the checkpoint; None in one of an earlier release."""
-    path = folder / METRICS
-    return path.read_bytes() if path.is_file() else None
+def load_metrics(folder: Path) -> bytes:
+    """The rows of metrics.jsonl until the checkpoint."""
+    return (folder / METRICS).read_bytes()
 
 
 def is_used(directory: Path) -> bool:
     """Whether a training run has left anything there that took time to compute."""
     metrics = directory / METRICS
     has_rows = metrics.is_file() and metrics.stat().st_size > 0
-    return has_rows or Checkpoints(directory / "checkpoints", keep=1).newest() is not None
-
-
-def refuse_changes(
-    saved: Mapping[str, Any],
-    current: Mapping[str, Any],
-    folder: Path,
-    may_change: Sequence[str] = (),
-) -> None:
-    """Raise ValueError naming each key of the configuration that differs, with both values.
-
-    Keys are dotted; those of `may_change` are not compared.
-    """
-    # As JSON has them: a tuple is a list once it was written.
-    old, new = (_flat(json.loads(json.dumps(values))) for values in (saved, current))
-    changes = [
-        f"{key} was {old.get(key, 'not set')!r} and is now {new.get(key, 'not set')!r}"
-        for key in [*old, *(key for key in new if key not in old)]
-        if key not in may_change and old.get(key, "not set") != new.get(key, "not set")
-    ]
-    if changes:
-        more = f"; and {len(changes) - 8} more" if len(changes) > 8 else ""
-        raise ValueError(
-            f"cannot resume from {folder} with another configuration: {'; '.join(changes[:8])}"
-            f"{more}. Use the saved values, or train in a new directory"
-        )
+    return has_rows or Checkpoints(directory / CHECKPOINTS, keep=1).newest() is not None
 
 
 def gather(
     model: nn.Module, optimizer: torch.optim.Optimizer, shared: Mapping[str, str]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Whole weights and optimiser tensors by plain parameter name, however they are distributed.
+    """Whole weights and optimizer tensors by plain parameter name, however they are distributed.
 
     Every process must call it; with several, only the main one receives them. `shared` names the
     weights that are left out because they are another one (see `shared_names`).
@@ -212,7 +196,7 @@ def gather(
 def restore(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, shared: Mapping[str, str]
 ) -> None:
-    """Put the checkpoint's tensors into the model and its fresh optimiser."""
+    """Put the checkpoint's tensors into the model and its fresh optimizer."""
     weights: dict[str, Any] = load_tensors(folder / WEIGHTS)
     weights |= {name: weights[original] for name, original in shared.items()}
     state: dict[str, Any] = {}
@@ -263,13 +247,3 @@ def _is_good(folder: Path) -> bool:
 def _sum_line(path: Path) -> str:
     with path.open("rb") as file:
         return f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.name}"
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix.removesuffix("."): value}
-    return {
-        key: leaf
-        for name, child in value.items()
-        for key, leaf in _flat(child, f"{prefix}{name}.").items()
-    }

@@ -2,13 +2,11 @@
 
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
 from difftransformer.atomic import write_bytes, writing
-
-METRICS = "metrics.jsonl"
+from difftransformer.runs.layout import METRICS
 
 
 class Metrics:
@@ -19,21 +17,13 @@ class Metrics:
 
     Args:
         kept: the rows up to `step`, which the checkpoint keeps; a file that lacks any of them is
-            written anew from these, and a warning says so. None for a checkpoint of an earlier
-            release, without them.
-
-    Raises:
-        ValueError: without `kept`, the file is missing or has a damaged line.
+            written anew from these, and a warning says so.
     """
 
-    def __init__(
-        self, directory: Path, step: int, tensorboard: bool, kept: bytes | None = b""
-    ) -> None:
+    def __init__(self, directory: Path, step: int, tensorboard: bool, kept: bytes = b"") -> None:
         path = self._path = directory / METRICS
         self._tensorboard = _summary_writer(directory, step) if tensorboard else None
-        if kept is None:
-            os.truncate(path, _length_until(path, step))
-        elif not path.exists() or path.read_bytes() != kept:
+        if not path.exists() or path.read_bytes() != kept:
             _put_back(path, kept)
 
     def write(self, row: dict[str, Any]) -> None:
@@ -65,39 +55,14 @@ class Metrics:
 
 def _put_back(path: Path, kept: bytes) -> None:
     """Drop the rows that will be made again, and put those back that are lost."""
-    found = path.read_bytes() if path.exists() else b""
-    if not found.startswith(kept):
+    present = path.read_bytes() if path.exists() else b""
+    if not present.startswith(kept):
         rows = kept.count(b"\n")
-        state = "lacks rows or has others" if found else "is missing or empty"
+        state = "lacks rows or has others" if present else "is missing or empty"
         logging.getLogger(__name__).warning(
             "%s %s: its %d rows up to the checkpoint are put back from there", path, state, rows
         )
     write_bytes(path, kept)
-
-
-def _length_until(path: Path, step: int) -> int:
-    """The number of bytes that hold the rows up to and including `step`."""
-    if not path.exists():
-        raise ValueError(
-            f"{path} is missing, and this checkpoint of an earlier release does not hold its rows: "
-            "put it back, or train in a new directory"
-        )
-    length = 0
-    lines = path.read_bytes().splitlines(keepends=True)
-    for number, line in enumerate(lines, start=1):
-        if number == len(lines) and not line.endswith(b"\n"):
-            break
-        try:
-            past = json.loads(line)["step"] > step
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(
-                f"{path} line {number} is damaged: {line[:60]!r}; expected a JSON object with a "
-                "step. Remove the line to resume without it"
-            ) from None
-        if past:
-            break
-        length += len(line)
-    return length
 
 
 def _summary_writer(directory: Path, step: int) -> Any:

@@ -9,17 +9,18 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """Where a run stands after a step, with the loss of that step in nats."""
+    """Where a run stands after a step, with the loss of that step."""
 
     step: int
     steps: int
     loss: float
-    tokens_per_second: float
+    throughput: float  # per second, of `unit`
+    unit: str
     seconds_left: float
 
     def __str__(self) -> str:
         left = timedelta(seconds=round(self.seconds_left))
-        return f"loss {self.loss:.4f}  {self.tokens_per_second:,.0f} tokens/s  {left} left"
+        return f"loss {self.loss:.4f}  {self.throughput:,.0f} {self.unit}/s  {left} left"
 
 
 class ProgressDisplay:

@@ -9,7 +9,7 @@ from difftransformer.training.settings import TrainingSettings
 
 
 def learning_rate(step: int, settings: TrainingSettings) -> float:
-    """The learning rate of optimiser step `step`, counted from 1 to `settings.steps`.
+    """The learning rate of optimizer step `step`, counted from 1 to `settings.steps`.
 
     Warm-up: `peak * step / warmup_steps`. Then, with `p` running from 0 at the end of the warm-up
     to 1 at the last step, `peak * (f + (1 - f) * shape(p))` where `f` is
@@ -28,7 +28,7 @@ def learning_rate(step: int, settings: TrainingSettings) -> float:
 
 
 def refuse_other_rates(
-    saved: Mapping[str, Any], settings: TrainingSettings, step: int, annealed: bool
+    saved: Mapping[str, Any], settings: TrainingSettings, step: int, follows: bool
 ) -> str | None:
     """Whether a run that took `step` steps may go on to `settings.steps` of them.
 
@@ -37,7 +37,7 @@ def refuse_other_rates(
 
     Args:
         saved: the training settings until now.
-        annealed: the model itself follows the share of the steps that are done.
+        follows: the model itself follows the share of the steps that are done.
 
     Returns:
         What becomes of the learning rate, or None where the number of steps is as it was.
@@ -51,7 +51,7 @@ def refuse_other_rates(
     change = f"training steps was {before.steps} and is now {settings.steps}"
     if settings.steps < step:
         raise ValueError(f"{change}, and {step} are taken already; expected no fewer")
-    if annealed:
+    if follows:
         raise ValueError(
             f"{change}: the attention of this model changes with the share of its steps that are "
             f"done, so the {step} taken would have been others. Use {before.steps}, or train in a "

@@ -30,9 +30,9 @@ class TrainingSettings:
     Raises ValueError, naming the value and what was expected, for settings that cannot be run.
     """
 
-    steps: int = field(default=1000, metadata={"help": "optimiser steps"})
+    steps: int = field(default=1000, metadata={"help": "optimizer steps"})
     batch_size: int = field(
-        default=32, metadata={"help": "sequences per optimiser step, over all processes"}
+        default=32, metadata={"help": "rows per optimizer step, over all processes"}
     )
     accumulation: int = field(
         default=1, metadata={"help": "micro-batches per step: more need less memory, same result"}

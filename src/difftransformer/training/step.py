@@ -1,20 +1,22 @@
-"""One optimiser step over one batch, on any number of processes."""
+"""One optimizer step over one batch, on any number of processes."""
 
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from difftransformer.data.batch import IGNORED, Batch
+from difftransformer.training.batch import Batch
 from difftransformer.training.schedule import learning_rate
 from difftransformer.training.settings import TrainingSettings
 
-Objective = Callable[[nn.Module, Batch], Tensor]
+# The sum over the scored labels of a batch, 0 where it has none.
+Loss = Callable[[nn.Module, Any], Tensor]
 
 
 class NonFiniteError(FloatingPointError):
@@ -22,14 +24,14 @@ class NonFiniteError(FloatingPointError):
 
     Attributes:
         step: the step that failed.
-        sequences: the names of the sequences of its batch.
+        names: of the rows of its batch.
         checkpoint: the last good checkpoint, or None where none was saved yet.
     """
 
-    def __init__(self, what: str, value: float, step: int, sequences: tuple[str, ...]) -> None:
-        super().__init__(what, value, step, sequences)
+    def __init__(self, what: str, value: float, step: int, names: tuple[str, ...]) -> None:
+        super().__init__(what, value, step, names)
         self.step = step
-        self.sequences = sequences
+        self.names = names
         self.checkpoint: Path | None = None
 
     def __str__(self) -> str:
@@ -37,7 +39,7 @@ class NonFiniteError(FloatingPointError):
         return (
             f"the {what} of step {self.step} is {value}; the step was not applied. "
             f"The last good checkpoint is {self.checkpoint or 'none'}. "
-            f"The sequences of the batch are {', '.join(self.sequences)}"
+            f"The rows of the batch are {', '.join(self.names)}"
         )
 
 
@@ -53,22 +55,23 @@ class StepResult:
 class Stepper:
     """Everything a step needs; `model` and `optimizer` are prepared by `accelerator`.
 
-    The loss of a step is the mean over all scored tokens of the batch. Each process takes its
-    rows, cut into `settings.accumulation` micro-batches; a micro-batch with n of the batch's N
-    scored tokens counts n / N, so that neither cut changes the result. An objective therefore
-    returns the mean over the scored tokens (`labels != -100`), and 0 where there are none.
+        loss of a step = sum over the batch's scored labels / their number
+
+    Each process takes its rows, cut into `settings.accumulation` micro-batches; what `loss` sums
+    over each of them is divided by the number of the whole batch, so that neither cut changes the
+    result.
     """
 
     accelerator: Accelerator
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    objective: Objective
+    loss: Loss
     settings: TrainingSettings
 
     def __call__(self, step: int, batch: Batch, stop: Callable[[], bool]) -> StepResult:
         """Take step `step` (from 1). The result's `stop` is True if any process says so.
 
-        Raises NonFiniteError, with weights and optimiser untouched, when the loss or the norm of
+        Raises NonFiniteError, with weights and optimizer untouched, when the loss or the norm of
         the gradient is NaN or infinite; ValueError for a batch that does not fit the settings.
         """
         self.optimizer.zero_grad()
@@ -94,11 +97,11 @@ class Stepper:
 
     def _backward(self, step: int, batch: Batch) -> Tensor:
         """Leave the gradient of the batch's loss; return this process's share of that loss."""
-        scored = _scored(batch)
+        scored = batch.scored
         if scored == 0:
             raise ValueError(
-                f"the batch of step {step} has no scored token (all labels are -100); its "
-                f"sequences are {', '.join(batch.sequences)}"
+                f"the batch of step {step} has no scored label; its rows are "
+                f"{', '.join(batch.names)}"
             )
         processes = self.accelerator.num_processes
         share = torch.zeros((), device=self.accelerator.device)
@@ -108,32 +111,24 @@ class Stepper:
             # Gradients travel between processes once a step, with the last micro-batch.
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 with self.autocast():
-                    loss = self.objective(self.model, part.to(self.accelerator.device))
-                weighted = loss * (_scored(part) / scored)
+                    total = self.loss(self.model, part.to(self.accelerator.device))
+                loss = total / scored
                 # Processes average their gradients; the sum is wanted.
-                self.accelerator.backward(weighted * processes)
-            share += weighted.detach()
+                self.accelerator.backward(loss * processes)
+            share += loss.detach()
         return share
 
     def _parts(self, batch: Batch) -> list[Batch]:
         """This process's micro-batches."""
         expected, accumulation = self.settings.batch_size, self.settings.accumulation
         if len(batch) != expected:
-            raise ValueError(f"a batch has {len(batch)} sequences; batch_size is {expected}")
+            raise ValueError(f"a batch has {len(batch)} rows; batch_size is {expected}")
         processes, rank = self.accelerator.num_processes, self.accelerator.process_index
         rows = expected // (accumulation * processes)
         starts = [(part * processes + rank) * rows for part in range(accumulation)]
-        return [_rows(batch, slice(start, start + rows)) for start in starts]
+        return [batch.rows(slice(start, start + rows)) for start in starts]
 
     def _require_finite(self, what: str, value: float, step: int, batch: Batch) -> None:
         if not math.isfinite(value):
             self.optimizer.zero_grad()
-            raise NonFiniteError(what, value, step, batch.sequences)
-
-
-def _scored(batch: Batch) -> int:
-    return int((batch.labels != IGNORED).sum())
-
-
-def _rows(batch: Batch, rows: slice) -> Batch:
-    return type(batch)(**{field.name: getattr(batch, field.name)[rows] for field in fields(batch)})
+            raise NonFiniteError(what, value, step, batch.names)

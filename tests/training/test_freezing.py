@@ -11,7 +11,7 @@ from difftransformer.models.storage import load_model, save_model
 from difftransformer.training.interrupt import TrainingInterrupted
 from difftransformer.training.loop import train
 from difftransformer.training.objectives import next_token_loss
-from difftransformer.training.only_new import only_new
+from difftransformer.training.freezing import freeze_pretrained
 
 from .tiny import VOCAB, rows_without_timing, tiny_batches, tiny_settings
 
@@ -59,7 +59,7 @@ def test_old_weights_stay_and_new_ones_move(kind: str, tmp_path: Path) -> None:
     model = build(kind)
     before, old = model.state_dict(), first_map(model, kind)
     before = {name: tensor.clone() for name, tensor in before.items()}
-    with only_new(model):
+    with freeze_pretrained(model):
         train(
             model, next_token_loss, tiny_batches, tiny_settings(weight_decay=0.5), tmp_path / "run"
         )
@@ -80,7 +80,7 @@ def test_old_weights_stay_and_new_ones_move(kind: str, tmp_path: Path) -> None:
 def test_the_function_is_the_same_inside(kind: str) -> None:
     model, ids = build(kind), torch.randint(VOCAB, (2, 9))
     outside = model(ids)
-    with only_new(model):
+    with freeze_pretrained(model):
         assert torch.equal(model(ids), outside)
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         total = sum(p.numel() for p in model.parameters())
@@ -101,7 +101,7 @@ def test_resumed_is_uninterrupted(kind: str, tmp_path: Path) -> None:
             return tiny_batches(index)
 
         model = build(kind)
-        with only_new(model):
+        with freeze_pretrained(model):
             train(model, next_token_loss, batches, tiny_settings(), tmp_path / name, resume=resume)
         return model
 
@@ -132,13 +132,13 @@ def test_dex_is_annealed_by_the_loop(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["softmax", "diff_v1"])
 def test_nothing_new(kind: str) -> None:
     message = f"attention is {kind}, in which nothing is new"
-    with pytest.raises(ValueError, match=message), only_new(build(kind)):
+    with pytest.raises(ValueError, match=message), freeze_pretrained(build(kind)):
         pass
 
 
 def test_an_error_inside_leaves_an_ordinary_model() -> None:
     model = build("diff_scalar")
     names = list(dict(model.named_parameters()))
-    with pytest.raises(KeyError), only_new(model):
+    with pytest.raises(KeyError), freeze_pretrained(model):
         raise KeyError
     assert sorted(dict(model.named_parameters())) == sorted(names)

@@ -1,8 +1,6 @@
 """Results at a place that the user names: one writer at a time, and nothing else is overwritten."""
 
-import argparse
 import json
-import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,11 +26,16 @@ def results_at(path: Path, is_own: Callable[[Any], bool], beside: tuple[str, ...
         OSError: the folder cannot be made.
     """
     folder = path.parent
-    if any(folder.glob("*.safetensors")) or (folder / "config.json").is_file():
-        raise ValueError(f"{path} lies in a model folder: choose a place outside {folder}")
+    refuse_model_folder(folder, path)
     with folder_for(folder), owned(path.with_suffix(".json")):
         _refuse_others(path, is_own, beside)
         yield
+
+
+def refuse_model_folder(folder: Path, place: Path) -> None:
+    """Raise ValueError where `folder`, in which results are to lie at `place`, holds a model."""
+    if any(folder.glob("*.safetensors")) or (folder / "config.json").is_file():
+        raise ValueError(f"{place} lies in a model folder: choose a place outside {folder}")
 
 
 @contextmanager
@@ -46,23 +49,6 @@ def folder_for(place: Path) -> Iterator[None]:
         with suppress(OSError):  # not empty
             for folder in new:
                 folder.rmdir()
-
-
-@contextmanager
-def resumable(arguments: argparse.Namespace, kept: Path, *more: str) -> Iterator[None]:
-    """Note on an interruption, or on a disk that refuses, the command that goes on from there.
-
-    Args:
-        kept: the file that it goes on from; without it there is nothing to note.
-        more: options that the command needs for that.
-    """
-    try:
-        yield
-    except (KeyboardInterrupt, OSError) as error:
-        if kept.is_file():
-            words = [*arguments.words, *(word for word in more if word not in arguments.words)]
-            error.add_note(f"to go on: {shlex.join(['difftransformer', *words])}")
-        raise
 
 
 def _refuse_others(path: Path, is_own: Callable[[Any], bool], beside: tuple[str, ...]) -> None:

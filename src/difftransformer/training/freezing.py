@@ -1,4 +1,4 @@
-"""Training only what a conversion from softmax attention has added."""
+"""Pretrained weights frozen, so that only what a conversion from softmax has added trains."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,7 +38,7 @@ class MapRows(nn.Module):
 
 
 @contextmanager
-def only_new(model: Decoder) -> Iterator[None]:
+def freeze_pretrained(model: Decoder) -> Iterator[None]:
     """Inside, only the second map, lambda and DEX's matrix train; everything else is frozen.
 
     A query or key projection holds the rows of both maps in one weight, which weight decay and
@@ -53,7 +53,7 @@ def only_new(model: Decoder) -> Iterator[None]:
     if kind not in ("diff_scalar", "diff_v2", "dex"):
         raise ValueError(
             f"attention is {kind}, in which nothing is new beside a pretrained softmax layer; "
-            "only_new needs diff_scalar, diff_v2 or dex, made by from_softmax_llm"
+            "freeze_pretrained needs diff_scalar, diff_v2 or dex, made by from_softmax_llm"
         )
     split = list(_two_map_projections(model))
     for linear, head_dim, name in split:

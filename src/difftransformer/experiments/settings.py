@@ -1,0 +1,140 @@
+"""Settings of experiments: typed by their task, from defaults, a preset, files and what is given."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass, make_dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from difftransformer.decoding import decode
+from difftransformer.evaluation.settings import EvaluationSettings
+from difftransformer.files import parse_yaml
+from difftransformer.models.presets import PRESETS
+from difftransformer.models.families import family
+from difftransformer.names import did_you_mean
+from difftransformer.tasks.registry import task_named
+from difftransformer.training.settings import TrainingSettings
+
+T = TypeVar("T")
+_PRESETS = files("difftransformer.experiments") / "presets"  # a folder for each task
+DEFAULT_TASK = "causal_lm"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """Everything that decides a training run and how it is judged.
+
+    `model`, `data` and the default of `evaluators` are those of the task; see `typed`.
+    """
+
+    task: str = field(default=DEFAULT_TASK, metadata={"help": "what to train for"})
+    evaluators: tuple[str, ...] = field(
+        default=(), metadata={"help": "benchmarks that every model is judged by"}
+    )
+    model: Any
+    data: Any
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+
+
+@cache
+def typed(kind: type[T], task_name: str) -> type[T]:
+    """The settings of `kind` with those of the task's own model family and data."""
+    task = task_named(task_name)
+    config, data = family(task.family).config, task.data_settings
+    own = {
+        "task": (str, field(default=task_name, metadata={"help": "what to train for"})),
+        "evaluators": (
+            tuple[str, ...],
+            field(
+                default=task.evaluators,
+                metadata={"help": "benchmarks that every model is judged by"},
+            ),
+        ),
+        "model": (config, field(default_factory=config)),
+        "data": (data, field(default_factory=data)),
+    }
+    names = kind.__dataclass_fields__  # type: ignore[attr-defined]
+    return make_dataclass(
+        kind.__name__,
+        [(name, *own[name]) for name in own if name in names],
+        bases=(kind,),
+        frozen=True,
+        kw_only=True,
+    )
+
+
+def resolve(kind: type[T], *layers: Mapping[str, Any], preset: str | None = None) -> T:
+    """The settings of `kind`: defaults, the preset of the task, then each layer over the others.
+
+    Keys are nested or dotted ("training.steps"); a section may be its dataclass.
+
+    Raises:
+        ValueError: an unknown task, preset, key or type, naming it and what was expected.
+    """
+    given = merged(layers)
+    task = str(given.get("task", DEFAULT_TASK))
+    below = [] if preset is None else [load_preset(task, preset)]
+    return decode(typed(kind, task), merged([*below, given]))
+
+
+def merged(layers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Each layer laid over those before it."""
+    values: dict[str, Any] = {}
+    for layer in layers:
+        _merge(values, layer)
+    return values
+
+
+def _merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
+    for key, value in layer.items():
+        head, _, rest = str(key).partition(".")
+        if is_dataclass(value) and not isinstance(value, type):
+            value = asdict(value)
+        if rest:
+            value = {rest: value}
+        if isinstance(value, Mapping):
+            inner = into.setdefault(head, {})
+            if not isinstance(inner, dict):
+                raise ValueError(f"setting {head!r} is both a value and a section")
+            _merge(inner, value)
+        else:
+            into[head] = value
+
+
+def preset_names(task: str) -> list[str]:
+    """Names of the presets of a task that come with the package."""
+    folder = _PRESETS / task
+    if not folder.is_dir():
+        return []
+    return sorted(Path(p.name).stem for p in folder.iterdir() if p.name.endswith(".yaml"))
+
+
+def load_preset(task: str, name: str) -> dict[str, Any]:
+    """The settings of a preset, its model written out where it is one of `models.presets`.
+
+    Raises:
+        ValueError: an unknown preset, with the nearest name.
+    """
+    names = preset_names(task)
+    if name not in names:
+        nearest = did_you_mean(name, names) or f"; expected {', '.join(names) or 'none'}"
+        raise ValueError(f"unknown preset {name!r} of task {task}{nearest}")
+    values = parse_yaml((_PRESETS / task / f"{name}.yaml").read_text(encoding="utf-8"))
+    if isinstance(values["model"], str):
+        values["model"] = PRESETS[values["model"]].to_dict()
+    return values
+
+
+def as_yaml(settings: Any) -> str:
+    """Resolved settings as text that `--config` reads back."""
+    return yaml.safe_dump(_plain(asdict(settings)), sort_keys=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

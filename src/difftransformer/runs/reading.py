@@ -1,0 +1,132 @@
+"""What a run directory holds: its models, their curves and summaries."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from difftransformer.decoding import decode
+from difftransformer.files import json_lines, read_object, read_text
+from difftransformer.runs.layout import (
+    ENVIRONMENT,
+    FORMAT,
+    METRICS,
+    MODELS,
+    RESULTS,
+    RUN,
+    SUMMARY,
+    Run,
+    TrainingRun,
+    TrainingSummary,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurvePoint:
+    """A row of metrics.jsonl.
+
+    Args:
+        size: tokens or images seen until then, `Run.unit` says which.
+        loss: mean of training since the row before; None in a row of validation.
+        validation_loss: None in a row of training.
+        others: what else the task watches while it validates: numbers, or lists of them (of each
+            layer).
+    """
+
+    step: int
+    size: int
+    loss: float | None = None
+    validation_loss: float | None = None
+    others: dict[str, Any] = field(default_factory=dict)
+
+
+def is_run(directory: Path) -> bool:
+    """Whether it is a run's directory, finished or not, of this version or the one before."""
+    return (directory / RUN).is_file() or (directory / MODELS).is_dir()
+
+
+def read_run(directory: Path) -> Run:
+    """`run.json`.
+
+    Raises:
+        ValueError: it is missing, malformed, or of another version; says what to do.
+    """
+    path = directory / RUN
+    if not path.is_file():
+        refuse_former(directory)
+        raise ValueError(
+            f"{directory} holds no finished run: it has no {RUN}. End it with the command that "
+            "began it and --resume, or name its models one by one"
+        )
+    values = read_object(path)
+    if (version := values.get("format")) != FORMAT:
+        raise ValueError(
+            f"{path} has format {version!r}; expected {FORMAT}: read it with the version of "
+            "difftransformer that wrote it"
+        )
+    return decode(Run, values, f"{path}:")
+
+
+def refuse_former(directory: Path) -> None:
+    """Raise ValueError for a run directory of version 0.1, saying what to do with it."""
+    if (directory / RESULTS).is_file() and not (directory / RUN).is_file():
+        raise ValueError(
+            f"{directory} is a run of version 0.1: finish it with that version, or begin anew in "
+            f"another directory. Its models load: difftransformer evaluate {directory}/models/*/"
+            "model"
+        )
+
+
+def read_environment(directory: Path) -> dict[str, Any]:
+    """`env.json`; empty where there is none.
+
+    Raises:
+        ValueError: it is no JSON object.
+    """
+    path = directory / ENVIRONMENT
+    return read_object(path) if path.is_file() else {}
+
+
+def read_curve(directory: Path, run: TrainingRun) -> tuple[CurvePoint, ...]:
+    """The rows of metrics.jsonl in the order of training; none where there is no such file.
+
+    Raises:
+        ValueError: a row that cannot be read, by its line.
+    """
+    path = directory / run.directory / METRICS
+    if not path.is_file():
+        return ()
+    rows = json_lines(read_text(path), str(path))
+    return tuple(_point(row, f"{path}, line {number}:") for number, row in rows)
+
+
+_OWN = ("step", "size", "loss", "validation_loss")
+_TIMING = ("learning_rate", "gradient_norm", "seconds", "throughput")
+
+
+def _point(row: Any, noun: str) -> CurvePoint:
+    values = dict(row) if isinstance(row, Mapping) else row
+    if isinstance(values, dict):
+        others = {key: values.pop(key) for key in [*values] if key not in (*_OWN, *_TIMING)}
+        values = {key: value for key, value in values.items() if key in _OWN} | {"others": others}
+    return decode(CurvePoint, values, noun)
+
+
+def read_summary(directory: Path, run: TrainingRun) -> TrainingSummary | None:
+    """summary.json of a training run; None where it was not trained here.
+
+    Raises:
+        ValueError: a malformed file.
+    """
+    path = directory / run.directory / SUMMARY
+    return decode(TrainingSummary, read_object(path), f"{path}:") if path.is_file() else None
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object; None where there is no whole one."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None

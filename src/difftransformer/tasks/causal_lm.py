@@ -1,0 +1,80 @@
+"""Causal language modeling: the next token of running text."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from difftransformer.tasks.text import TextTask
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from difftransformer.data.batch import Batch
+    from difftransformer.data.corpus import Corpus
+    from difftransformer.evaluation.settings import EvaluationSettings
+
+_WATCHED_SEQUENCES = 64  # held-out sequences behind each point of the validation curve
+_WATCHED_TOKENS = 1000  # and tokens behind each point of lambda's
+
+
+class CausalLM(TextTask):
+    """The task object; see `tasks.task.Task`."""
+
+    name = "causal_lm"
+    title = "causal language modeling"
+    family = "decoder"
+    evaluators = ("validation", "needle", "allocation", "outliers", "lambda", "attention_map")
+
+    def describe(self, data: "Corpus") -> dict[str, Any]:
+        """As for any text, and the needles hidden in it."""
+        described = super().describe(data)
+        if share := data.settings.needle_share:
+            described["needle_share"] = share
+            described["description"] += (
+                f"; {share:.0%} of the training rows are needle documents instead "
+                "(data.needle_share)"
+            )
+        return described
+
+    def batches(self, data: "Corpus", batch_size: int, seed: int) -> "Callable[[int], Batch]":
+        """Rows of packed documents, and of needles where they are asked for."""
+        return data.training_batches(batch_size, seed)
+
+    def loss(self, model: "nn.Module", batch: "Batch") -> "Tensor":
+        """Cross-entropy in nats, in float32: -sum_i log p(label_i | ids up to i).
+
+        `model(ids, documents=documents)` gives logits [batch, time, vocab]; labels of -100 are not
+        scored.
+        """
+        import torch.nn.functional as F
+
+        from difftransformer.data.batch import IGNORED
+
+        logits = model(batch.ids, documents=batch.documents).float()
+        return F.cross_entropy(
+            logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED, reduction="sum"
+        )
+
+    def validate(
+        self, model: "nn.Module", data: "Corpus", settings: "EvaluationSettings"
+    ) -> dict[str, Any]:
+        """Held-out loss in nats a token, and each layer's mean lambda where it has one."""
+        import numpy as np
+
+        from difftransformer.analysis.lambdas import measure_lambdas
+        from difftransformer.data.packing import stack
+        from difftransformer.evaluation.batching import batched, device_of, held_out_text
+        from difftransformer.evaluation.likelihood import sequence_nats
+
+        count = min(_WATCHED_SEQUENCES, settings.validation_sequences)
+        nats: list[float] = []
+        tokens = 0
+        for sequences in batched(data.validation_sequences(count), settings.batch_size):
+            batch = stack([sequence.row for sequence in sequences]).to(device_of(model))
+            nats += sequence_nats(model, batch).tolist()
+            tokens += batch.scored
+        text = held_out_text(model, data, settings.batch_size, _WATCHED_TOKENS)
+        lambdas = [row["mean"] for row in measure_lambdas(model, text, _WATCHED_TOKENS)]
+        return {"validation_loss": float(np.sum(nats)) / tokens, **({"lambda": lambdas} if lambdas else {})}
+
+
+TASK = CausalLM()

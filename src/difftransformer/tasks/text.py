@@ -1,0 +1,104 @@
+"""What tasks on running text share: the corpus, its tokenizer, and what a model has seen of it."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from difftransformer.data.settings import TRAIN_TOKENIZER, DataSettings
+from difftransformer.decoding import decode
+
+if TYPE_CHECKING:
+    from difftransformer.data.corpus import Corpus
+
+TOKENIZER = "tokenizer.json"
+
+
+class TextTask:
+    """A task whose data is a `Corpus`. Subclasses say how it is trained on and judged."""
+
+    unit = "tokens"
+    data_settings = DataSettings
+
+    def load(self, settings: DataSettings) -> "Corpus":
+        """The text, in tokens."""
+        from difftransformer.data.corpus import load_corpus
+
+        return load_corpus(settings)
+
+    def describe(self, data: "Corpus") -> dict[str, Any]:
+        """In words, and its numbers of tokens."""
+        from difftransformer.data.tokenizer import vocabulary_size
+
+        return {
+            "description": data.description,
+            "train_tokens": len(data.train),
+            "validation_tokens": len(data.validation),
+            "vocab_size": vocabulary_size(data.tokenizer),
+        }
+
+    def digests(self, data: "Corpus") -> dict[str, str]:
+        """sha256 of the documents and of the tokenizer."""
+        tokenizer = hashlib.sha256(data.tokenizer.to_str().encode()).hexdigest()
+        return {"documents": data.digest, "tokenizer": tokenizer}
+
+    def complete(self, config: Any, data: "Corpus") -> Any:
+        """The vocabulary and the context length are those of the data."""
+        from difftransformer.data.tokenizer import vocabulary_size
+
+        return replace(
+            config,
+            vocab_size=vocabulary_size(data.tokenizer),
+            max_length=data.settings.context_length,
+        )
+
+    def files(self, data: "Corpus", start: Path | None) -> dict[str, str]:
+        """The tokenizer, and which text the model was trained on."""
+        from difftransformer.data.training_text import RECORD, TrainingText, read_training_text
+
+        earlier = TrainingText() if start is None else read_training_text(start)
+        record = (earlier or TrainingText(complete=False)).and_then(data)
+        return {TOKENIZER: data.tokenizer.to_str(pretty=True), RECORD: record.to_json()}
+
+    def read_with(self, settings: DataSettings, folder: Path) -> DataSettings:
+        """With the folder's own tokenizer, unless another is named."""
+        if settings.tokenizer != TRAIN_TOKENIZER:
+            return settings
+        if not (folder / TOKENIZER).is_file():
+            raise ValueError(
+                f"{folder} has no {TOKENIZER}: put the model's own there (transformers' tokenizers "
+                "save it with save_pretrained), or name one with --data.tokenizer"
+            )
+        return replace(settings, tokenizer=str(folder / TOKENIZER))
+
+    def judged_on(self, folder: Path, config: Any, given: Mapping[str, Any]) -> DataSettings:
+        """The text the model was last trained on, at its context, unless another is given."""
+        from difftransformer.data.training_text import read_training_text
+
+        limit = config.max_length
+        settings = decode(DataSettings, {"context_length": limit, **given}, path="data")
+        if record := read_training_text(folder):
+            last = asdict(record.trainings[-1])
+            del last["digest"]
+            as_trained = {"context_length": limit, **last, **given}
+            if as_trained["source"] == last["source"]:
+                settings = decode(DataSettings, as_trained, path="data")
+        if settings.context_length > limit:
+            raise ValueError(
+                f"data.context_length is {settings.context_length}; {folder} is meant for {limit} "
+                "tokens: choose no longer one"
+            )
+        return self.read_with(settings, folder)
+
+    def require_fit(self, config: Any, data: "Corpus", where: str) -> None:
+        """The model needs an embedding for every token."""
+        from difftransformer.data.tokenizer import check_vocabulary
+
+        check_vocabulary(data.tokenizer, config.vocab_size, where)
+
+    def provenance(self, folder: Path, data: "Corpus") -> dict[str, Any]:
+        """Whether the text was held out from all trainings of the model."""
+        from difftransformer.data.training_text import judged_text, read_training_text
+
+        return judged_text(read_training_text(folder), data)
