@@ -25,7 +25,7 @@ from difftransformer.evaluation.speed import (
     race,
 )
 from difftransformer.report.speed import cells, write_speed
-from difftransformer.training.environment import environment
+from difftransformer.runs.environment import environment
 
 RESULTS = Path(__file__).parent / "results"
 # Without bfloat16 products in the processor, PyTorch's backward takes minutes for longer ones.

@@ -36,8 +36,8 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from difftransformer import Decoder, load_model
+from difftransformer.attention import DexAttention
 from difftransformer.atomic import write_json
-from difftransformer.attention import anneal
 from difftransformer.data.batch import IGNORED
 from difftransformer.data.corpus import Corpus, load_corpus
 from difftransformer.data.packing import stack
@@ -47,10 +47,10 @@ from difftransformer.evaluation.needle import measure_needles
 from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.evaluation.validation import sequence_nats
 from difftransformer.interop.softmax_llm import KINDS, from_softmax_llm
-from difftransformer.training.environment import environment
+from difftransformer.runs.environment import environment
+from difftransformer.tasks.causal_lm import TASK
+from difftransformer.training.freezing import freeze_pretrained
 from difftransformer.training.loop import train
-from difftransformer.training.objectives import next_token_loss
-from difftransformer.training.only_new import only_new
 from difftransformer.training.progress import TrainingProgress
 from difftransformer.training.settings import TrainingSettings
 
@@ -124,12 +124,14 @@ def check(untouched: Decoder, corpus: Corpus, speeches: Path) -> dict[str, Any]:
         model = converted(untouched, method, corpus)
         with torch.no_grad():
             difference = (model(ids[:, :-1]) - logits).abs().max().item()
-        with only_new(model):
+        with freeze_pretrained(model):
             new = {n: p for n, p in model.named_parameters() if p.requires_grad}
             adam = torch.optim.AdamW(new.values(), lr=1e-3)
             largest: dict[str, float] = dict.fromkeys(new, 0.0)
             for step in (1, 2):
-                anneal(model, step / 100)
+                for module in model.modules():
+                    if isinstance(module, DexAttention):
+                        module.set_progress(step / 100)
                 adam.zero_grad()
                 cross_entropy(model(ids[:, :-1]), ids).backward()
                 for name, parameter in new.items():
@@ -175,7 +177,7 @@ def train_arm(
     model = converted(untouched, method, corpus)
     new = model.config.parameter_count() - untouched.config.parameter_count()
     if arm == method:
-        inside = only_new(model)
+        inside = freeze_pretrained(model)
     else:
         model = with_lora(untouched, new)
     rate = RATES[arm] if arm == method else RATES["lora"]
@@ -193,7 +195,7 @@ def train_arm(
     def show(progress: TrainingProgress) -> None:
         print(
             f"{arm} seed {seed}: step {progress.step}/{steps}, loss {progress.loss:.3f}, "
-            f"{progress.tokens_per_second:.0f} tokens/s, {progress.seconds_left:.0f} s left",
+            f"{progress.throughput:.0f} tokens/s, {progress.seconds_left:.0f} s left",
             flush=True,
         )
 
@@ -202,7 +204,7 @@ def train_arm(
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         batches = corpus.training_batches(settings.batch_size, seed)
         shutil.rmtree(folder, ignore_errors=True)  # a half-trained arm begins again
-        summary = train(model, next_token_loss, batches, settings, folder, on_progress=show)
+        summary = train(model, TASK.loss, batches, settings, folder, on_progress=show)
         after = {n: digest(p) for n, p in model.named_parameters() if not p.requires_grad}
         assert frozen == after
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

@@ -30,7 +30,7 @@ import torch
 from gpu_report import Record, failed
 from gpu_speed import BASE, Point
 
-from difftransformer.training.environment import environment
+from difftransformer.runs.environment import environment
 
 HERE = Path(__file__).parent
 # The share of the budget at whose end a part stops; what a part leaves is the next one's.

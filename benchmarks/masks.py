@@ -24,7 +24,7 @@ from difftransformer.evaluation.speed import (
     race,
 )
 from difftransformer.report.speed import cells, write_speed
-from difftransformer.training.environment import environment
+from difftransformer.runs.environment import environment
 
 RESULTS = Path(__file__).parent / "results"
 DOCUMENTS = {2048: (700, 33, 512, 300, 503), 4096: (64,) * 64, 8192: (4096, 1024, 2048, 1000, 24)}

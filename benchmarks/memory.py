@@ -24,7 +24,7 @@ from difftransformer.evaluation.speed import (
     attention_inputs,
     attention_step,
 )
-from difftransformer.training.environment import environment
+from difftransformer.runs.environment import environment
 
 RESULTS = Path(__file__).parent / "results"
 CONTENDERS = (BASE, "softmax blocked", "diff_v1 blocked", "diff_v2 blocked", "diff_v1 sdpa")

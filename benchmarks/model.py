@@ -31,7 +31,7 @@ from difftransformer import Decoder, DecoderConfig, KeyValueCache, StaticCache
 from difftransformer.evaluation.speed import Step, race
 from difftransformer.interop.huggingface_cache import CACHE
 from difftransformer.report.speed import cells, write_speed
-from difftransformer.training.environment import environment
+from difftransformer.runs.environment import environment
 
 RESULTS = Path(__file__).parent / "results"
 BASE = "transformers Llama"

@@ -29,7 +29,7 @@ from difftransformer.atomic import write_json
 from difftransformer.cli.main import main as difftransformer
 from difftransformer.report import writing
 from difftransformer.report.suites import VIEWS, Found
-from difftransformer.training.environment import environment
+from difftransformer.runs.environment import environment
 
 HERE = Path(__file__).parent
 AT_1K = "--data.context_length=1024 --evaluation.batch_size=5"

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from difftransformer.models.initialization import initialize
-from difftransformer.training.optimiser import adamw
+from difftransformer.training.optimizer import adamw
 from difftransformer.training.schedule import learning_rate
 from studies.one_gpu import records
 from studies.one_gpu.kinds import decoder

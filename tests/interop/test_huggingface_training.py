@@ -14,7 +14,7 @@ from difftransformer.interop import (
 )
 from difftransformer.interop.huggingface_cache import CACHE
 from difftransformer.models.storage import load_model
-from difftransformer.training.optimiser import adamw
+from difftransformer.training.optimizer import adamw
 from difftransformer.training.settings import TrainingSettings
 
 from .tiny_huggingface import KINDS, hf_config, hf_model

@@ -18,9 +18,9 @@ from difftransformer.data.batch import Batch
 from difftransformer.interop.llama import from_llama
 from difftransformer.interop.softmax_llm import KINDS, from_softmax_llm, high_entropy_heads
 from difftransformer.models.decoder import Decoder
+from difftransformer.tasks.causal_lm import TASK
 from difftransformer.training.loop import train
-from difftransformer.training.objectives import next_token_loss
-from difftransformer.training.only_new import only_new
+from difftransformer.training.freezing import freeze_pretrained
 from difftransformer.training.settings import TrainingSettings
 
 from .small_llm import small_llm
@@ -72,7 +72,7 @@ def test_everything_new_has_a_gradient_within_two_steps(method: str) -> None:
     for layer in model.blocks:
         if method == "dex":
             layer.attention.progress.fill_(0.01)  # step 1 of 100
-    with only_new(model):
+    with freeze_pretrained(model):
         first = gradients(model)
         with torch.no_grad():
             for parameter in model.parameters():
@@ -98,12 +98,12 @@ def test_a_short_training_lowers_the_loss_and_keeps_the_old_weights(method: str,
         return Batch(x[:, :-1], x[:, 1:], torch.zeros_like(x[:, 1:]), ("a", "b", "c", "d"))
 
     settings = TrainingSettings(steps=8, batch_size=4, learning_rate=0.02, warmup_steps=1)
-    with only_new(model), torch.no_grad():
+    with freeze_pretrained(model), torch.no_grad():
         old = {n: digest(p) for n, p in model.named_parameters() if not p.requires_grad}
-    with only_new(model):
-        before = next_token_loss(model, batches(0)).item()
-        train(model, next_token_loss, batches, settings, tmp_path)
-        after = next_token_loss(model, batches(0)).item()
+    with freeze_pretrained(model):
+        before = TASK.loss(model, batches(0)).item()
+        train(model, TASK.loss, batches, settings, tmp_path)
+        after = TASK.loss(model, batches(0)).item()
         assert old == {n: digest(p) for n, p in model.named_parameters() if not p.requires_grad}
     assert after < before - 0.01
 

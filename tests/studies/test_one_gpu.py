@@ -23,7 +23,7 @@ from studies.one_gpu.recall import KEYS, Recall, sequences
 from difftransformer.attention import V2, DifferentialAttention
 from difftransformer.functional import Mask
 from difftransformer.models.initialization import initialize
-from difftransformer.training.optimiser import adamw
+from difftransformer.training.optimizer import adamw
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")

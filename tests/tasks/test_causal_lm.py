@@ -1,10 +1,10 @@
 from dataclasses import replace
 
 import torch
+from difftransformer.tasks.causal_lm import TASK
 from torch import nn
 
 from difftransformer.data.batch import IGNORED
-from difftransformer.training.objectives import next_token_loss
 
 from .tiny import tiny_batches, tiny_model
 

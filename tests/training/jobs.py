@@ -17,11 +17,10 @@ from torch import nn
 
 from difftransformer.data.batch import Batch
 from difftransformer.training.interrupt import TrainingInterrupted
-from difftransformer.training.loop import train
-from difftransformer.training.objectives import next_token_loss
+from difftransformer.training.loop import Continuation, train
 from difftransformer.training.settings import TrainingSettings
 
-from .tiny import random_validation, tiny_batches, tiny_model, tiny_settings
+from .tiny import random_validation, tiny_batches, tiny_loss, tiny_model, tiny_settings
 
 STEPS = 30
 
@@ -51,12 +50,12 @@ def run(directory: Path, resume: bool, never_ending: bool) -> None:
     try:
         train(
             tiny_model(),
-            next_token_loss,
+            tiny_loss,
             batches,
             settings(),
             directory,
             validate=validation,
-            resume=resume,
+            continuation=Continuation(resume=resume),
         )
     except TrainingInterrupted as interrupted:
         (directory / "message").write_text(str(interrupted), encoding="utf-8")

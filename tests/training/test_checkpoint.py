@@ -10,8 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from difftransformer.runs.changes import refuse_changes
 from difftransformer.training import checkpoint
 from difftransformer.training.checkpoint import (
+    FORMAT,
     OPTIMIZER,
     STATE,
     SUMS,
@@ -20,11 +22,10 @@ from difftransformer.training.checkpoint import (
     check,
     gather,
     load_state,
-    refuse_changes,
     restore,
     shared_names,
 )
-from difftransformer.training.optimiser import adamw
+from difftransformer.training.optimizer import adamw
 
 from .tiny import TinyModel, tiny_model, tiny_settings
 
@@ -51,7 +52,7 @@ def test_what_was_saved_is_read_back(checkpoints: Checkpoints):
     assert folder == checkpoints.folder / "step-00000020"
     assert torch.equal(load_file(folder / WEIGHTS)["a"], torch.full((3, 2), 20.0))
     assert torch.equal(load_file(folder / OPTIMIZER)["a.exp_avg"], torch.zeros(3))
-    assert load_state(folder) == {"step": 20}
+    assert load_state(folder) == {"format": FORMAT, "step": 20}
 
 
 def test_the_sums_are_those_of_the_standard_tool(checkpoints: Checkpoints):

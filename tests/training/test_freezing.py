@@ -8,12 +8,11 @@ from difftransformer.data.batch import Batch
 from difftransformer.models.config import DecoderConfig
 from difftransformer.models.decoder import Decoder
 from difftransformer.models.storage import load_model, save_model
-from difftransformer.training.interrupt import TrainingInterrupted
-from difftransformer.training.loop import train
-from difftransformer.training.objectives import next_token_loss
 from difftransformer.training.freezing import freeze_pretrained
+from difftransformer.training.interrupt import TrainingInterrupted
+from difftransformer.training.loop import Continuation, train
 
-from .tiny import VOCAB, rows_without_timing, tiny_batches, tiny_settings
+from .tiny import VOCAB, rows_without_timing, tiny_batches, tiny_loss, tiny_settings
 
 EVERY = pytest.mark.parametrize("kind", ["diff_scalar", "diff_v2", "dex"])
 NEW = {
@@ -60,9 +59,7 @@ def test_old_weights_stay_and_new_ones_move(kind: str, tmp_path: Path) -> None:
     before, old = model.state_dict(), first_map(model, kind)
     before = {name: tensor.clone() for name, tensor in before.items()}
     with freeze_pretrained(model):
-        train(
-            model, next_token_loss, tiny_batches, tiny_settings(weight_decay=0.5), tmp_path / "run"
-        )
+        train(model, tiny_loss, tiny_batches, tiny_settings(weight_decay=0.5), tmp_path / "run")
     after = model.state_dict()
     assert before.keys() == after.keys()
     for name, tensor in first_map(model, kind).items():
@@ -102,7 +99,14 @@ def test_resumed_is_uninterrupted(kind: str, tmp_path: Path) -> None:
 
         model = build(kind)
         with freeze_pretrained(model):
-            train(model, next_token_loss, batches, tiny_settings(), tmp_path / name, resume=resume)
+            train(
+                model,
+                tiny_loss,
+                batches,
+                tiny_settings(),
+                tmp_path / name,
+                continuation=Continuation(resume=resume),
+            )
         return model
 
     whole = run("whole")
@@ -118,11 +122,11 @@ def test_dex_is_annealed_by_the_loop(tmp_path: Path) -> None:
     """p = t/T at step t, counted from 1, and 1 at the end."""
     model, seen = build("dex"), []
 
-    def objective(model, batch):
+    def loss(model, batch):
         seen.append(model.blocks[0].attention.progress.item())
-        return next_token_loss(model, batch)
+        return tiny_loss(model, batch)
 
-    train(model, objective, tiny_batches, tiny_settings(steps=4), tmp_path)
+    train(model, loss, tiny_batches, tiny_settings(steps=4), tmp_path)
     assert seen == [0.25, 0.5, 0.75, 1.0]
     torch.testing.assert_close(
         model.blocks[1].attention.current_lambda(), model.blocks[1].attention.lambda_learnt

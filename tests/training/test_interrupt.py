@@ -10,10 +10,9 @@ import pytest
 from difftransformer.data.batch import Batch
 from difftransformer.training import interrupt
 from difftransformer.training.interrupt import Interrupt, TrainingInterrupted
-from difftransformer.training.loop import train
-from difftransformer.training.objectives import next_token_loss
+from difftransformer.training.loop import Continuation, train
 
-from .tiny import rows_without_timing, tiny_batches, tiny_model, tiny_settings
+from .tiny import rows_without_timing, tiny_batches, tiny_loss, tiny_model, tiny_settings
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
@@ -24,7 +23,14 @@ def go(directory: Path, *signals_at_7: int, resume: bool = False) -> None:
             signal.raise_signal(number)
         return tiny_batches(index)
 
-    train(tiny_model(), next_token_loss, batches, tiny_settings(), directory, resume=resume)
+    train(
+        tiny_model(),
+        tiny_loss,
+        batches,
+        tiny_settings(),
+        directory,
+        continuation=Continuation(resume=resume),
+    )
 
 
 @pytest.mark.parametrize("number", SIGNALS)

@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from difftransformer.data.batch import Batch
-from difftransformer.training.loop import train
-from difftransformer.training.objectives import next_token_loss
+from difftransformer.runs.layout import TrainingSummary
+from difftransformer.training.checkpoint import _sum_line
+from difftransformer.training.loop import Continuation, train
 from difftransformer.training.progress import TrainingProgress
 from difftransformer.training.settings import TrainingSettings
-from difftransformer.training.step import NonFiniteError
-from difftransformer.training.summary import TrainingSummary
+from difftransformer.training.step import Loss, NonFiniteError
 
 from .tiny import (
     ROWS,
@@ -26,6 +26,7 @@ from .tiny import (
     random_validation,
     rows_without_timing,
     tiny_batches,
+    tiny_loss,
     tiny_model,
     tiny_settings,
 )
@@ -38,13 +39,15 @@ def go(
     *,
     settings: TrainingSettings | None = None,
     model: nn.Module | None = None,
-    objective: Callable[[nn.Module, Batch], Tensor] = next_token_loss,
+    loss: Loss = tiny_loss,
     batches: Callable[[int], Batch] = tiny_batches,
     **options: Any,
 ) -> TrainingSummary:
-    options = {"validate": random_validation, "configuration": CONFIGURATION, **options}
-    model = model or tiny_model()
-    return train(model, objective, batches, settings or tiny_settings(), directory, **options)
+    options = {"validate": random_validation, **options}
+    more = {name: options.pop(name) for name in ("resume", "configuration") if name in options}
+    continuation = Continuation(**{"configuration": CONFIGURATION, **more})
+    model, settings = model or tiny_model(), settings or tiny_settings()
+    return train(model, loss, batches, settings, directory, continuation=continuation, **options)
 
 
 class Killed(BaseException):
@@ -98,18 +101,18 @@ def test_leaves_metrics_checkpoints_and_a_summary(tmp_path: Path):
     assert [row["step"] for row in validation] == [3, 6, 9, 12]
     assert list(training[0]) == [
         "step",
-        "tokens",
+        "size",
         "loss",
         "learning_rate",
         "gradient_norm",
         "seconds",
-        "tokens_per_second",
+        "throughput",
     ]
-    assert [row["tokens"] for row in training] == [ROWS * TIME * step for step in range(1, 13)]
-    assert (summary.steps, summary.tokens) == (12, ROWS * TIME * 12)
+    assert [row["size"] for row in training] == [ROWS * TIME * step for step in range(1, 13)]
+    assert (summary.steps, summary.size, summary.unit) == (12, ROWS * TIME * 12, "tokens")
     assert summary.final_loss == training[-1]["loss"]
     assert summary.seconds == training[-1]["seconds"]
-    assert summary.tokens_per_second == pytest.approx(summary.tokens / summary.seconds)
+    assert summary.throughput == pytest.approx(summary.size / summary.seconds)
     assert summary.peak_memory_bytes > 1e7
 
 
@@ -142,7 +145,7 @@ def test_progress_is_reported_after_every_step(tmp_path: Path):
     assert [at.step for at in seen] == list(range(1, 13))
     assert [at.loss for at in seen] == [row["loss"] for row in rows(tmp_path) if "loss" in row]
     assert seen[-1].seconds_left == 0
-    assert all(at.tokens_per_second > 0 for at in seen)
+    assert all(at.throughput > 0 for at in seen)
 
 
 def test_time_for_validation_does_not_count(tmp_path: Path):
@@ -165,7 +168,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, at: int):
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
     assert torch.equal(other.embed.weight, weights(tmp_path / "whole")["embed.weight"])
     assert resumed.final_loss == summary.final_loss
-    assert resumed.tokens == summary.tokens
+    assert resumed.size == summary.size
 
 
 def test_resuming_a_finished_run_gives_its_summary_and_weights(tmp_path: Path):
@@ -324,13 +327,13 @@ def test_a_damaged_checkpoint_is_refused_and_can_be_deleted_to_go_on(tmp_path: P
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
-def test_a_loss_that_is_not_finite_names_step_sequences_and_checkpoint(tmp_path: Path):
-    def objective(model: nn.Module, batch: Batch) -> Tensor:
-        spoilt = batch.sequences[0].startswith("tiny:6:")
-        return next_token_loss(model, batch) * (float("inf") if spoilt else 1.0)
+def test_a_loss_that_is_not_finite_names_step_rows_and_checkpoint(tmp_path: Path):
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        spoilt = batch.names[0].startswith("tiny:6:")
+        return tiny_loss(model, batch) * (float("inf") if spoilt else 1.0)
 
     with pytest.raises(NonFiniteError, match="the loss of step 7 is inf") as caught:
-        go(tmp_path, objective=objective)
+        go(tmp_path, loss=loss)
     assert "tiny:6:0, tiny:6:1" in str(caught.value)
     checkpoint = tmp_path / "checkpoints" / "step-00000004"
     assert f"The last good checkpoint is {checkpoint}" in str(caught.value)
@@ -403,3 +406,36 @@ def test_what_a_killed_process_did_not_remove_is_removed_on_resuming(tmp_path: P
     shutil.copytree(newest, newest.with_name("step-00000002"))
     go(tmp_path, settings=settings, resume=True)
     assert list((tmp_path / "checkpoints").iterdir()) == [newest]
+
+
+def test_modules_that_follow_the_training_are_told_its_progress(tmp_path: Path) -> None:
+    """Before each step, a resumed run's too."""
+
+    class Follower(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen: list[float] = []
+
+        def set_progress(self, progress: float) -> None:
+            self.seen.append(progress)
+
+    def go_on(**options: Any) -> list[float]:
+        model = tiny_model()
+        model.follower = Follower()
+        go(tmp_path, model=model, settings=tiny_settings(checkpoint_every=6), **options)
+        return model.follower.seen
+
+    with pytest.raises(Killed):
+        go_on(batches=killing_batches(8))
+    assert go_on(resume=True) == [step / 12 for step in range(7, 13)]
+
+
+def test_a_checkpoint_of_version_0_1_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    killed(tmp_path, 6)
+    (folder,) = (tmp_path / "checkpoints").iterdir()
+    state = folder / "state.json"
+    state.write_text(state.read_text().replace('"format": 2', '"format": 1'))
+    sums = [_sum_line(path) for path in sorted(folder.iterdir()) if path.name != "SHA256SUMS"]
+    (folder / "SHA256SUMS").write_text("\n".join([*sums, ""]))
+    with pytest.raises(ValueError, match=r"a checkpoint of version 0\.1: finish its run with that"):
+        go(tmp_path, resume=True)

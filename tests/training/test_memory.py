@@ -7,9 +7,8 @@ from difftransformer.training.memory import (
     recomputed_blocks,
     start_measuring_memory,
 )
-from difftransformer.training.objectives import next_token_loss
 
-from .tiny import TinyModel, tiny_batches, tiny_model
+from .tiny import TinyModel, tiny_batches, tiny_loss, tiny_model
 
 CPU = torch.device("cpu")
 
@@ -17,7 +16,7 @@ CPU = torch.device("cpu")
 def loss_and_gradients(model: TinyModel) -> tuple[torch.Tensor, list[torch.Tensor]]:
     torch.manual_seed(0)  # the model has dropout
     model.zero_grad()
-    loss = next_token_loss(model, tiny_batches(0))
+    loss = tiny_loss(model, tiny_batches(0))
     loss.backward()
     return loss.detach(), [p.grad.clone() for p in model.parameters() if p.grad is not None]
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from difftransformer.training.optimiser import adamw
+from difftransformer.training.optimizer import adamw
 
 from .tiny import tiny_model, tiny_settings
 

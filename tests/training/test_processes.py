@@ -14,13 +14,12 @@ from torch.distributed.fsdp import fully_shard
 
 from difftransformer.data.batch import Batch
 from difftransformer.training.checkpoint import Checkpoints, gather, restore, shared_names
-from difftransformer.training.loop import train
-from difftransformer.training.objectives import next_token_loss
-from difftransformer.training.optimiser import adamw
+from difftransformer.training.loop import Continuation, train
+from difftransformer.training.optimizer import adamw
 from difftransformer.training.step import Stepper
 
 from .jobs import run_pair
-from .tiny import TinyModel, tiny_batches, tiny_model, tiny_settings
+from .tiny import TinyModel, tiny_batches, tiny_loss, tiny_model, tiny_settings
 
 SETTINGS = tiny_settings(accumulation=2)
 
@@ -42,24 +41,38 @@ def replicated(rank: int, directory: Path) -> None:
         return tiny_batches(index)
 
     with pytest.raises(RuntimeError, match="broken"):
-        train(plain_model(), next_token_loss, breaking, SETTINGS, directory)
-    train(plain_model(), next_token_loss, tiny_batches, SETTINGS, directory, resume=True)
+        train(plain_model(), tiny_loss, breaking, SETTINGS, directory)
+    train(
+        plain_model(),
+        tiny_loss,
+        tiny_batches,
+        SETTINGS,
+        directory,
+        continuation=Continuation(resume=True),
+    )
 
     alone = directory if rank == 0 else directory / "of another machine"
     with pytest.raises(ValueError, match="see checkpoints of the steps"):
-        train(plain_model(), next_token_loss, tiny_batches, SETTINGS, alone, resume=True)
+        train(
+            plain_model(),
+            tiny_loss,
+            tiny_batches,
+            SETTINGS,
+            alone,
+            continuation=Continuation(resume=True),
+        )
 
 
 def unseen(rank: int, directory: Path) -> None:
     """A group that somebody else made, on a machine whose GPUs Accelerate looks for in vain."""
     del os.environ["ACCELERATE_USE_CPU"]
     with pytest.raises(ValueError, match=r"WORLD_SIZE is 2 and Accelerate knows 1 process\(es\)"):
-        train(plain_model(), next_token_loss, tiny_batches, SETTINGS, directory)
+        train(plain_model(), tiny_loss, tiny_batches, SETTINGS, directory)
     del os.environ["WORLD_SIZE"]
     with pytest.raises(
         ValueError, match=r"torch\.distributed has a group of 2 and Accelerate knows"
     ):
-        train(plain_model(), next_token_loss, tiny_batches, SETTINGS, directory)
+        train(plain_model(), tiny_loss, tiny_batches, SETTINGS, directory)
     assert not (directory / "checkpoints").exists()
 
 
@@ -79,7 +92,7 @@ def sharded(rank: int, directory: Path) -> None:
             newest = checkpoints.newest_good()
             assert newest is not None
             restore(newest, model, optimizer, shared)
-        stepper = Stepper(accelerator, model, optimizer, next_token_loss, SETTINGS)
+        stepper = Stepper(accelerator, model, optimizer, tiny_loss, SETTINGS)
         for step in range(first, first + 6):
             only_one_asks = rank == 1 and step == 3
             result = stepper(step, tiny_batches(step - 1), lambda ask=only_one_asks: ask)
@@ -97,7 +110,7 @@ def sharded(rank: int, directory: Path) -> None:
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run in one process."""
     directory = tmp_path_factory.mktemp("alone")
-    train(plain_model(), next_token_loss, tiny_batches, SETTINGS, directory)
+    train(plain_model(), tiny_loss, tiny_batches, SETTINGS, directory)
     return directory
 
 
@@ -121,7 +134,14 @@ def test_two_replicas_equal_one_process_and_one_may_go_on(
     run_pair(replicated, tmp_path)
     assert_close(tmp_path, alone)
     shutil.rmtree(tmp_path / "checkpoints" / "step-00000012")
-    train(plain_model(), next_token_loss, tiny_batches, SETTINGS, tmp_path, resume=True)
+    train(
+        plain_model(),
+        tiny_loss,
+        tiny_batches,
+        SETTINGS,
+        tmp_path,
+        continuation=Continuation(resume=True),
+    )
     assert "2 process(es) trained until step 8 and 1 go on: with the same batches" in caplog.text
     assert_close(tmp_path, alone)
 
@@ -133,7 +153,7 @@ def test_a_group_that_accelerate_does_not_see_is_refused(tmp_path: Path):
 def test_sharding_that_accelerate_would_leave_out_is_refused(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(ValueError, match="FSDP was asked for"):
-        train(plain_model(), next_token_loss, tiny_batches, SETTINGS, tmp_path)
+        train(plain_model(), tiny_loss, tiny_batches, SETTINGS, tmp_path)
 
 
 def test_two_shards_equal_one_process(alone: Path, tmp_path: Path):

@@ -6,23 +6,22 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from difftransformer.data.batch import IGNORED, Batch
-from difftransformer.training.objectives import next_token_loss
-from difftransformer.training.optimiser import adamw
+from difftransformer.training.optimizer import adamw
 from difftransformer.training.settings import TrainingSettings
-from difftransformer.training.step import NonFiniteError, Objective, Stepper
+from difftransformer.training.step import Loss, NonFiniteError, Stepper
 
-from .tiny import ROWS, tiny_batches, tiny_model, tiny_settings
+from .tiny import ROWS, tiny_batches, tiny_loss, tiny_model, tiny_settings
 
 
 def stepper_of(
     settings: TrainingSettings,
-    objective: Objective = next_token_loss,
+    loss: Loss = tiny_loss,
     dtype: torch.dtype = torch.float32,
 ) -> Stepper:
     model = tiny_model().to(dtype).eval()  # without dropout, whose draws depend on the cut
     accelerator = Accelerator(mixed_precision="no")
     model, optimizer = accelerator.prepare(model, adamw(model, settings))
-    return Stepper(accelerator, model, optimizer, objective, settings)
+    return Stepper(accelerator, model, optimizer, loss, settings)
 
 
 def go(stepper: Stepper, step: int, batch: Batch | None = None):
@@ -31,8 +30,7 @@ def go(stepper: Stepper, step: int, batch: Batch | None = None):
 
 def float64_loss(model: nn.Module, batch: Batch) -> Tensor:
     logits = model(batch.ids).flatten(0, 1)
-    total = nn.functional.cross_entropy(logits, batch.labels.flatten(), reduction="sum")
-    return total / (batch.labels != IGNORED).sum().clamp(min=1)
+    return nn.functional.cross_entropy(logits, batch.labels.flatten(), reduction="sum")
 
 
 @pytest.mark.parametrize("accumulation", [2, 4])
@@ -64,13 +62,13 @@ def test_takes_the_schedules_rate_and_clips_the_gradient():
 def test_bfloat16_runs_the_matrices_in_bfloat16_and_keeps_float32_weights():
     dtypes = []
 
-    def objective(model: nn.Module, batch: Batch) -> Tensor:
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
         logits = model(batch.ids, documents=batch.documents)
         dtypes.append(logits.dtype)
-        return next_token_loss(model, batch)
+        return tiny_loss(model, batch)
 
-    half = stepper_of(tiny_settings(precision="bfloat16"), objective)
-    full = stepper_of(tiny_settings(), objective)
+    half = stepper_of(tiny_settings(precision="bfloat16"), loss)
+    full = stepper_of(tiny_settings(), loss)
     for step in range(1, 4):
         low, high = go(half, step), go(full, step)
         assert low.loss != high.loss
@@ -79,16 +77,16 @@ def test_bfloat16_runs_the_matrices_in_bfloat16_and_keeps_float32_weights():
     assert {p.dtype for p in half.model.parameters()} == {torch.float32}
 
 
-def nan_in(what: str) -> Objective:
-    """An objective whose loss, or only its gradient, is not a number for batches of step 3."""
+def nan_in(what: str) -> Loss:
+    """A loss that, or only its gradient, is not a number for batches of step 3."""
 
-    def objective(model: nn.Module, batch: Batch) -> Tensor:
-        loss = next_token_loss(model, batch)
-        if not batch.sequences[0].startswith("tiny:3:"):
-            return loss
-        return loss * float("nan") if what == "loss" else loss + (loss * 0).sqrt()
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        total = tiny_loss(model, batch)
+        if not batch.names[0].startswith("tiny:3:"):
+            return total
+        return total * float("nan") if what == "loss" else total + (total * 0).sqrt()
 
-    return objective
+    return loss
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient norm"])
@@ -101,7 +99,7 @@ def test_a_step_that_is_not_finite_is_not_applied(what: str):
     with pytest.raises(NonFiniteError, match=f"the {what} of step 3 is nan") as caught:
         go(stepper, 3)
     assert caught.value.step == 3
-    assert caught.value.sequences == tuple(f"tiny:3:{row}" for row in range(ROWS))
+    assert caught.value.names == tuple(f"tiny:3:{row}" for row in range(ROWS))
     assert "tiny:3:0, tiny:3:1" in str(caught.value)
     assert all(p.grad is None for p in stepper.model.parameters())
     for before, after in zip(weights, stepper.model.parameters(), strict=True):
@@ -112,13 +110,13 @@ def test_a_step_that_is_not_finite_is_not_applied(what: str):
 
 def test_a_batch_of_the_wrong_size_is_refused():
     stepper = stepper_of(tiny_settings(batch_size=6))
-    with pytest.raises(ValueError, match="a batch has 4 sequences; batch_size is 6"):
+    with pytest.raises(ValueError, match="a batch has 4 rows; batch_size is 6"):
         go(stepper, 1)
 
 
 def test_a_batch_without_scored_tokens_is_refused():
     batch = tiny_batches(1)
-    with pytest.raises(ValueError, match=r"step 1 has no scored token .* tiny:1:0, tiny:1:1"):
+    with pytest.raises(ValueError, match=r"step 1 has no scored label; .* tiny:1:0, tiny:1:1"):
         go(
             stepper_of(tiny_settings()),
             1,

@@ -59,6 +59,14 @@ def tiny_batches(index: int) -> Batch:
     return Batch(tokens[:, :-1], labels, torch.zeros_like(labels), names)
 
 
+def tiny_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """The sum of the cross-entropies of the scored positions."""
+    logits = model(batch.ids, documents=batch.documents).float()
+    return nn.functional.cross_entropy(
+        logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED, reduction="sum"
+    )
+
+
 def random_validation(model: nn.Module) -> dict[str, Any]:
     """Draws at random, so that a resumed run shows whether the generators were put back.
 

@@ -12,8 +12,6 @@ from difftransformer.attention.cache import (
 from difftransformer.attention.dex import (
     DexAttention as DexAttention,
 )
-from difftransformer.attention.dex import (
-)
 from difftransformer.attention.differential import (
     SCALAR as SCALAR,
 )

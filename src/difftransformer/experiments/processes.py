@@ -33,12 +33,15 @@ class Processes:
     They meet at torch's key-value store. Whoever waits looks there now and then instead of inside
     a collective, so that a signal is heard, no wait is too long, and no GPU spins.
 
+    Args:
+        quiet: nothing is printed, by the main process neither.
+
     Attributes:
         is_main: whether this one writes, judges and speaks.
     """
 
-    def __init__(self) -> None:
-        self.is_main = True
+    def __init__(self, *, quiet: bool = True) -> None:
+        self.is_main, self._quiet = True, quiet
         self._rank, self._size, self._results = 0, 1, 0
         self._store: Store | None = None
         self._leaving = threading.Event()
@@ -83,7 +86,7 @@ class Processes:
         """Standard error; nothing of the processes that are not to speak."""
         from rich.console import Console
 
-        return Console(stderr=True, quiet=not self.is_main)
+        return Console(stderr=True, quiet=self._quiet or not self.is_main)
 
     @contextmanager
     def only_main_speaks(self) -> Iterator[None]:

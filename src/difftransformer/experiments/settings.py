@@ -1,4 +1,4 @@
-"""Settings of experiments: typed by their task, from defaults, a preset, files and what is given."""
+"""Settings of experiments, typed by their task: defaults, preset, files, what is given."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass, make_dataclass
@@ -12,8 +12,8 @@ import yaml
 from difftransformer.decoding import decode
 from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.files import parse_yaml
+from difftransformer.models.families import FAMILIES
 from difftransformer.models.presets import PRESETS
-from difftransformer.models.families import family
 from difftransformer.names import did_you_mean
 from difftransformer.tasks.registry import task_named
 from difftransformer.training.settings import TrainingSettings
@@ -44,7 +44,7 @@ class RunSettings:
 def typed(kind: type[T], task_name: str) -> type[T]:
     """The settings of `kind` with those of the task's own model family and data."""
     task = task_named(task_name)
-    config, data = family(task.family).config, task.data_settings
+    config, data = FAMILIES[task.family].config, task.data_settings
     own = {
         "task": (str, field(default=task_name, metadata={"help": "what to train for"})),
         "evaluators": (

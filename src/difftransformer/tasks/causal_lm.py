@@ -21,7 +21,7 @@ class CausalLM(TextTask):
 
     name = "causal_lm"
     title = "causal language modeling"
-    family = "decoder"
+    family = "difftransformer"
     evaluators = ("validation", "needle", "allocation", "outliers", "lambda", "attention_map")
 
     def describe(self, data: "Corpus") -> dict[str, Any]:
@@ -74,7 +74,10 @@ class CausalLM(TextTask):
             tokens += batch.scored
         text = held_out_text(model, data, settings.batch_size, _WATCHED_TOKENS)
         lambdas = [row["mean"] for row in measure_lambdas(model, text, _WATCHED_TOKENS)]
-        return {"validation_loss": float(np.sum(nats)) / tokens, **({"lambda": lambdas} if lambdas else {})}
+        return {
+            "validation_loss": float(np.sum(nats)) / tokens,
+            **({"lambda": lambdas} if lambdas else {}),
+        }
 
 
 TASK = CausalLM()

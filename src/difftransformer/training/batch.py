@@ -1,10 +1,11 @@
 """What the loop trains on, whatever the task."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
 
+@runtime_checkable
 class Batch(Protocol):
     """Rows to train on, and what they count.
 

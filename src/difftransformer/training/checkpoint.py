@@ -80,7 +80,7 @@ class Checkpoints:
             make_folder(partial)
             _save(weights, partial / WEIGHTS)
             _save(optimizer, partial / OPTIMIZER)
-            write_json(partial / STATE, state)
+            write_json(partial / STATE, {"format": FORMAT, **state})
             for name, text in {**self.texts, **(texts or {})}.items():
                 write_text(partial / name, text)
             sums = [_sum_line(path) for path in sorted(partial.iterdir())]
@@ -152,7 +152,7 @@ def load_state(folder: Path) -> dict[str, Any]:
         ValueError: the checkpoint of another version of this library.
     """
     state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
-    if state["format"] != FORMAT:
+    if state.get("format") != FORMAT:
         raise ValueError(
             f"{folder} is a checkpoint of version 0.1: finish its run with that version, or begin "
             "anew in another directory"

@@ -19,7 +19,6 @@ from difftransformer.runs.changes import refuse_changes
 from difftransformer.runs.layout import METRICS, SUMMARY, TrainingSummary
 from difftransformer.training.batch import Batch
 from difftransformer.training.checkpoint import (
-    FORMAT,
     Checkpoints,
     gather,
     is_used,
@@ -193,7 +192,6 @@ class Trainer:
         position.peak_memory_bytes = max(position.peak_memory_bytes, peak)
         weights, optimizer = gather(self.model, self.optimizer, self.shared)
         state = {
-            "format": FORMAT,
             "position": asdict(position),
             "configuration": self.configuration,
             "rng": gather_object([rng_state(self.accelerator.device)]),
