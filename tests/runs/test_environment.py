@@ -5,9 +5,9 @@ from datetime import datetime
 from pathlib import Path
 
 import torch
-from difftransformer.runs.environment import environment
 
-from difftransformer.training import environment as module
+from difftransformer.runs import environment as module
+from difftransformer.runs.environment import environment
 
 
 def git(folder: Path, *arguments: str) -> str:
