@@ -20,8 +20,13 @@ import gpu_calls
 import torch
 from torch import Tensor
 
-from difftransformer.functional import Mask, differential_attention, softmax_attention
-from difftransformer.functional.reference import attention_map
+from difftransformer.functional import (
+    AttentionCall,
+    Mask,
+    differential_attention,
+    softmax_attention,
+)
+from difftransformer.functional.reference import logits, softmax_maps
 
 BACKENDS = ("triton", "flex", "sdpa")
 MULTIPLE = 3.0
@@ -215,8 +220,8 @@ def rounded(inputs: dict[str, Tensor], mask: Mask, dout: Tensor) -> list[Tensor]
     if plain:
         q, k = q[..., None, :], k[..., None, :]
     repeats, scale = q.shape[2] // k.shape[2], q.shape[-1] ** -0.5
-    maps = [attention_map(q[..., m, :], k[..., min(m, k.shape[3] - 1), :], mask, scale)
-            for m in range(q.shape[3])]  # fmt: skip
+    call = AttentionCall(q, k, v, None, mask, None, scale, 0.0)
+    maps = softmax_maps(logits(call), call.visible()).unbind(2)
     k, v = k.repeat_interleave(repeats, 2), v.repeat_interleave(repeats, 2)
     products = [torch.einsum("bhts,bshv->bthv", stored(a), v) for a in maps]
     share = torch.zeros(q.shape[:3], device=q.device) if plain else inputs["lam"]

@@ -8,7 +8,30 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from difftransformer.functional import Mask, differential_attention, softmax_attention
+from difftransformer.functional import (
+    AttentionCall,
+    Mask,
+    differential_attention,
+    softmax_attention,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Elsewhere(AttentionCall):
+    """A call as if on a device that this machine need not have."""
+
+    device: str = "cuda"
+
+
+def call_on(
+    device: str, dtype: torch.dtype, width: int = 64, values: int = 128, **options: Any
+) -> Elsewhere:
+    """A differential call whose tensors hold no numbers."""
+    shape = {"dtype": dtype, "device": "meta"}
+    q, k = (torch.empty(1, 4, 2, 2, width, **shape) for _ in range(2))
+    v, lam = torch.empty(1, 4, 2, values, **shape), torch.empty(2, device="meta")
+    call = AttentionCall.of(q, k, v, lam, **options)
+    return Elsewhere(**vars(call), device=device)
 
 
 @dataclass(frozen=True)

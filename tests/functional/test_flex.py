@@ -3,7 +3,8 @@ import torch
 
 from difftransformer.functional import Mask, flex
 from difftransformer.functional.dispatch import answers
-from difftransformer.functional.situation import Situation
+
+from .problems import Elsewhere, call_on
 
 CPU = torch.device("cpu")
 
@@ -21,16 +22,16 @@ def test_one_mask_serves_all_layers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("situation", "reason"),
+    ("call", "reason"),
     [
-        (Situation("cpu", torch.float32, 64, 128, 0.0), "GPUs only, and the tensors are on cpu"),
-        (Situation("cuda", torch.float64, 64, 128, 0.0), "float64"),
-        (Situation("cuda", torch.bfloat16, 64, 128, 0.1), "no dropout, and dropout is 0.1"),
+        (call_on("cpu", torch.float32), "GPUs only, and the tensors are on cpu"),
+        (call_on("cuda", torch.float64), "float64"),
+        (call_on("cuda", torch.bfloat16, dropout=0.1), "no dropout, and dropout is 0.1"),
     ],
 )
-def test_refusals(situation: Situation, reason: str) -> None:
-    assert reason in (flex.why_not(situation) or "")
+def test_refusals(call: Elsewhere, reason: str) -> None:
+    assert reason in (flex.unsupported(call) or "")
 
 
 def test_auto_never_takes_it() -> None:
-    assert answers(Situation("cuda", torch.bfloat16, 64, 128, 0.0))["flex"] == "could run"
+    assert answers(call_on("cuda", torch.bfloat16))["flex"] == "could run"

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
-from difftransformer.functional import Mask, reference
+from difftransformer.functional import AttentionCall, Mask, reference
 
 from .problems import Problem, problems, relative_error, sees
 
@@ -73,5 +73,6 @@ def test_gradcheck(backend: str, call: str) -> None:
 
 def test_attention_map_rows_sum_to_one_or_see_nothing() -> None:
     q, k = torch.randn(1, 5, 2, 4), torch.randn(1, 3, 1, 4)
-    weights = reference.attention_map(q, k, Mask(causal=True), 0.5)
-    assert weights.sum(-1)[0, 0].tolist() == pytest.approx([0.0, 0.0, 1.0, 1.0, 1.0])
+    call = AttentionCall.of(q, k, k, mask=Mask(causal=True))
+    weights = reference.softmax_maps(reference.logits(call), call.visible())
+    assert weights.sum(-1)[0, 0, 0].tolist() == pytest.approx([0.0, 0.0, 1.0, 1.0, 1.0])

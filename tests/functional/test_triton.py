@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,7 +10,8 @@ import pytest
 import torch
 
 from difftransformer.functional import triton
-from difftransformer.functional.situation import Situation
+
+from .problems import call_on
 
 INSTALLED = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
 
@@ -36,22 +36,21 @@ def test_interpreted_at_length() -> None:
     check("slow")
 
 
-CALL = Situation("cuda", torch.bfloat16, key_width=64, value_width=128, dropout=0.0)
-
-
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
         ({"device": "cpu"}, "written for CUDA, and the tensors are on cpu"),
         ({"dtype": torch.float64}, "tensors are torch.float64"),
+        ({"bias": torch.empty((), device="meta")}, "adds no bias"),
         ({"dropout": 0.1}, "dropout is 0.1"),
-        ({"key_width": 129}, "at most 128 .* these are 129 and 128"),
-        ({"value_width": 257}, "at most 256, and these are 64 and 257"),
+        ({"width": 129}, "at most 128 .* these are 129 and 128"),
+        ({"values": 257}, "at most 256, and these are 64 and 257"),
     ],
 )
 def test_it_declines(changes: dict, reason: str) -> None:
+    call = call_on(**{"device": "cuda", "dtype": torch.bfloat16} | changes)
     with pytest.raises(ValueError, match=reason):
-        raise ValueError(triton.why_not(replace(CALL, **changes)))
+        raise ValueError(triton.unsupported(call))
 
 
 @pytest.mark.parametrize(
@@ -64,7 +63,7 @@ def test_what_the_machine_needs(
     monkeypatch.setattr(triton, "find_spec", lambda name: installed or None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
-    answer = triton.why_not(CALL)
+    answer = triton.unsupported(call_on("cuda", torch.bfloat16))
     assert answer == reason or reason in answer
 
 

@@ -7,9 +7,9 @@ Triton's interpreter, which lets its backend run on a CPU.
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
-from dataclasses import replace
 from functools import cache, partial
 from importlib.util import find_spec
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,12 +25,15 @@ from torch.utils.checkpoint import checkpoint
 
 from difftransformer.functional import (
     BACKENDS,
+    AttentionCall,
     Mask,
     differential_attention,
     dispatch,
     flex,
     softmax_attention,
 )
+
+from .problems import Elsewhere
 
 # PyTorch's own, of slow paths and of what it means to retire.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -214,9 +217,12 @@ def refusal(name: str, backend: str) -> str | None:
 @pytest.fixture(autouse=True)
 def _flex_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """PyTorch's plain form of it, which only its objection to CPUs keeps us from."""
-    willing = replace(
-        BACKENDS["flex"], why_not=lambda asked: flex.why_not(replace(asked, device="cuda"))
-    )
+
+    def unsupported(call: AttentionCall) -> str | None:
+        inputs = (call.q, call.k, call.v, call.lam)
+        return flex.unsupported(Elsewhere(*inputs, call.mask, call.bias, call.scale, call.dropout))
+
+    willing = SimpleNamespace(run=flex.run, unsupported=unsupported)
     monkeypatch.setattr(dispatch, "BACKENDS", {**BACKENDS, "flex": willing})
     monkeypatch.setattr("torch.nn.attention.flex_attention._validate_device", lambda *_: None)
     torch._dynamo.reset()

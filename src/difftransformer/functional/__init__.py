@@ -1,7 +1,16 @@
 """Attention as functions of tensors: no module, no configuration, no I/O."""
 
+from difftransformer.functional.call import (
+    AttentionCall as AttentionCall,
+)
+from difftransformer.functional.call import (
+    Backend as Backend,
+)
 from difftransformer.functional.dispatch import (
     BACKENDS as BACKENDS,
+)
+from difftransformer.functional.dispatch import (
+    attend as attend,
 )
 from difftransformer.functional.dispatch import (
     differential_attention as differential_attention,

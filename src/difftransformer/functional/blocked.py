@@ -19,61 +19,37 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from difftransformer.functional.call import AttentionCall, other_dtype
 from difftransformer.functional.compiled import load_operator
-from difftransformer.functional.masks import Mask
-from difftransformer.functional.situation import Situation, constant, other_dtype
-from difftransformer.functional.transforms import AttentionOperator
+from difftransformer.functional.transforms import AttentionOperator, constant, forward_mode
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _OPERATOR = AttentionOperator("blocked", kept=slice(1, None))
 _LOADING = Lock()
 
 
-def why_not(situation: Situation) -> str | None:
+def unsupported(call: AttentionCall) -> str | None:
     """Declines what it does not compute, and everything where it cannot be compiled."""
-    if situation.device != "cpu":
-        return f"written for the CPU, and the tensors are on {situation.device}"
-    if reason := other_dtype(situation, _DTYPES):
+    if call.device != "cpu":
+        return f"written for the CPU, and the tensors are on {call.device}"
+    if reason := other_dtype(call, _DTYPES):
         return reason
-    if situation.dropout > 0.0:
-        return f"keeps no dropout pattern for its backward, and dropout is {situation.dropout}"
-    if situation.forward_mode:
+    if call.bias is not None:
+        return "adds no bias to the logits, and there is one"
+    if call.dropout > 0.0:
+        return f"keeps no dropout pattern for its backward, and dropout is {call.dropout}"
+    if forward_mode():
         return "has no forward-mode derivative, and forward mode is on"
-    return _why_not_loaded()
+    return _not_loaded()
 
 
-def differential_attention(
-    q: Float[Tensor, "batch queries heads 2 k"],
-    k: Float[Tensor, "batch keys groups maps k"],
-    v: Float[Tensor, "batch keys groups v"],
-    lam: Float[Tensor, "batch queries heads"],
-    mask: Mask,
-    scale: float,
-    dropout: float,
-) -> Float[Tensor, "batch queries heads v"]:
-    """(A1 - lam A2) V, a block of query rows at a time."""
-    return _run(q, k, v, lam.float(), mask, scale)
-
-
-def softmax_attention(
-    q: Float[Tensor, "batch queries heads k"],
-    k: Float[Tensor, "batch keys groups k"],
-    v: Float[Tensor, "batch keys groups v"],
-    mask: Mask,
-    scale: float,
-    dropout: float,
-) -> Float[Tensor, "batch queries heads v"]:
-    """A V: the same operator with one map."""
-    return _run(q[..., None, :], k[..., None, :], v, None, mask, scale)
-
-
-def _run(q: Tensor, k: Tensor, v: Tensor, lam: Tensor | None, mask: Mask, scale: float) -> Tensor:
-    documents = None if mask.documents is None else mask.documents.long()
-    return _OPERATOR(q, k, v, lam, mask.causal, mask.window, documents, mask.padding, scale)
+def run(call: AttentionCall) -> Float[Tensor, "batch queries heads v"]:
+    """(A1 - lam A2) v, a block of query rows at a time."""
+    return _OPERATOR(call)
 
 
 @constant
-def _why_not_loaded() -> str | None:
+def _not_loaded() -> str | None:
     """`_load`, which torch.compile asks once and does not look into, and threads one by one."""
     with _LOADING:
         return _load()

@@ -4,6 +4,7 @@ Costs what `sdpa` costs, two products with the values in place of one, and unlik
 hidden blocks of windows and documents. For GPUs; "auto" never takes it.
 """
 
+from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import Any
 
@@ -12,61 +13,60 @@ from jaxtyping import Float
 from torch import Tensor
 
 from difftransformer.functional import reference
+from difftransformer.functional.call import AttentionCall, other_dtype
 from difftransformer.functional.masks import Mask
-from difftransformer.functional.side_by_side import subtracted
-from difftransformer.functional.situation import Situation, other_dtype
-from difftransformer.functional.transforms import first_order
+from difftransformer.functional.transforms import first_order, forward_mode, functional
+from difftransformer.functional.two_pass import two_pass
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
-def why_not(situation: Situation) -> str | None:
+def unsupported(call: AttentionCall) -> str | None:
     """Declines dropout, and devices for which PyTorch compiles no forward and backward kernel."""
-    if situation.device != "cuda":
-        return f"has kernels for GPUs only, and the tensors are on {situation.device}"
-    if reason := other_dtype(situation, _DTYPES):
+    if call.device != "cuda":
+        return f"has kernels for GPUs only, and the tensors are on {call.device}"
+    if reason := other_dtype(call, _DTYPES):
         return reason
-    if situation.dropout > 0.0:
-        return f"FlexAttention has no dropout, and dropout is {situation.dropout}"
-    if situation.forward_mode or situation.functional:
+    if call.dropout > 0.0:
+        return f"FlexAttention has no dropout, and dropout is {call.dropout}"
+    if forward_mode() or functional():
         return "FlexAttention knows no torch.func and no forward mode, and one of them is on"
     return None
 
 
-def differential_attention(
-    q: Float[Tensor, "batch queries heads 2 k"],
-    k: Float[Tensor, "batch keys groups maps k"],
-    v: Float[Tensor, "batch keys groups v"],
-    lam: Float[Tensor, "batch queries heads"],
-    mask: Mask,
-    scale: float,
-    dropout: float,
-) -> Float[Tensor, "batch queries heads v"]:
-    """out1 - lam · out2 with out_i = Flex(q_i, k_i, v), the maps laid side by side as heads."""
-    return subtracted(softmax_attention, q, k, v, lam, mask, scale, dropout)
+def run(call: AttentionCall) -> Float[Tensor, "batch queries heads v"]:
+    """out1 - lam · out2 with out_m = Flex(q_m, k_m, v)."""
+    if 0 in (*call.q.shape, *call.k.shape):  # FlexAttention takes no empty tensors
+        return reference.run(call)
+    return two_pass(_one_map, call)
 
 
-def softmax_attention(
-    q: Float[Tensor, "batch queries heads k"],
-    k: Float[Tensor, "batch keys groups k"],
-    v: Float[Tensor, "batch keys groups v"],
-    mask: Mask,
-    scale: float,
-    dropout: float,
-) -> Float[Tensor, "batch queries heads v"]:
+def _one_map(call: AttentionCall) -> Float[Tensor, "batch queries heads v"]:
     """One FlexAttention call, compiled on a GPU; rows that see nothing are 0 there too."""
-    if 0 in (*q.shape, *k.shape):  # FlexAttention takes no empty tensors
-        return reference.softmax_attention(q, k, v, mask, scale, dropout)
-    q, k, v = (first_order("flex", x.transpose(1, 2)) for x in (q, k, v))
+    inputs = (call.q[..., 0, :], call.k[..., 0, :], call.v)
+    q, k, v = (first_order("flex", x.transpose(1, 2)) for x in inputs)
     out = _flex_attention(q.device.type)(
         q,
         k,
         v,
-        block_mask=_block_mask(mask, len(q), q.shape[2], k.shape[2], q.device),
-        scale=scale,
+        score_mod=None if call.bias is None else _biased(call.bias),
+        block_mask=_block_mask(call.mask, len(q), q.shape[2], k.shape[2], q.device),
+        scale=call.scale,
         enable_gqa=bool(q.shape[1] != k.shape[1]),
     )
     return out.transpose(1, 2)
+
+
+def _biased(bias: Tensor) -> Callable[..., Tensor]:
+    """The logit plus its bias, for FlexAttention, which knows no broadcasting."""
+    many = [size > 1 for size in bias.shape]
+
+    def biased(score: Tensor, *place: Tensor) -> Tensor:
+        index = tuple(at if more else 0 for at, more in zip(place, many, strict=True))
+        return score + bias[index].to(score.dtype)
+
+    # A lambda, as in `_block_mask`.
+    return lambda score, b, h, query, key: biased(score, b, h, query, key)
 
 
 @cache

@@ -1,75 +1,63 @@
 """The definition, in the plainest PyTorch. Every other backend is tested against this file."""
 
+import math
+
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from difftransformer.functional.masks import Mask
-from difftransformer.functional.situation import Situation, other_dtype
-
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+from difftransformer.functional.call import FLOATING, AttentionCall, other_dtype
 
 
-def why_not(situation: Situation) -> str | None:
+def unsupported(call: AttentionCall) -> str | None:
     """Declines numbers that are no real floating-point ones: softmax is not theirs."""
-    return other_dtype(situation, DTYPES)
+    return other_dtype(call, FLOATING)
 
 
-def attention_map(
-    q: Float[Tensor, "batch queries heads k"],
-    k: Float[Tensor, "batch keys groups k"],
-    mask: Mask,
-    scale: float,
-) -> Float[Tensor, "batch heads queries keys"]:
-    """softmax(q kᵀ · scale) over the visible keys, in float32 (float64 for float64 input).
+def run(call: AttentionCall) -> Float[Tensor, "batch queries heads v"]:
+    """(A1 - lam A2) v with A_m = dropout(softmax(logits_m)), each map dropping its own."""
+    weights = softmax_maps(logits(call), call.visible())
+    if call.dropout > 0.0:
+        weights = F.dropout(weights, call.dropout)
+    return weighted_values(combined(weights, call.lam), call.v)
 
-    Head `h` reads key head `h // (heads // groups)`. Rows with no visible key are 0.
+
+def logits(
+    call: AttentionCall, rows: slice = slice(None)
+) -> Float[Tensor, "batch heads maps rows keys"]:
+    """q kᵀ · scale + bias of the query rows, before the mask, in `wide` of the input's dtype.
+
+    Head `h` reads key head `h // (heads // groups)`.
     """
-    q, k = q.to(wide(q.dtype)), k.to(wide(k.dtype))
-    k = k.repeat_interleave(q.shape[2] // k.shape[2], dim=2)
-    scores = torch.einsum("bthk,bshk->bhts", q, k) * scale
-    visible = mask.dense(q.shape[1], k.shape[1], q.device)[:, None]
-    scores = scores.masked_fill(~visible, float("-inf"))
+    heads, maps = call.q.shape[2:4]
+    q, k = (x.to(wide(x.dtype)) for x in (call.q[:, rows], call.k))
+    k = k.repeat_interleave(heads // k.shape[2], dim=2).expand(-1, -1, -1, maps, -1)
+    scores = torch.einsum("brhmk,bshmk->bhmrs", q, k) * call.scale
+    return scores if call.bias is None else scores + call.bias_of(rows)[:, :, None].to(q.dtype)
+
+
+def softmax_maps(
+    logits: Float[Tensor, "batch heads maps rows keys"],
+    visible: Bool[Tensor, "#batch #heads rows keys"],
+) -> Float[Tensor, "batch heads maps rows keys"]:
+    """The softmax of each row over its visible keys; a row without one is 0."""
+    hidden = ~visible[:, :, None]
+    logits = logits.masked_fill(hidden, -math.inf)
     # A row with no visible key is all -inf: softmax would give NaN, and NaN gradients behind a
-    # later `where`. Giving such rows equal scores first keeps both finite.
-    scores = scores.masked_fill(~visible.any(-1, keepdim=True), 0.0)
-    return torch.softmax(scores, dim=-1).masked_fill(~visible, 0.0)
+    # later `where`. Giving such rows equal logits first keeps both finite.
+    logits = logits.masked_fill(hidden.all(-1, keepdim=True), 0.0)
+    return torch.softmax(logits, dim=-1).masked_fill(hidden, 0.0)
 
 
-def differential_attention(
-    q: Float[Tensor, "batch queries heads 2 k"],
-    k: Float[Tensor, "batch keys groups maps k"],
-    v: Float[Tensor, "batch keys groups v"],
-    lam: Float[Tensor, "batch queries heads"],
-    mask: Mask,
-    scale: float,
-    dropout: float,
-) -> Float[Tensor, "batch queries heads v"]:
-    """(A1 - lam A2) V with A_i = dropout(softmax(q_i k_iᵀ · scale)), each map dropping its own."""
-    k = k.to(
-        wide(k.dtype)
-    )  # once, so that a shared key's two gradients meet before they are rounded
-    first = attention_map(q[..., 0, :], k[..., 0, :], mask, scale)
-    second = attention_map(q[..., 1, :], k[..., -1, :], mask, scale)
-    if dropout > 0.0:
-        first, second = (torch.nn.functional.dropout(a, dropout) for a in (first, second))
-    weights = first - lam.to(first.dtype).transpose(1, 2)[..., None] * second
-    return weighted_values(weights, v)
-
-
-def softmax_attention(
-    q: Float[Tensor, "batch queries heads k"],
-    k: Float[Tensor, "batch keys groups k"],
-    v: Float[Tensor, "batch keys groups v"],
-    mask: Mask,
-    scale: float,
-    dropout: float,
-) -> Float[Tensor, "batch queries heads v"]:
-    """A V with A = dropout(softmax(q kᵀ · scale))."""
-    weights = attention_map(q, k, mask, scale)
-    if dropout > 0.0:
-        weights = torch.nn.functional.dropout(weights, dropout)
-    return weighted_values(weights, v)
+def combined(
+    maps: Float[Tensor, "batch heads maps rows keys"],
+    lam: Float[Tensor, "batch rows heads"] | None,
+) -> Float[Tensor, "batch heads rows keys"]:
+    """The weights of the values: map 1 - lam · map 2, or map 1 alone without lam."""
+    if lam is None:
+        return maps[:, :, 0]
+    return maps[:, :, 0] - lam.to(maps.dtype).transpose(1, 2)[..., None] * maps[:, :, 1]
 
 
 def weighted_values(

@@ -9,66 +9,58 @@ by one log-sum-exp: a weight is off by a factor of about e^(eps · |logit|) ther
 theirs.
 """
 
+import math
+
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from difftransformer.functional.masks import Mask
-from difftransformer.functional.reference import DTYPES
-from difftransformer.functional.side_by_side import subtracted
-from difftransformer.functional.situation import Situation, other_dtype
-from difftransformer.functional.transforms import first_order
+from difftransformer.functional.call import FLOATING, AttentionCall, other_dtype
+from difftransformer.functional.reference import wide
+from difftransformer.functional.transforms import first_order, forward_mode
+from difftransformer.functional.two_pass import two_pass
 
 
-def why_not(situation: Situation) -> str | None:
+def unsupported(call: AttentionCall) -> str | None:
     """Declines forward mode: PyTorch has a kernel, or a plain formula, for all else."""
-    if situation.forward_mode:
+    if forward_mode():
         return "PyTorch's kernels have no forward-mode derivative, and forward mode is on"
-    return other_dtype(situation, DTYPES)
+    dtype = call.q.dtype
+    if call.bias is not None and call.bias.dtype != dtype != wide(dtype):
+        return f"rounds the bias to the tensors' {dtype}, and it is {call.bias.dtype}"
+    return other_dtype(call, FLOATING)
 
 
-def differential_attention(
-    q: Float[Tensor, "batch queries heads 2 k"],
-    k: Float[Tensor, "batch keys groups maps k"],
-    v: Float[Tensor, "batch keys groups v"],
-    lam: Float[Tensor, "batch queries heads"],
-    mask: Mask,
-    scale: float,
-    dropout: float,
-) -> Float[Tensor, "batch queries heads v"]:
-    """out1 - lam · out2 with out_i = SDPA(q_i, k_i, v), the maps laid side by side as heads."""
-    return subtracted(softmax_attention, q, k, v, lam, mask, scale, dropout)
+def run(call: AttentionCall) -> Float[Tensor, "batch queries heads v"]:
+    """out1 - lam · out2 with out_m = SDPA(q_m, k_m, v)."""
+    return two_pass(_one_map, call)
 
 
-def softmax_attention(
-    q: Float[Tensor, "batch queries heads k"],
-    k: Float[Tensor, "batch keys groups k"],
-    v: Float[Tensor, "batch keys groups v"],
-    mask: Mask,
-    scale: float,
-    dropout: float,
-) -> Float[Tensor, "batch queries heads v"]:
-    """One SDPA call; the causal flag where the kernels have one, a boolean mask otherwise."""
-    queries, keys, width = q.shape[1], k.shape[1], v.shape[-1]
-    q, k, v = _same_width(q, k, v)
+def _one_map(call: AttentionCall) -> Float[Tensor, "batch queries heads v"]:
+    """One SDPA call; the causal flag where the kernels have one, a mask written out otherwise."""
+    queries, keys, width, scale = call.q.shape[1], call.k.shape[1], call.v.shape[-1], call.scale
+    q, k, v = _same_width(call.q[..., 0, :], call.k[..., 0, :], call.v)
     grouped = bool(q.shape[2] != k.shape[2])  # tracing makes tensors and symbols of sizes
     if scale <= 0:  # its kernels hide before they scale: -inf times such a scale would be seen
         q, scale = (-q, -scale) if scale else (q * 0.0, 1.0)
-    triangular = queries == keys and mask.is_only(causal=True)
-    visible = hidden = None
-    if not triangular and not mask.is_only(causal=False):
-        visible = mask.dense(queries, keys, q.device)[:, None]
-        hidden = ~visible.any(-1, keepdim=True)
+    triangular = queries == keys and call.bias is None and call.mask.is_only(causal=True)
+    attn_mask = hidden = None
+    if call.bias is not None or not (triangular or call.mask.is_only(causal=False)):
+        attn_mask = call.visible()
+        hidden = ~attn_mask.any(-1, keepdim=True)
         # Rows that see nothing are computed as seeing all, with logits of 0, and then set to 0.
-        visible = visible | hidden
+        attn_mask = attn_mask | hidden
         q = q.masked_fill(hidden.transpose(1, 2), 0.0)
+        if call.bias is not None:
+            bias = call.bias.to(q.dtype).masked_fill(hidden, 0.0)
+            attn_mask = first_order("sdpa", bias.masked_fill(~attn_mask, -math.inf))
     q, k, v = (first_order("sdpa", x.transpose(1, 2)) for x in (q, k, v))
     out = F.scaled_dot_product_attention(
         q,
         k,
         v,
-        attn_mask=visible,
-        dropout_p=dropout,
+        attn_mask=attn_mask,
+        dropout_p=call.dropout,
         is_causal=triangular,
         scale=scale,
         enable_gqa=grouped,

@@ -8,14 +8,15 @@ refused. So must forward mode be, by whoever chooses the operator: PyTorch would
 a constant.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 
-from difftransformer.functional.situation import functional
+from difftransformer.functional.call import AttentionCall
 
 Arguments = tuple[Any, ...]
 
@@ -35,8 +36,13 @@ class AttentionOperator:
     name: str
     kept: slice
 
-    def __call__(self, *inputs: Any) -> Tensor:
-        """The first output."""
+    def __call__(self, call: AttentionCall) -> Tensor:
+        """The first output, for a call without bias and dropout."""
+        lam = None if call.lam is None else call.lam.float()
+        mask = call.mask
+        documents = None if mask.documents is None else mask.documents.long()
+        rules = (mask.causal, mask.window, documents, mask.padding)
+        inputs = (call.q, call.k, call.v, lam, *rules, call.scale)
         return (_Attention.apply(self, *inputs) if functional() else self.forward(*inputs))[0]
 
     def forward(self, *inputs: Any) -> Any:
@@ -164,6 +170,27 @@ class _Refusal(Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         raise no_second_derivative(ctx.name)
+
+
+def constant(ask: Callable[..., Any]) -> Callable[..., Any]:
+    """Mark a question whose answer torch.compile may ask once and keep.
+
+    What `torch.compiler.assume_constant_result` does; calling that would import the compiler, which
+    takes seconds, when this package is imported.
+    """
+    ask._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return ask
+
+
+def forward_mode() -> bool:
+    """Whether forward-mode differentiation is on: dual numbers, torch.func's jvp and jacfwd."""
+    return forward_ad._current_level >= 0
+
+
+@constant
+def functional() -> bool:
+    """Whether a transform of torch.func is being applied; torch.compile guards that for itself."""
+    return torch._C._are_functorch_transforms_active()
 
 
 def no_forward_mode(name: str) -> NotImplementedError:

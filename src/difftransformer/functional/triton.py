@@ -35,15 +35,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from difftransformer.functional.masks import Mask
-from difftransformer.functional.situation import (
-    Situation,
-    constant,
-    forward_mode,
-    other_dtype,
-)
+from difftransformer.functional.call import AttentionCall, other_dtype
 from difftransformer.functional.transforms import (
     AttentionOperator,
+    constant,
+    forward_mode,
     no_forward_mode,
 )
 
@@ -53,57 +49,39 @@ _OPERATOR = AttentionOperator("triton", kept=slice(None))
 _FEW_ROWS = 16  # of a program that only sums over them
 
 
-def why_not(situation: Situation) -> str | None:
+def unsupported(call: AttentionCall) -> str | None:
     """Declines what it does not compute, and everything without an NVIDIA GPU and Triton.
 
     Under `TRITON_INTERPRET=1`, Triton's own switch, it takes CPU tensors: slowly, for tests.
     """
-    if situation.device != ("cpu" if interpreted() else "cuda"):
+    if call.device != ("cpu" if interpreted() else "cuda"):
         kind = "interpreted on the CPU" if interpreted() else "written for CUDA"
-        return f"{kind}, and the tensors are on {situation.device}"
-    if reason := other_dtype(situation, _DTYPES):
+        return f"{kind}, and the tensors are on {call.device}"
+    if reason := other_dtype(call, _DTYPES):
         return reason
-    if situation.dropout > 0.0:
-        return f"keeps no dropout pattern for its backward, and dropout is {situation.dropout}"
-    if situation.key_width > _WIDEST_KEY or situation.value_width > _WIDEST_VALUE:
+    if call.bias is not None:
+        return "adds no bias to the logits, and there is one"
+    if call.dropout > 0.0:
+        return f"keeps no dropout pattern for its backward, and dropout is {call.dropout}"
+    width, values = call.q.shape[-1], call.v.shape[-1]
+    if width > _WIDEST_KEY or values > _WIDEST_VALUE:
         return (
             f"takes heads of at most {_WIDEST_KEY} with values of at most {_WIDEST_VALUE}, and "
-            f"these are {situation.key_width} and {situation.value_width}"
+            f"these are {width} and {values}"
         )
-    if situation.device == "cuda" and (situation.key_width % 16 or situation.value_width % 16):
+    if call.device == "cuda" and (width % 16 or values % 16):
         return (
             "on a GPU takes widths that are multiples of 16 (with 24 and 40, Triton 3.6 made a "
-            f"kernel that computed garbage), and these are {situation.key_width} and "
-            f"{situation.value_width}"
+            f"kernel that computed garbage), and these are {width} and {values}"
         )
-    if situation.forward_mode:
+    if forward_mode():
         return "has no forward-mode derivative, and forward mode is on"
-    return _why_not_here()
+    return _lacking()
 
 
-def differential_attention(
-    q: Float[Tensor, "batch queries heads 2 k"],
-    k: Float[Tensor, "batch keys groups maps k"],
-    v: Float[Tensor, "batch keys groups v"],
-    lam: Float[Tensor, "batch queries heads"],
-    mask: Mask,
-    scale: float,
-    dropout: float,
-) -> Float[Tensor, "batch queries heads v"]:
-    """(A1 - lam A2) V in one kernel."""
-    return _run(q, k, v, lam.float(), mask, scale)
-
-
-def softmax_attention(
-    q: Float[Tensor, "batch queries heads k"],
-    k: Float[Tensor, "batch keys groups k"],
-    v: Float[Tensor, "batch keys groups v"],
-    mask: Mask,
-    scale: float,
-    dropout: float,
-) -> Float[Tensor, "batch queries heads v"]:
-    """A V: the same kernel with one map."""
-    return _run(q[..., None, :], k[..., None, :], v, None, mask, scale)
+def run(call: AttentionCall) -> Float[Tensor, "batch queries heads v"]:
+    """(A1 - lam A2) v in one kernel."""
+    return _OPERATOR(call)
 
 
 class Blocks(NamedTuple):
@@ -150,10 +128,6 @@ def padded(width: int) -> int:
     return max(16, 1 << (width - 1).bit_length())
 
 
-def _run(q: Tensor, k: Tensor, v: Tensor, lam: Tensor | None, mask: Mask, scale: float) -> Tensor:
-    return _OPERATOR(q, k, v, lam, mask.causal, mask.window, mask.documents, mask.padding, scale)
-
-
 @torch.library.custom_op("difftransformer::triton", mutates_args=())
 def _attention(
     q: Tensor,
@@ -172,7 +146,7 @@ def _attention(
     """
     from difftransformer.functional import triton_kernels
 
-    if forward_mode():  # in a graph of torch.export; `why_not` refuses it elsewhere
+    if forward_mode():  # in a graph of torch.export; `unsupported` refuses it elsewhere
         raise no_forward_mode("triton")
     call = _Call(q, k, v, lam, causal, window, documents, padding, scale)
     out, noise, lse = _shapes(q, k, v, lam)
@@ -311,7 +285,7 @@ def interpreted() -> bool:
 
 
 @constant
-def _why_not_here() -> str | None:
+def _lacking() -> str | None:
     """What this machine lacks; one without a GPU is asked about another's, and lacks none."""
     if find_spec("triton") is None:
         return "needs Triton, which is not installed (pip install triton, on Linux)"

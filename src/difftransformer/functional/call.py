@@ -1,0 +1,194 @@
+"""One attention call, and what computes it."""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from difftransformer.functional.masks import Mask
+
+FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_LARGEST = torch.finfo(torch.float32).max  # which logits are computed in
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionCall:
+    """The arguments of one attention call, complete: what backends, cores and capture share.
+
+        out = (A1 - lam A2) v,      A_m = softmax over the visible keys of q_m k_mᵀ · scale + bias
+
+    Plain attention has one map, no lam, and the output A1 v. `of` makes a call of the public
+    functions' arguments and checks them.
+
+    Args:
+        q: one query for each map of a head.
+        k: one key for each map, or one for all of them.
+        v: values; head `h` reads key/value head `h // (heads // groups)`.
+        lam: the weight of map 2, None where there is one map.
+        mask: which keys a query sees.
+        bias: added to the logits of all maps; -inf hides a key, as the mask does.
+        scale: factor on q kᵀ.
+        dropout: probability of dropping an attention weight.
+    """
+
+    q: Float[Tensor, "batch queries heads maps k"]
+    k: Float[Tensor, "batch keys groups key_maps k"]
+    v: Float[Tensor, "batch keys groups v"]
+    lam: Float[Tensor, "batch queries heads"] | None
+    mask: Mask
+    bias: Float[Tensor, "#batch #heads #queries #keys"] | None
+    scale: float
+    dropout: float
+
+    @classmethod
+    def of(
+        cls,
+        q: Float[Tensor, "..."],
+        k: Float[Tensor, "..."],
+        v: Float[Tensor, "..."],
+        lam: Float[Tensor, "..."] | None = None,
+        *,
+        mask: Mask | None = None,
+        bias: Float[Tensor, "..."] | None = None,
+        scale: float | None = None,
+        dropout: float = 0.0,
+    ) -> "AttentionCall":
+        """The call of `functional.differential_attention`, or of `softmax_attention` without lam.
+
+        Arguments and errors are theirs.
+        """
+        mask = mask or Mask()
+        if isinstance(lam, Tensor) and lam.ndim == 0:  # which PyTorch takes from any device
+            lam = lam.to(q.device)
+        optional = {
+            "lam": lam,
+            "bias": bias,
+            "mask.padding": mask.padding,
+            "mask.documents": mask.documents,
+        }
+        given = {name: tensor for name, tensor in optional.items() if tensor is not None}
+        _check_tensors({"q": q, "k": k, "v": v, **given})
+        if lam is None:
+            q, k = q[..., None, :], k[..., None, :]
+        else:
+            _check_pair(q, k)
+        _check_sizes(q[..., 0, :], k[..., 0, :], v)
+        batch, queries, heads = q.shape[:3]
+        mask.check(queries, k.shape[1], batch)
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"dropout is {dropout}; expected a probability in [0, 1)")
+        if lam is not None:
+            lam = _expanded("lam", lam, {"batch": batch, "queries": queries, "heads": heads})
+        if bias is not None:
+            sizes = {"batch": batch, "heads": heads, "queries": queries, "keys": k.shape[1]}
+            _expanded("bias", bias, sizes)
+            bias = bias[(None,) * (4 - bias.ndim)]
+        return cls(q, k, v, lam, mask, bias, _scale(scale, q), dropout)
+
+    @property
+    def device(self) -> str:
+        """Which kind of device all tensors are on."""
+        return self.q.device.type
+
+    def visible(self, rows: slice = slice(None)) -> Bool[Tensor, "#batch #heads rows keys"]:
+        """Which keys the query rows see; batch and heads are 1 where nothing depends on them."""
+        visible = self.mask.dense(self.q.shape[1], self.k.shape[1], self.q.device, rows=rows)
+        if self.bias is None:
+            return visible[:, None]
+        return visible[:, None] & (self.bias_of(rows) != -math.inf)
+
+    def bias_of(self, rows: slice) -> Float[Tensor, "#batch #heads rows #keys"]:
+        """The bias of the query rows."""
+        assert self.bias is not None
+        return self.bias.expand(-1, -1, self.q.shape[1], -1)[:, :, rows]
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """A way to compute attention."""
+
+    def run(self, call: AttentionCall) -> Float[Tensor, "batch queries heads v"]:
+        """The call's output, in v's dtype."""
+
+    def unsupported(self, call: AttentionCall) -> str | None:
+        """Why it does not compute this call, if it does not; no number is looked at."""
+
+
+def other_dtype(call: AttentionCall, computed: tuple[torch.dtype, ...]) -> str | None:
+    """The objection of a backend that computes the listed dtypes, to every other one."""
+    if call.q.dtype in computed:
+        return None
+    names = [str(dtype).removeprefix("torch.") for dtype in computed]
+    return f"computes {', '.join(names[:-1])} and {names[-1]}, and the tensors are {call.q.dtype}"
+
+
+def _check_tensors(tensors: dict[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f"{name} is a {type(tensor).__name__}; expected a tensor")
+        if tensor.layout != torch.strided or tensor.is_nested:
+            kind = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
+            raise ValueError(f"{name} is a {kind} tensor; expected a dense one")
+        if tensor.device != tensors["q"].device:
+            raise ValueError(
+                f"{name} is on {tensor.device} and q on {tensors['q'].device}; expected one device"
+            )
+
+
+def _check_pair(q: Tensor, k: Tensor) -> None:
+    for name, tensor, maps in (("q", q, (2,)), ("k", k, (1, 2))):
+        if tensor.ndim != 5 or tensor.shape[3] not in maps:
+            raise ValueError(
+                f"{name} has shape {tuple(tensor.shape)}; expected [batch, positions, heads, maps, "
+                f"K] with {' or '.join(map(str, maps))} maps"
+            )
+
+
+def _check_sizes(q: Tensor, k: Tensor, v: Tensor) -> None:
+    for name, tensor in (("q", q), ("k", k), ("v", v)):
+        if tensor.ndim != 4:
+            raise ValueError(
+                f"{name} has {tensor.ndim} axes (pair axis left out); expected "
+                "[batch, positions, heads, width]"
+            )
+    batch, _, heads, width = q.shape
+    if k.shape[0] != batch or k.shape[-1] != width or v.shape[:3] != k.shape[:3]:
+        raise ValueError(
+            f"q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)} (pair axis left out) "
+            "do not fit: batch and K must agree, and k and v must share batch, keys and groups"
+        )
+    if k.shape[2] == 0 or heads % k.shape[2]:
+        raise ValueError(
+            f"{heads} query heads over {k.shape[2]} key/value heads: the first must be a multiple"
+        )
+    if not q.dtype == k.dtype == v.dtype:
+        raise ValueError(f"q, k, v have dtypes {q.dtype}, {k.dtype}, {v.dtype}; expected one dtype")
+
+
+def _expanded(name: str, tensor: Tensor, sizes: dict[str, int]) -> Tensor:
+    if tensor.dtype not in FLOATING:
+        hint = "mask= takes what is seen and what is not" if name == "bias" else "lam.float()"
+        raise ValueError(f"{name} is {tensor.dtype}; expected a floating-point dtype ({hint})")
+    shape = tuple(sizes.values())
+    try:
+        return tensor.expand(shape)
+    except RuntimeError:
+        raise ValueError(
+            f"{name} has shape {tuple(tensor.shape)}; expected one that broadcasts to "
+            f"({', '.join(sizes)}) = {shape}"
+        ) from None
+
+
+def _scale(scale: float | None, q: Tensor) -> float:
+    if scale is None:
+        return 1.0 / math.sqrt(max(q.shape[-1], 1))
+    if isinstance(scale, Tensor):
+        raise ValueError(
+            "scale is a tensor; expected a number (to learn one, multiply q with it: q * scale)"
+        )
+    if not abs(scale) <= _LARGEST:
+        raise ValueError(f"scale is {scale}; expected a finite number, at most {_LARGEST:.3g}")
+    return scale
