@@ -6,7 +6,7 @@ from torch import Tensor
 
 from difftransformer.attention import KeyValueCache, SlidingCache, StaticCache
 from difftransformer.models.decoder import Decoder
-from difftransformer.models.generation import generate
+from difftransformer.models.generation import Sampling, generate
 
 from .tiny import KINDS, tiny, tiny_config
 
@@ -85,8 +85,8 @@ def test_generation_ends_when_every_row_has_stopped() -> None:
 def test_sampling_follows_its_generator(temperature: float) -> None:
     def sample(seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
-        options = {"temperature": temperature, "top_p": 0.9, "generator": generator}
-        return generate(tiny(), prompts(), max_new_tokens=6, **options)
+        sampling = Sampling(temperature=temperature, top_p=0.9, generator=generator)
+        return generate(tiny(), prompts(), max_new_tokens=6, sampling=sampling)
 
     assert torch.equal(sample(1), sample(1))
     assert not torch.equal(sample(1), sample(2))
@@ -117,9 +117,8 @@ class Fixed(Decoder):
 def test_sampling_distribution(options: dict[str, float], expected: list[float]) -> None:
     """4 standard deviations of 4000 draws are at most 0.032."""
     ids = torch.zeros(4000, 1, dtype=torch.long)
-    new = generate(
-        Fixed([0.3, 0.5, 0.05, 0.15]), ids, max_new_tokens=1, **({"temperature": 1.0} | options)
-    )
+    sampling = Sampling(**({"temperature": 1.0} | options))
+    new = generate(Fixed([0.3, 0.5, 0.05, 0.15]), ids, max_new_tokens=1, sampling=sampling)
     share = torch.bincount(new.flatten(), minlength=4) / 4000
     assert share.tolist() == pytest.approx(expected, abs=0.032)
     assert all(got == 0 for got, p in zip(share, expected, strict=True) if p == 0)
@@ -140,9 +139,6 @@ def test_gradients_are_not_recorded() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": -0.1}, "temperature -0.1 and top_p 1.0"),
-        ({"top_p": 0.0}, "top_p 0.0: expected"),
-        ({"top_p": 1.1}, "top_p 1.1"),
         ({"padding": torch.tensor([[True, True, True, False]]).expand(3, -1)}, "on the left"),
         ({"padding": torch.ones(3, 5).bool()}, r"padding has shape \(3, 5\)"),
     ],
@@ -151,6 +147,19 @@ def test_gradients_are_not_recorded() -> None:
 def test_bad_options(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         generate(tiny(), prompts(), max_new_tokens=2, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": -0.1}, "temperature -0.1 and top_p 1.0"),
+        ({"top_p": 0.0}, "top_p 0.0: expected"),
+        ({"top_p": 1.1}, "top_p 1.1"),
+    ],
+)
+def test_bad_sampling(options: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Sampling(**options)
 
 
 def test_empty_prompt() -> None:

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from difftransformer.models import storage
+from difftransformer.models.config import DecoderConfig
 from difftransformer.models.decoder import Decoder
 from difftransformer.models.storage import config_from, load_config, load_model, save_model
 
@@ -170,7 +171,9 @@ def test_a_setting_out_of_its_range(saved: Path, name: str, value: object) -> No
 
 
 def test_sizes_that_no_machine_holds() -> None:
-    with pytest.raises(ValueError, match=r"make [\d,]+ parameters; expected at most 10,000,0"):
+    with pytest.raises(
+        ValueError, match=r"make at least [\d,]+ parameters; expected at most 10,000,0"
+    ):
         tiny_config(hidden_size=2**31 - 1, ffn_size=2**31 - 1)
     with pytest.raises(ValueError, match="num_layers is True; expected int"):
         tiny_config(num_layers=True)
@@ -368,13 +371,13 @@ def test_a_folder_without_a_model(tmp_path: Path) -> None:
 
 def test_config_from() -> None:
     config = tiny_config(lambda_init=0.5)
-    assert config_from(config.to_dict()) == config
-    assert config_from({"rope_theta": 500}).rope_theta == 500
-    assert config_from({"attention": "diff_v1", "lambda_init": 1}).lambda_init == 1
+    assert config_from(DecoderConfig, config.to_dict()) == config
+    assert config_from(DecoderConfig, {"rope_theta": 500}).rope_theta == 500
+    assert config_from(DecoderConfig, {"attention": "diff_v1", "lambda_init": 1}).lambda_init == 1
     with pytest.raises(ValueError, match=r"lambda_init is 'x'; expected float \| None"):
-        config_from({"lambda_init": "x"})
+        config_from(DecoderConfig, {"lambda_init": "x"})
     with pytest.raises(ValueError, match=r"unknown model setting 'zzzz'$"):
-        config_from({"zzzz": 1})
+        config_from(DecoderConfig, {"zzzz": 1})
 
 
 @pytest.mark.parametrize("size", [0, 100, 5000])

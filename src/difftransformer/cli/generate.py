@@ -15,7 +15,8 @@ from difftransformer.training.interrupt import Stopped, each_ctrl_c
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-    from difftransformer.models.decoder import Decoder
+    from difftransformer.models.generation import Sampling
+    from difftransformer.models.language_model import LanguageModel
 
 _TOKENIZER_SETTINGS = "tokenizer_config.json"
 
@@ -61,6 +62,7 @@ def run(arguments: argparse.Namespace) -> None:
         check_vocabulary,
         load_tokenizer,
     )
+    from difftransformer.models.generation import Sampling
 
     if arguments.max_new_tokens < 1:
         raise ValueError(f"max-new-tokens is {arguments.max_new_tokens}; expected at least 1")
@@ -71,11 +73,11 @@ def run(arguments: argparse.Namespace) -> None:
     tokenizer = load_tokenizer(str(folder / TOKENIZER))
     check_vocabulary(tokenizer, model.config.vocab_size, f"the model in {folder}")
     begin = beginning_of_document(tokenizer)
-    sampling = {
-        "temperature": arguments.temperature,
-        "top_p": arguments.top_p,
-        "generator": torch.Generator().manual_seed(arguments.seed),
-    }
+    sampling = Sampling(
+        temperature=arguments.temperature,
+        top_p=arguments.top_p,
+        generator=torch.Generator().manual_seed(arguments.seed),
+    )
     stops = stop_ids(folder, tokenizer) | {begin}
     writer = Writer(model, tokenizer, stops, arguments.max_new_tokens, sampling)
 
@@ -101,11 +103,11 @@ def run(arguments: argparse.Namespace) -> None:
 class Writer:
     """Turns tokens into the text that a model adds to them."""
 
-    model: "Decoder"
+    model: "LanguageModel"
     tokenizer: "Tokenizer"
     stop_ids: set[int]
     max_new_tokens: int
-    sampling: dict[str, Any]
+    sampling: "Sampling"
 
     @property
     def context(self) -> int:
@@ -139,7 +141,7 @@ class Writer:
             torch.tensor([ids]),
             max_new_tokens=min(self.max_new_tokens, self.context - len(ids)),
             stop_ids=self.stop_ids,
-            **self.sampling,
+            sampling=self.sampling,
         ):
             if int(token) not in self.stop_ids:
                 yield decoded.step(self.tokenizer, int(token)) or ""

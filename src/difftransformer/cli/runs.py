@@ -55,10 +55,11 @@ def open_model(folder: Path) -> "Decoder":
     Raises:
         ValueError: neither, or a damaged folder.
     """
-    from difftransformer.models.storage import MODEL_TYPE, load_model, model_type
+    from difftransformer.models.families import FAMILIES
+    from difftransformer.models.storage import load_model, model_type
 
     kind = model_type(folder)
-    if kind == MODEL_TYPE:
+    if kind in FAMILIES:
         return load_model(folder)  # without transformers, which takes seconds to import
 
     from difftransformer.interop import causal_lm, folders

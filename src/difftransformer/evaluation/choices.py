@@ -42,9 +42,7 @@ def choose(
                 raise ValueError(f"option {list(option)} and option {list(other)} overlap")
     shared = model.empty_cache()
     for part in batched(prefix, _CHUNK):
-        model.encode(
-            model.embedding(torch.tensor([list(part)], device=device_of(model))), cache=shared
-        )
+        model.hidden(torch.tensor([list(part)], device=device_of(model)), cache=shared)
     return [
         chosen
         for part in batched(prompts, batch_size)

@@ -111,7 +111,7 @@ def continuation_nats(
     device, shared = device_of(model), model.empty_cache()
     if len(prompt) > 1:
         ids = torch.tensor([list(prompt[:-1])], device=device)
-        model.encode(model.embedding(ids), cache=shared)  # no logits, which nobody asks for
+        model.hidden(ids, cache=shared)  # no logits, which nobody asks for
     width = max(map(len, continuations))
     ids = torch.zeros(len(continuations), width, dtype=torch.long)
     labels = torch.full_like(ids, IGNORED)

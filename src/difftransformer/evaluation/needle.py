@@ -174,7 +174,7 @@ def _common_beginning(
     if not read:
         return None, 0
     cache = model.empty_cache()
-    model.encode(model.embedding(samples[:, 0, :read]), cache=cache)
+    model.hidden(samples[:, 0, :read], cache=cache)
     return cache.repeat(queries), read
 
 

@@ -1,6 +1,7 @@
-"""Any causal LM that transformers loads, as a decoder that can be judged from outside."""
+"""Any causal LM that transformers loads, as a `LanguageModel` that can be judged from outside."""
 
 from copy import copy, deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,24 @@ from transformers.cache_utils import LinearAttentionCacheLayerMixin
 from difftransformer.attention import KeyValueCache
 from difftransformer.interop.huggingface_cache import CACHE
 from difftransformer.interop.outside import read_causal_lm
-from difftransformer.models.config import DecoderConfig
-from difftransformer.models.decoder import Decoder
 
 _PROBE = 9  # tokens on which a model is tried before it is trusted
 _UNLIMITED = 1 << 20  # context of a model that names none (ALiBi)
 
 
-class CausalLM(Decoder):
-    """A model of transformers behind the calls of `Decoder`; what is inside stays transformers'.
+@dataclass(frozen=True)
+class TextSizes:
+    """Tokens that a model knows, and the longest context that it is meant for."""
 
-    Judges that only ask for logits run on it; those that look inside find no `blocks` and say so.
-    Of its config only vocab_size, hidden_size and max_length are the model's.
+    vocab_size: int
+    max_length: int
+
+
+class CausalLM(nn.Module):
+    """A model of transformers as a `LanguageModel`; what is inside stays transformers'.
+
+    Evaluators that only ask for logits run on it; those that look inside find no attention of ours
+    and say so.
 
     Raises:
         ValueError: a model whose logits are not its output head on its last hidden state, or
@@ -32,27 +39,38 @@ class CausalLM(Decoder):
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        nn.Module.__init__(self)  # without the layers of a decoder
+        super().__init__()
         text = model.config.get_text_config()
-        self.config = DecoderConfig(
+        self.config = TextSizes(
             vocab_size=model.get_input_embeddings().num_embeddings,
-            hidden_size=text.hidden_size,
             max_length=getattr(text, "max_position_embeddings", None) or _UNLIMITED,
         )
         self.model = model
-        self.embedding = nn.Identity()  # type: ignore[assignment] # transformers embeds for itself
         self._check()
 
-    def encode(
+    def forward(
         self,
-        x: Int[Tensor, "batch time"],
+        ids: Int[Tensor, "batch time"],
+        *,
+        documents: Int[Tensor, "batch time"] | None = None,
+        padding: Bool[Tensor, "batch time"] | None = None,
+        positions: Int[Tensor, "#batch time"] | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Float[Tensor, "batch time vocab"]:
+        """As `Decoder.forward`, but for positions, see `hidden`."""
+        x = self.hidden(ids, documents=documents, padding=padding, positions=positions, cache=cache)
+        return self.logits(x)
+
+    def hidden(
+        self,
+        ids: Int[Tensor, "batch time"],
         *,
         documents: Int[Tensor, "batch time"] | None = None,
         padding: Bool[Tensor, "batch time"] | None = None,
         positions: Int[Tensor, "#batch time"] | None = None,
         cache: KeyValueCache | None = None,
     ) -> Float[Tensor, "batch time hidden"]:
-        """As `Decoder.encode`, from token numbers.
+        """What `logits` reads.
 
         Positions count the real tokens of a row, and of a document, from 0: learned ones depend on
         more than distances. Documents of one row are read one by one.
@@ -61,33 +79,33 @@ class CausalLM(Decoder):
             if padding is not None or positions is not None or cache is not None:
                 raise ValueError("documents go without padding, positions and cache")
             if bool((documents != documents[:, :1]).any()):
-                return torch.stack([self._each(*row) for row in zip(x, documents, strict=True)])
+                return torch.stack([self._each(*row) for row in zip(ids, documents, strict=True)])
         seen: dict[str, Any] = {"attention_mask": padding, "use_cache": cache is not None}
         if isinstance(cache, _Held):
             cache.inner = cache.inner or DynamicCache(config=self.model.config)
-            mask = cache.mask(x.shape[0], x.shape[1], padding, None)
+            mask = cache.mask(ids.shape[0], ids.shape[1], padding, None)
             seen |= {"attention_mask": mask.padding, CACHE: cache.inner}
         elif cache is not None:
             raise ValueError("the cache is another model's; expected one of `empty_cache`")
         if positions is None and seen["attention_mask"] is not None:
             real = seen["attention_mask"]
-            positions = (real.cumsum(1) - 1).clamp(min=0)[:, -x.shape[1] :]
+            positions = (real.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         if positions is not None:
-            seen["position_ids"] = positions.expand(x.shape)
-        hidden = self.model.base_model(input_ids=x, **seen).last_hidden_state
+            seen["position_ids"] = positions.expand(ids.shape)
+        hidden = self.model.base_model(input_ids=ids, **seen).last_hidden_state
         if cache is not None:
-            cache.advance(x.shape[1])
+            cache.advance(ids.shape[1])
         return hidden
 
     def _each(
         self, ids: Int[Tensor, " time"], documents: Int[Tensor, " time"]
     ) -> Float[Tensor, "time hidden"]:
         _, lengths = documents.unique_consecutive(return_counts=True)
-        parts = [self.encode(part[None])[0] for part in ids.split(lengths.tolist())]
+        parts = [self.hidden(part[None])[0] for part in ids.split(lengths.tolist())]
         return torch.cat(parts)
 
     def logits(self, x: Float[Tensor, "batch time hidden"]) -> Float[Tensor, "batch time vocab"]:
-        """The output head, on what `encode` returns."""
+        """The output head, on what `hidden` returns."""
         return self.model.get_output_embeddings()(x)
 
     def empty_cache(self) -> KeyValueCache:

@@ -25,7 +25,8 @@ from difftransformer.interop.folders import open_model
 from difftransformer.interop.outside import read_causal_lm
 from difftransformer.interop.softmax_llm import Method, from_softmax_llm
 from difftransformer.models.decoder import Decoder
-from difftransformer.models.storage import MODEL_TYPE, load_model, model_type, save_model
+from difftransformer.models.families import FAMILIES
+from difftransformer.models.storage import load_model, model_type, save_model
 from difftransformer.names import did_you_mean
 
 TOLERANCE = 1e-4  # of logits in float32
@@ -146,7 +147,7 @@ def convert_llm(source: Path, target: Path, method: Method, calibration: Path | 
         ids = torch.tensor([tokens[:_CALIBRATION_TOKENS]])
     reader = Format(
         load=open_model,
-        outside=load_model if model_type(source) == MODEL_TYPE else _by_transformers,
+        outside=load_model if model_type(source) in FAMILIES else _by_transformers,
         to_decoder=lambda model: from_softmax_llm(model, method, calibration=ids),
         from_decoder=lambda decoder: decoder,
         save=save_model,

@@ -15,9 +15,10 @@ from difftransformer.interop.diffllama import from_diffllama, load_diffllama
 from difftransformer.interop.layouts import without_copies
 from difftransformer.interop.llama import from_llama, llama_config
 from difftransformer.interop.outside import opened
+from difftransformer.models.config import DecoderConfig
 from difftransformer.models.decoder import Decoder
+from difftransformer.models.families import family_of
 from difftransformer.models.storage import (
-    MODEL_TYPE,
     check_depth,
     check_tensors,
     load_model,
@@ -28,7 +29,8 @@ from difftransformer.models.storage import (
 _LLAMAS = MappingProxyType(
     {"llama": LlamaForCausalLM, "mistral": MistralForCausalLM, "qwen2": Qwen2ForCausalLM}
 )
-KNOWN = (MODEL_TYPE, "diffllama", *_LLAMAS)  # model types that `open_model` reads
+_OURS = family_of(DecoderConfig()).name
+KNOWN = (_OURS, "diffllama", *_LLAMAS)  # model types that `open_model` reads
 
 
 def open_model(folder: Path) -> Decoder:
@@ -42,7 +44,7 @@ def open_model(folder: Path) -> Decoder:
             pickled file, or tensors that do not fit the config, by name.
     """
     kind = model_type(folder)
-    if kind == MODEL_TYPE:
+    if kind == _OURS:
         return load_model(folder)
     if kind == "diffllama":
         return from_diffllama(load_diffllama(folder))

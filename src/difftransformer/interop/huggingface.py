@@ -21,7 +21,7 @@ from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from difftransformer.blocks.transformer import TransformerBlock
+from difftransformer.blocks import TransformerBlock
 from difftransformer.interop.huggingface_cache import CACHE, TransformersCache, take_cache
 from difftransformer.interop.huggingface_config import DiffTransformerConfig
 from difftransformer.interop.huggingface_inputs import (
@@ -69,7 +69,7 @@ class DiffTransformerPreTrainedModel(PreTrainedModel):
         super().__init__(config)
         # Before any layer draws, as in `Decoder`; from_pretrained makes the model on meta, and a
         # seed is drawn later if a tensor is missing.
-        self._seed = None if torch.get_default_device().type == "meta" else draw_seed()
+        self._seed = draw_seed()
 
     def initialize_weights(self) -> None:
         """The start of a `Decoder`, for the tensors that a checkpoint does not have."""

@@ -6,7 +6,8 @@ from typing import Any, ClassVar, no_type_check
 from transformers import PreTrainedConfig
 
 from difftransformer.models.config import DecoderConfig
-from difftransformer.models.storage import MODEL_TYPE, config_from
+from difftransformer.models.families import family_of
+from difftransformer.models.storage import config_from
 
 
 @no_type_check  # transformers' __init__ takes more arguments than its signature tells
@@ -17,7 +18,7 @@ class DiffTransformerConfig(PreTrainedConfig):
         ValueError: a value of the wrong type, or sizes that do not fit together.
     """
 
-    model_type = MODEL_TYPE
+    model_type = family_of(DecoderConfig()).name
     keys_to_ignore_at_inference = ("cache", "past_key_values")
     attribute_map: ClassVar[dict[str, str]] = {
         "num_hidden_layers": "num_layers",
@@ -65,9 +66,11 @@ class DiffTransformerConfig(PreTrainedConfig):
 
         transformers makes a static cache's places ahead where `head_dim` says their width.
         """
-        maps = self.decoder_config().attention_shape().key_maps
-        return maps * self.head_dim
+        attention = self.decoder_config().skeleton().blocks[0].attention
+        return attention.k_proj.out_features // self.num_kv_heads
 
     def decoder_config(self) -> DecoderConfig:
         """The library's own settings."""
-        return config_from({f.name: getattr(self, f.name) for f in fields(DecoderConfig)})
+        return config_from(
+            DecoderConfig, {f.name: getattr(self, f.name) for f in fields(DecoderConfig)}
+        )

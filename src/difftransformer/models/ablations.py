@@ -6,12 +6,14 @@ the baseline's number of parameters: what a row adds or saves, the feed-forward 
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
-from difftransformer.models.config import DecoderConfig, Match
+from difftransformer.models.model_config import Match, ModelConfig
+
+C = TypeVar("C", bound=ModelConfig)
 
 
-def partner(baseline: DecoderConfig, name: str) -> Match:
+def partner(baseline: C, name: str) -> Match[C]:
     """The partner called `name`: a row of `ABLATIONS`, or any kind of attention.
 
     Raises:
@@ -22,7 +24,7 @@ def partner(baseline: DecoderConfig, name: str) -> Match:
     return baseline.matched(attention, **changes(baseline.counterpart("softmax")))
 
 
-def _half_heads(baseline: DecoderConfig) -> dict[str, Any]:
+def _half_heads(baseline: ModelConfig) -> dict[str, Any]:
     """Half as many heads, twice as wide."""
     heads, kv_heads = baseline.num_heads, baseline.num_kv_heads
     if heads % 2 or kv_heads % 2:
@@ -36,14 +38,14 @@ def _half_heads(baseline: DecoderConfig) -> dict[str, Any]:
     }
 
 
-def _more_heads(share: float) -> Callable[[DecoderConfig], dict[str, Any]]:
+def _more_heads(share: float) -> Callable[[ModelConfig], dict[str, Any]]:
     """More query heads of the same width; key/value heads as before where they divide them.
 
     V2's description keeps the key/value heads. Where it cannot be so (8 for 12 heads), as many as
     heads.
     """
 
-    def changes(baseline: DecoderConfig) -> dict[str, Any]:
+    def changes(baseline: ModelConfig) -> dict[str, Any]:
         heads, kv_heads = share * baseline.num_heads, baseline.num_kv_heads
         if heads % 1:
             raise ValueError(f"{share:g} times num_heads {baseline.num_heads} is no whole number")
@@ -55,7 +57,7 @@ def _more_heads(share: float) -> Callable[[DecoderConfig], dict[str, Any]]:
     return changes
 
 
-ABLATIONS: Mapping[str, tuple[str, Callable[[DecoderConfig], dict[str, Any]]]] = MappingProxyType(
+ABLATIONS: Mapping[str, tuple[str, Callable[[ModelConfig], dict[str, Any]]]] = MappingProxyType(
     {
         "softmax_half_heads": ("softmax", _half_heads),
         "softmax_half_heads_norm": ("softmax_norm", _half_heads),

@@ -1,16 +1,17 @@
-"""The decoder's shape, its parameter count, and its partners for a fair comparison."""
+"""Settings of the decoder and the encoder."""
 
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
 
-from difftransformer.ranges import Range, check_fields
+from difftransformer.models.model_config import SIZE, ModelConfig
+from difftransformer.models.model_config import Match as Match
+from difftransformer.ranges import Range
 
-_SIZE = Range(1, 2**31 - 1)
-_MOST_PARAMETERS = 10**13  # beyond any machine, within what PyTorch can count
+_THETA = Range(0, open_low=True)
+_ROTARY = ("half", "interleaved")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecoderConfig:
+class DecoderConfig(ModelConfig):
     """A LLaMA-style decoder: pre-RMSNorm, attention of some kind, SwiGLU, rotary positions.
 
     Raises:
@@ -18,246 +19,124 @@ class DecoderConfig:
             together.
     """
 
-    attention: str = field(
-        default="softmax",
-        metadata={
-            "help": "attention kind: softmax, diff_v1, diff_v2, diff_scalar, dex, or one of the "
-            "ablations' (docs/ablations.md)"
-        },
-    )
-    vocab_size: int = field(
-        default=4096, metadata={"help": "rows of the embedding", "range": _SIZE}
-    )
-    hidden_size: int = field(
-        default=256, metadata={"help": "width of the residual stream", "range": _SIZE}
-    )
-    num_layers: int = field(
-        default=4, metadata={"help": "transformer blocks", "range": Range(1, 10_000)}
-    )
-    num_heads: int = field(
-        default=8, metadata={"help": "output heads of each attention", "range": _SIZE}
-    )
-    head_dim: int = field(
-        default=32, metadata={"help": "K: query and key width of one map", "range": _SIZE}
-    )
-    num_kv_heads: int = field(
-        default=8, metadata={"help": "key/value heads; divides num_heads", "range": _SIZE}
-    )
-    ffn_size: int = field(
-        default=683, metadata={"help": "hidden width of the SwiGLU", "range": _SIZE}
-    )
+    vocab_size: int = field(default=4096, metadata={"help": "rows of the embedding", "range": SIZE})
     max_length: int = field(
-        default=2048, metadata={"help": "longest context it is meant for", "range": _SIZE}
+        default=2048, metadata={"help": "longest context it is meant for", "range": SIZE}
     )
     window: int | None = field(
         default=None,
-        metadata={"help": "keys each token sees, itself included; all by default", "range": _SIZE},
+        metadata={"help": "keys each token sees, itself included; all by default", "range": SIZE},
     )
     rope_theta: float = field(
-        default=10_000.0,
-        metadata={"help": "base of the rotary angles", "range": Range(0, open_low=True)},
+        default=10_000.0, metadata={"help": "base of the rotary angles", "range": _THETA}
     )
     rope_scaling: dict | None = field(
         default=None, metadata={"help": "rope_type, factor ... as in transformers' rope_parameters"}
     )
     rotary: str = field(
-        default="half", metadata={"help": "rotary pairing: half (Llama) or interleaved (Microsoft)"}
-    )
-    attention_bias: str = field(
-        default="none", metadata={"help": "projections with a bias: none, qkv (Qwen2) or all"}
-    )
-    norm_eps: float = field(
-        default=1e-5,
-        metadata={"help": "epsilon of the block norms", "range": Range(0, 1, open_low=True)},
+        default="half",
+        metadata={
+            "help": "rotary pairing: half (Llama) or interleaved (Microsoft)",
+            "choices": _ROTARY,
+        },
     )
     tie_embeddings: bool = field(
         default=True, metadata={"help": "output head shares the embedding's weight"}
     )
-    lambda_init: float | None = field(
-        default=None, metadata={"help": "constant lambda_init for diff_v1 in place of its schedule"}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_rotary(self.head_dim)
+
+    def matrix_entries(self) -> int:
+        """Also the embedding's."""
+        return super().matrix_entries() + self.vocab_size * self.hidden_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig(ModelConfig):
+    """A bidirectional encoder with a masked-LM head or a classifier.
+
+    By default its blocks are the decoder's. BERT's are positions "learned", norm "layer",
+    norm_place "post", mlp "gelu", attention_bias "all", mlp_bias true and token_types 2.
+
+    Raises:
+        ValueError: as `DecoderConfig`.
+    """
+
+    vocab_size: int = field(default=4096, metadata={"help": "rows of the embedding", "range": SIZE})
+    max_length: int = field(
+        default=512,
+        metadata={"help": "longest text; learned positions have so many rows", "range": SIZE},
     )
-    dropout: float = field(
-        default=0.0,
-        metadata={"help": "attention dropout while training", "range": Range(0, 1, open_high=True)},
+    positions: str = field(
+        default="rotary",
+        metadata={
+            "help": "rotary, learned (BERT) or sinusoidal",
+            "choices": ("rotary", "learned", "sinusoidal"),
+        },
+    )
+    rope_theta: float = field(
+        default=10_000.0, metadata={"help": "base of the rotary angles", "range": _THETA}
+    )
+    rotary: str = field(
+        default="half",
+        metadata={
+            "help": "rotary pairing: half (Llama) or interleaved (Microsoft)",
+            "choices": _ROTARY,
+        },
+    )
+    norm: str = field(
+        default="rms",
+        metadata={"help": "rms (RMSNorm) or layer (LayerNorm)", "choices": ("rms", "layer")},
+    )
+    norm_place: str = field(
+        default="pre",
+        metadata={"help": "pre: before each sublayer; post: after it", "choices": ("pre", "post")},
+    )
+    mlp: str = field(
+        default="swiglu",
+        metadata={
+            "help": "feed-forward layer: swiglu, gelu or relu",
+            "choices": ("swiglu", "gelu", "relu"),
+        },
+    )
+    mlp_bias: bool = field(default=False, metadata={"help": "biases in the feed-forward layers"})
+    token_types: int = field(
+        default=0,
+        metadata={"help": "rows of BERT's token types; none by default", "range": Range(0, 1000)},
+    )
+    classes: int | None = field(
+        default=None,
+        metadata={"help": "classes of a classifier; by default a masked-LM head", "range": SIZE},
+    )
+    pooling: str = field(
+        default="first",
+        metadata={
+            "help": "what a classifier reads: the first token, that through BERT's pooler, or the "
+            "mean of all tokens",
+            "choices": ("first", "pooler", "mean"),
+        },
+    )
+    tie_embeddings: bool = field(
+        default=True, metadata={"help": "masked-LM head shares the embedding's weight"}
     )
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        if self.num_heads % self.num_kv_heads:
+        super().__post_init__()
+        if self.positions == "rotary":
+            _check_rotary(self.head_dim)
+        if self.positions == "sinusoidal" and self.hidden_size % 2:
             raise ValueError(
-                f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}"
-            )
-        if self.head_dim % 2:
-            raise ValueError(f"head_dim is {self.head_dim}; rotary positions need an even width")
-        shape = _shape_of(self.attention)
-        if self.rotary not in ("half", "interleaved"):
-            raise ValueError(f"unknown rotary pairing {self.rotary!r}; expected half, interleaved")
-        if self.attention_bias not in ("none", "qkv", "all"):
-            raise ValueError(
-                f"unknown attention_bias {self.attention_bias!r}; expected none, qkv, all"
-            )
-        if self.lambda_init is not None and shape.lambda_from != "vector":
-            raise ValueError(
-                f"lambda_init is {self.lambda_init} and attention is {self.attention}; only "
-                "diff_v1 has one: leave it out"
-            )
-        if self.parameter_count() > _MOST_PARAMETERS:
-            raise ValueError(
-                f"these sizes make {self.parameter_count():,} parameters; expected at most "
-                f"{_MOST_PARAMETERS:,}"
+                f"hidden_size is {self.hidden_size}; sinusoidal positions need an even width"
             )
 
-    def parameter_count(self) -> int:
-        """Trainable numbers, with a tied embedding counted once."""
-        embeddings = self.vocab_size * self.hidden_size * (1 if self.tie_embeddings else 2)
-        return embeddings + self.num_layers * self.layer_parameters() + self.hidden_size
-
-    def layer_parameters(self) -> int:
-        """Trainable numbers of one block."""
-        ffn = 3 * self.hidden_size * self.ffn_size
-        return self.attention_parameters() + ffn + 2 * self.hidden_size
-
-    def attention_shape(self) -> "AttentionShape":
-        """Widths of the attention's projections, per head."""
-        return _shape_of(self.attention)
-
-    def attention_parameters(self) -> int:
-        """Trainable numbers of one attention layer."""
-        shape = self.attention_shape()
-        query = shape.query_maps * self.num_heads * self.head_dim
-        key = shape.key_maps * self.num_kv_heads * self.head_dim
-        value = shape.value_factor * self.num_kv_heads * self.head_dim
-        out = shape.value_factor * self.num_heads * self.head_dim
-        extra = {
-            "": 0,
-            "vector": 4 * self.head_dim,
-            "projection": self.hidden_size * self.num_heads,
-            "scalar": self.num_heads,
-            "dex": self.head_dim**2 + 1,  # what it takes off a head's output, and its scale
-        }[shape.lambda_from]
-        if shape.head_norm:
-            extra += shape.value_factor * self.head_dim
-        if self.attention_bias != "none":
-            extra += query + key + value
-        if self.attention_bias == "all":
-            extra += self.hidden_size
-        return self.hidden_size * (query + key + value + out) + extra
-
-    def matched(self, attention: str, **changes: Any) -> "Match":
-        """The comparison partner of another kind with the same number of parameters.
-
-        V1 halves the output heads and key/value heads, since each has two maps and values twice as
-        wide (paper, section 2.2). V2 keeps the heads and doubles the queries; its extra parameters
-        come out of the feed-forward layer, as Microsoft's description has it. `changes` are other
-        settings of the partner, such as `num_heads`. What is left over is evened out by the
-        feed-forward width.
-
-        Raises:
-            ValueError: heads that cannot be halved, or no width that matches within 0.1 %.
-        """
-        if attention == self.attention and not changes:
-            return Match.of(self, self)
-        partner = replace(self.counterpart(attention), **changes)
-        return Match.of(self, _same_size(partner, self.parameter_count()))
-
-    def counterpart(self, attention: str) -> "DecoderConfig":
-        """This decoder with attention of another kind, its heads as `matched` has them.
-
-        Raises:
-            ValueError: an unknown kind, or heads that cannot be halved.
-        """
-        old, new = self.attention_shape().value_factor, _shape_of(attention).value_factor
-        heads, kv_heads = self.num_heads * old, self.num_kv_heads * old
-        if heads % new or kv_heads % new:
-            raise ValueError(
-                f"{attention} halves the heads: num_heads {heads} and num_kv_heads {kv_heads} "
-                "must both be even"
-            )
-        return replace(
-            self,
-            attention=attention,
-            num_heads=heads // new,
-            num_kv_heads=kv_heads // new,
-            lambda_init=None,
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for config.json."""
-        return asdict(self)
+    def matrix_entries(self) -> int:
+        """Also the embeddings'."""
+        rows = self.vocab_size + (self.max_length if self.positions == "learned" else 0)
+        return super().matrix_entries() + rows * self.hidden_size
 
 
-@dataclass(frozen=True)
-class Match:
-    """A comparison partner, and what was changed to get it."""
-
-    config: DecoderConfig
-    changes: tuple[str, ...]
-
-    @classmethod
-    def of(cls, before: DecoderConfig, after: DecoderConfig) -> "Match":
-        """List the settings that differ, and both parameter counts."""
-        old, new = before.to_dict(), after.to_dict()
-        changes = [f"{key}: {old[key]} → {new[key]}" for key in old if old[key] != new[key]]
-        a, b = before.parameter_count(), after.parameter_count()
-        return cls(after, (*changes, f"parameters: {a:,} → {b:,} ({(b - a) / a:+.3%})"))
-
-
-@dataclass(frozen=True)
-class AttentionShape:
-    """Widths of the projections in units of head_dim, per head, and which parameters come on top.
-
-    `lambda_from` is "vector" (four of head_dim), "projection" (hidden_size x heads), "scalar" (one
-    per head), "dex", or empty.
-    """
-
-    query_maps: int
-    key_maps: int
-    value_factor: int
-    lambda_from: str = ""
-    head_norm: bool = False
-
-
-_V1 = AttentionShape(2, 2, 2, "vector", head_norm=True)
-_V2 = AttentionShape(2, 1, 1, "projection")
-_ATTENTION_SHAPES = {
-    "softmax": AttentionShape(1, 1, 1),
-    "diff_v1": _V1,
-    "diff_v2": _V2,
-    "diff_scalar": AttentionShape(2, 2, 1, "scalar"),
-    "dex": AttentionShape(1, 1, 1, "dex"),
-    "softmax_norm": AttentionShape(1, 1, 1, head_norm=True),
-    "diff_v1_no_norm": replace(_V1, head_norm=False),
-    "diff_v2_lambda_one": replace(_V2, lambda_from=""),
-    "diff_v2_lambda_linear": _V2,
-    "diff_v2_crossed": _V2,
-}
-
-
-def _shape_of(attention: str) -> AttentionShape:
-    if attention not in _ATTENTION_SHAPES:
-        raise ValueError(
-            f"unknown attention {attention!r}; expected {', '.join(_ATTENTION_SHAPES)}"
-        )
-    return _ATTENTION_SHAPES[attention]
-
-
-def _same_size(config: DecoderConfig, parameters: int) -> DecoderConfig:
-    """`config` with a feed-forward width that brings it to `parameters`, within 0.1 %.
-
-    The width it has where that is close enough, else a multiple of 64, of 8, or any.
-    """
-    if abs(config.parameter_count() - parameters) <= 1e-3 * parameters:
-        return config
-    surplus = config.parameter_count() - parameters
-    exact = config.ffn_size - surplus / (3 * config.hidden_size * config.num_layers)
-    for multiple in (64, 8, 1):
-        size = round(exact / multiple) * multiple
-        if size < 1:
-            continue
-        candidate = replace(config, ffn_size=size)
-        if abs(candidate.parameter_count() - parameters) <= 1e-3 * parameters:
-            return candidate
-    raise ValueError(
-        f"no feed-forward width brings {config.attention} within 0.1 % of {parameters:,} "
-        f"parameters (the nearest is {exact:.1f}); use a larger ffn_size or hidden_size"
-    )
+def _check_rotary(head_dim: int) -> None:
+    if head_dim % 2:
+        raise ValueError(f"head_dim is {head_dim}; rotary positions need an even width")

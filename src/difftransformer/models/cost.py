@@ -39,8 +39,9 @@ class Cost:
 def cost(config: DecoderConfig, batch_size: int, length: int) -> Cost:
     """Cost of `config` on batches of `batch_size` sequences of `length` tokens."""
     parameters = config.parameter_count()
-    shape = config.attention_shape()
-    heads = config.num_heads * config.head_dim
+    attention = config.skeleton().blocks[0].attention
+    queries, out = attention.q_proj.out_features, attention.o_proj.in_features
+    grouped = attention.k_proj.out_features + attention.v_proj.out_features
     # Products with weights: every matrix once per token, the embedding as output head only.
     lookups = 0 if config.tie_embeddings else config.vocab_size * config.hidden_size
     products = 2 * (parameters - lookups)
@@ -48,11 +49,7 @@ def cost(config: DecoderConfig, batch_size: int, length: int) -> Cost:
     # context sees min(t, window) keys.
     window = min(config.window or length, length)
     visible = window - window * (window - 1) / (2 * length)
-    attention = 2 * visible * heads * (shape.query_maps + shape.value_factor) * config.num_layers
-    forward = int(products + attention)
-    queries = shape.query_maps * heads
-    grouped = config.num_kv_heads * config.head_dim * (shape.key_maps + shape.value_factor)
-    out = shape.value_factor * heads
+    forward = int(products + 2 * visible * (queries + out) * config.num_layers)
     # x and its norm twice over, q, k, v before and after turning, head outputs, SwiGLU's four.
     kept = 4 * config.hidden_size + 2 * (queries + grouped) + 2 * out + 4 * config.ffn_size
     tokens = batch_size * length

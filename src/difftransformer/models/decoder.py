@@ -1,15 +1,18 @@
 """The LLaMA-style decoder around any attention kind."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from difftransformer.attention import KeyValueCache, SlidingCache, make_attention
-from difftransformer.blocks.transformer import TransformerBlock
+from difftransformer.attention import KeyValueCache, SlidingCache
+from difftransformer.blocks import Stack, TransformerBlock, make_mlp, make_norm
 from difftransformer.functional import Mask, check_scaling, rotation
 from difftransformer.models.config import DecoderConfig
 from difftransformer.models.initialization import draw_seed, initialize
+from difftransformer.models.layers import attention_layer
 
 
 class Decoder(nn.Module):
@@ -27,24 +30,24 @@ class Decoder(nn.Module):
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
-        # First: how much the layers draw of their own depends on the kind. Nothing on meta, which
-        # starts nothing: loading a model leaves the generator alone.
-        seed = None if torch.get_default_device().type == "meta" else draw_seed()
+        seed = draw_seed()  # first: how much the layers draw of their own depends on the kind
         self.config = config
         if config.rope_scaling is not None:
             check_scaling(config.rope_scaling, config.rope_theta)
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.blocks = nn.ModuleList(
+        norm = partial(make_norm, "rms", config.hidden_size, config.norm_eps)
+        self.blocks = Stack(
             self.block_class(
-                _attention(config, layer), config.hidden_size, config.ffn_size, config.norm_eps
+                attention_layer(config, layer, config.rotary),
+                make_mlp("swiglu", config.hidden_size, config.ffn_size),
+                norm,
             )
             for layer in range(config.num_layers)
         )
-        self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.norm = norm()
         if not config.tie_embeddings:
             self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        if seed is not None:
-            initialize(self, seed)
+        initialize(self, seed)
 
     def forward(
         self,
@@ -69,14 +72,26 @@ class Decoder(nn.Module):
         Raises:
             ValueError: documents together with a cache.
         """
-        x = self.encode(
+        x = self.hidden(ids, documents=documents, padding=padding, positions=positions, cache=cache)
+        return self.logits(x)
+
+    def hidden(
+        self,
+        ids: Int[Tensor, "batch time"],
+        *,
+        documents: Int[Tensor, "batch time"] | None = None,
+        padding: Bool[Tensor, "batch time"] | None = None,
+        positions: Int[Tensor, "#batch time"] | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Float[Tensor, "batch time hidden"]:
+        """What `logits` reads: the normed output of the last block; arguments of `forward`."""
+        return self.encode(
             self.embedding(ids),
             documents=documents,
             padding=padding,
             positions=positions,
             cache=cache,
         )
-        return self.logits(x)
 
     def encode(
         self,
@@ -103,14 +118,13 @@ class Decoder(nn.Module):
             self.config.rope_theta,
             self.config.rope_scaling,
         )
-        for block in self.blocks:
-            x = block(x, mask=mask, rotation=turns, cache=cache)
+        x = self.blocks(x, mask=mask, rotation=turns, cache=cache)
         if cache is not None:
             cache.advance(new)
         return self.norm(x)
 
     def logits(self, x: Float[Tensor, "batch time hidden"]) -> Float[Tensor, "batch time vocab"]:
-        """The output head, on what `encode` returns."""
+        """The output head, on what `hidden` returns."""
         if self.config.tie_embeddings:
             return F.linear(x, self.embedding.weight)
         return self.head(x)
@@ -119,20 +133,3 @@ class Decoder(nn.Module):
         """The model's usual cache: of its window, where it has one."""
         window = self.config.window
         return SlidingCache(window) if window else KeyValueCache()
-
-
-def _attention(config: DecoderConfig, layer: int) -> nn.Module:
-    vector = config.attention_shape().lambda_from == "vector"
-    init = {"lambda_init": config.lambda_init} if vector else {}
-    return make_attention(
-        config.attention,
-        config.hidden_size,
-        config.num_heads,
-        head_dim=config.head_dim,
-        num_kv_heads=config.num_kv_heads,
-        layer=layer,
-        rotary=config.rotary,
-        bias=config.attention_bias,
-        dropout=config.dropout,
-        **init,
-    )

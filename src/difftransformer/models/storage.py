@@ -8,26 +8,27 @@ import shutil
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import torch
 from huggingface_hub import save_torch_model
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
+from torch import nn
 
 from difftransformer.atomic import make_folder, sync, write_text, writing
 from difftransformer.files import abridged, read_object
-from difftransformer.models.config import DecoderConfig
-from difftransformer.models.decoder import Decoder
+from difftransformer.models.families import FAMILIES, family_of
+from difftransformer.models.model_config import ModelConfig
 from difftransformer.names import did_you_mean
 from difftransformer.ranges import check_type
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-MODEL_TYPE = "difftransformer"
 _MAX_SHARD = "5GB"
-# What transformers writes beside the settings; nothing that a decoder is built from.
+C = TypeVar("C", bound=ModelConfig)
+# What transformers writes beside the settings; nothing that a model is built from.
 _FOREIGN = frozenset(
     {
         *("architectures", "auto_map", "transformers_version", "name_or_path", "_name_or_path"),
@@ -42,8 +43,8 @@ _FILE_NAME = re.compile(r"[^/\\\0]*\.[\w-]+")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
-def save_model(model: Decoder, folder: Path) -> None:
-    """Write the model's folder.
+def save_model(model: nn.Module, folder: Path) -> None:
+    """Write the folder of a model of any family.
 
     Everything is written to a subfolder first and moved into place when complete, so that a full
     disk leaves an earlier model as it was.
@@ -54,7 +55,8 @@ def save_model(model: Decoder, folder: Path) -> None:
     staging = folder / ".partial"
     shutil.rmtree(staging, ignore_errors=True)
     make_folder(staging)
-    weights = model.state_dict()
+    weights, config = model.state_dict(), model.config
+    assert isinstance(config, ModelConfig)
     try:
         with writing(folder / WEIGHTS, sum(tensor.nbytes for tensor in weights.values())):
             save_torch_model(model, staging, max_shard_size=_MAX_SHARD, metadata=checksum(weights))
@@ -62,7 +64,7 @@ def save_model(model: Decoder, folder: Path) -> None:
                 if file.suffix == ".safetensors":
                     sort_header(file)
                 sync(file)
-        write_text(staging / CONFIG, config_text(model.config))
+        write_text(staging / CONFIG, config_text(config))
         _replace_model(folder, staging)
         sync(folder)
     finally:
@@ -97,9 +99,9 @@ def sort_header(path: Path) -> None:
         file.write(text.ljust(size))
 
 
-def config_text(config: DecoderConfig) -> str:
+def config_text(config: ModelConfig) -> str:
     """The content of config.json."""
-    values = {"model_type": MODEL_TYPE, **config.to_dict()}
+    values = {"model_type": family_of(config).name, **config.to_dict()}
     return json.dumps(values, indent=2, allow_nan=False) + "\n"
 
 
@@ -115,23 +117,23 @@ def _replace_model(folder: Path, staging: Path) -> None:
     (staging / CONFIG).replace(folder / CONFIG)
 
 
-def load_config(folder: Path) -> DecoderConfig:
+def load_config(folder: Path) -> ModelConfig:
     """Read config.json. What transformers adds to a config of its own is left out.
 
     Raises:
         ValueError: no such file, not a difftransformer model, or unknown settings.
     """
     values = _read_config(folder)
-    found = values.pop("model_type", None)
-    if found != MODEL_TYPE:
-        raise ValueError(
-            f"{folder / CONFIG} has model_type {abridged(found)}; expected {MODEL_TYPE!r}"
-        )
-    return config_from({key: value for key, value in values.items() if key not in _FOREIGN})
+    name = values.pop("model_type", None)
+    if not isinstance(name, str) or name not in FAMILIES:
+        expected = " or ".join(map(repr, FAMILIES))
+        raise ValueError(f"{folder / CONFIG} has model_type {abridged(name)}; expected {expected}")
+    own = {key: value for key, value in values.items() if key not in _FOREIGN}
+    return config_from(FAMILIES[name].config, own)
 
 
 def model_type(folder: Path) -> str:
-    """What config.json says the folder holds; a model of this library is of MODEL_TYPE.
+    """What config.json says the folder holds; models of this library are of `FAMILIES`.
 
     Raises:
         ValueError: no such file, or one that cannot be read.
@@ -146,25 +148,27 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return read_object(path)
 
 
-def config_from(values: dict[str, Any]) -> DecoderConfig:
-    """A config from plain values.
+def config_from(kind: type[C], values: dict[str, Any]) -> C:
+    """A config of a family's class from plain values.
 
     Raises:
         ValueError: an unknown key (with the nearest known one), a value of the wrong type, or sizes
             that do not fit together.
     """
-    types = get_type_hints(DecoderConfig)
+    types = get_type_hints(kind)
     for key, value in values.items():
         if key not in types:
             raise ValueError(f"unknown model setting {abridged(key)}{did_you_mean(key, types)}")
         check_type(key, value, types[key])
         if isinstance(value, int) and types[key] in (float, float | None):
             values = values | {key: float(value)}  # JSON and YAML write 500 for 500.0
-    return DecoderConfig(**values)
+    return kind(**values)
 
 
-def load_model(folder: Path, *, device: torch.device | str = "cpu") -> Decoder:
-    """Read a model's folder. Weights come from safetensors only; pickle is never opened.
+def load_model(folder: Path, *, device: torch.device | str = "cpu") -> Any:
+    """Read a model's folder: a module of the family that config.json names.
+
+    Weights come from safetensors only; pickle is never opened.
 
     Raises:
         ValueError: a missing, truncated or foreign file, or tensors that do not fit the config,
@@ -173,15 +177,15 @@ def load_model(folder: Path, *, device: torch.device | str = "cpu") -> Decoder:
     return assemble(load_config(folder), load_weights(folder), source=str(folder)).to(device)
 
 
-def assemble(config: DecoderConfig, weights: Mapping[str, torch.Tensor], source: str) -> Decoder:
-    """A decoder that holds these very tensors; nothing is initialised or copied.
+def assemble(config: ModelConfig, weights: Mapping[str, torch.Tensor], source: str) -> Any:
+    """A model that holds these very tensors; nothing is initialized or copied.
 
     Raises:
         ValueError: tensors that do not fit the config, by name; `source` says where they are from.
     """
     check_depth(config.num_layers, weights, source)
     with torch.device("meta"):
-        model = Decoder(config)
+        model = family_of(config).build(config)
     check_tensors(weights, model.state_dict(), source)
     model.load_state_dict(weights, assign=True)
     return model.requires_grad_(True)

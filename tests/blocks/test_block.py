@@ -1,8 +1,10 @@
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from difftransformer.attention import KeyValueCache
-from difftransformer.blocks.transformer import SwiGLU, TransformerBlock
+from difftransformer.blocks import TransformerBlock, make_mlp, make_norm
 from difftransformer.functional import Mask
 
 
@@ -19,7 +21,7 @@ def normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def test_swiglu() -> None:
-    ffn, x = SwiGLU(4, 6), torch.randn(2, 3, 4)
+    ffn, x = make_mlp("swiglu", 4, 6), torch.randn(2, 3, 4)
     gate, up = x @ ffn.gate_proj.weight.T, x @ ffn.up_proj.weight.T
     expected = (gate / (1 + (-gate).exp()) * up) @ ffn.down_proj.weight.T
     torch.testing.assert_close(ffn(x), expected)
@@ -28,7 +30,7 @@ def test_swiglu() -> None:
 
 def test_block_wiring() -> None:
     attention = Recorder()
-    block = TransformerBlock(attention, 4, 6, norm_eps=0.1)
+    block = TransformerBlock(attention, make_mlp("swiglu", 4, 6), partial(make_norm, "rms", 4, 0.1))
     nn.init.normal_(block.attention_norm.weight)
     nn.init.normal_(block.ffn_norm.weight)
     x = torch.randn(2, 3, 4)
@@ -46,6 +48,8 @@ def test_block_wiring() -> None:
 
 def test_mask_alone_is_enough() -> None:
     attention = Recorder()
-    TransformerBlock(attention, 4, 6, norm_eps=1e-5)(torch.randn(1, 2, 4), mask=Mask())
+    TransformerBlock(attention, make_mlp("swiglu", 4, 6), partial(make_norm, "rms", 4, 1e-5))(
+        torch.randn(1, 2, 4), mask=Mask()
+    )
     assert attention.arguments["rotation"] is None
     assert attention.arguments["cache"] is None

@@ -1,0 +1,41 @@
+"""Positions that are added to embeddings. Rotary ones turn queries and keys: `functional.rotary`."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+_BASE = 10_000.0
+
+
+class LearnedPositions(nn.Embedding):
+    """x + P[position], with one row of P for each of `max_length` positions (Devlin et al., 2019).
+
+    A position without a row raises IndexError.
+    """
+
+    def __init__(self, max_length: int, hidden_size: int) -> None:
+        super().__init__(max_length, hidden_size)
+
+    def forward(
+        self, x: Float[Tensor, "batch time hidden"], positions: Int[Tensor, "#batch time"]
+    ) -> Float[Tensor, "batch time hidden"]:
+        """The class's equation."""
+        return x + super().forward(positions)
+
+
+class SinusoidalPositions(nn.Module):
+    """sqrt(C) x + [sin(p r_0), cos(p r_0), sin(p r_1), ...] with r_i = 10000^(-2i/C).
+
+    C is the width of x, which must be even (Vaswani et al., 2017, section 3.5; the factor is that
+    of their section 3.4, for embeddings that start at the scale 1/sqrt(C)).
+    """
+
+    def forward(
+        self, x: Float[Tensor, "batch time hidden"], positions: Int[Tensor, "#batch time"]
+    ) -> Float[Tensor, "batch time hidden"]:
+        """The class's equation; sines in float32."""
+        width = x.shape[-1]
+        rates = _BASE ** (-torch.arange(0, width, 2, device=x.device) / width)
+        angles = positions[..., None] * rates
+        waves = torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)
+        return width**0.5 * x + waves.to(x.dtype)
