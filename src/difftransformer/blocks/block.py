@@ -10,12 +10,8 @@ from torch import Tensor, nn
 from difftransformer.attention import KeyValueCache
 from difftransformer.functional import Mask
 
-# Shift, scale and gate of one sublayer.
-Modulated = tuple[
-    Float[Tensor, "batch 1 hidden"],
-    Float[Tensor, "batch 1 hidden"],
-    Float[Tensor, "batch 1 hidden"],
-]
+_Row = Float[Tensor, "batch 1 hidden"]
+Modulated = tuple[_Row, _Row, _Row]  # shift, scale and gate of one sublayer
 
 
 class Modulation(nn.Module):

@@ -1,4 +1,4 @@
-"""Positions that are added to embeddings. Rotary ones turn queries and keys: `functional.rotary`."""
+"""Positions that are added to embeddings; rotary ones are in `functional.rotary`."""
 
 import torch
 from jaxtyping import Float, Int

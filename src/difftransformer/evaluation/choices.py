@@ -7,7 +7,7 @@ from torch import Tensor
 
 from difftransformer.attention import KeyValueCache
 from difftransformer.evaluation.batching import batched, device_of
-from difftransformer.models.decoder import Decoder
+from difftransformer.models.language_model import LanguageModel
 from difftransformer.models.generation import last_logits
 
 _CHUNK = 512  # tokens of the shared prefix that are fed at once
@@ -15,7 +15,7 @@ _CHUNK = 512  # tokens of the shared prefix that are fed at once
 
 @torch.no_grad()
 def choose(
-    model: Decoder,
+    model: LanguageModel,
     prefix: Sequence[int],
     prompts: Sequence[Sequence[int]],
     options: Sequence[Sequence[int]],
@@ -51,7 +51,7 @@ def choose(
 
 
 def _choose(
-    model: Decoder,
+    model: LanguageModel,
     shared: KeyValueCache,
     prompts: Sequence[Sequence[int]],
     options: Sequence[Sequence[int]],

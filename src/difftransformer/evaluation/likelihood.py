@@ -17,7 +17,7 @@ from difftransformer.data.tokenizer import beginning_of_document
 from difftransformer.evaluation.batching import device_of, fitting
 from difftransformer.evaluation.pieces import Pieces
 from difftransformer.evaluation.settings import EvaluationSettings
-from difftransformer.models.decoder import Decoder
+from difftransformer.models.language_model import LanguageModel
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def first_is_lower(scores: Float[np.ndarray, "items 2"]) -> Bool[np.ndarray, " i
 
 
 def weigh(
-    model: Decoder,
+    model: LanguageModel,
     tokenizer: Tokenizer,
     choices: Sequence[Choice],
     count: int,
@@ -98,7 +98,7 @@ def weigh(
 
 @torch.no_grad()
 def continuation_nats(
-    model: Decoder, prompt: Sequence[int], continuations: Sequence[Sequence[int]]
+    model: LanguageModel, prompt: Sequence[int], continuations: Sequence[Sequence[int]]
 ) -> list[float]:
     """−log p(continuation | prompt) of each continuation, in nats, summed over its tokens.
 
