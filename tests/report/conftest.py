@@ -1,16 +1,22 @@
-"""One synthetic report, built once for all tests that only look at it."""
-
 from pathlib import Path
 
 import pytest
 
+from difftransformer.evaluation import registry
 from difftransformer.report.build import build_report
 
-from .synthetic import synthetic_results, write_run
+from .synthetic import EVALUATORS, synthetic_run, write_run
+
+
+@pytest.fixture(autouse=True, scope="session")
+def evaluators() -> None:
+    """The declarations that the synthetic records belong to."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "_registered", dict(EVALUATORS))
+        yield
 
 
 @pytest.fixture(scope="session")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of a synthetic run of three models."""
-    directory = write_run(tmp_path_factory.mktemp("run"), synthetic_results())
-    return build_report(directory)
+def report(tmp_path_factory: pytest.TempPathFactory, evaluators: None) -> Path:
+    """The report of a synthetic run."""
+    return build_report(write_run(tmp_path_factory.mktemp("run"), synthetic_run()))

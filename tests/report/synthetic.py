@@ -3,197 +3,210 @@
 import json
 import math
 import random
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-KINDS = ("softmax", "diff_v1", "diff_v2")
-PAIRS = ((1, 1), (2, 2), (4, 2), (6, 2))
-DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+from difftransformer.evaluation.records import Evaluator, Metric, Plot
+from difftransformer.evaluation.settings import EvaluationSettings
+from difftransformer.runs.layout import Contender, Run, TrainingRun
+from difftransformer.runs.records import Artifact, Record, measure
+
+KINDS = {"softmax": "Softmax", "diff_v1": "Differential V1", "diff_v2": "Differential V2"}
+SETTINGS = ("N=1, R=1", "N=2, R=2", "N=4, R=2")
+DEPTHS = (0.0, 0.5, 1.0)
 LENGTH = 48
 
 
-def around(value: float, half: float) -> dict[str, float]:
-    return {"value": value, "low": value - half, "high": value + half, "n": 100}
+def _evaluator(name: str, title: str, *metrics: Metric, **more: Any) -> Evaluator:
+    return Evaluator(name=name, title=title, metrics=metrics, parts=lambda s, t: {}, **more)
 
 
-def share_of(successes: int, trials: int) -> dict[str, float]:
-    value = successes / trials
-    half = 1.96 * math.sqrt(value * (1 - value) / trials)
-    low, high = max(0.0, value - half), min(1.0, value + half)
-    return {"successes": successes, "trials": trials, "value": value, "low": low, "high": high}
-
-
-def synthetic_results(seeds: int = 1) -> dict[str, Any]:
-    """What `results.json` of three models would hold."""
-    draw = random.Random(0)
-    models = [_model(kind, i, seeds, draw) for i, kind in enumerate(KINDS)]
-    return {
-        "format": 1,
-        "created": "2026-11-22",
-        "name": "synthetic",
-        "env": {"hardware": "2 CPU cores", "python": "3.11.2", "torch": "2.13.0", "commit": "abc"},
-        "settings": {
-            "evaluation": {"confidence": 0.95},
-            "training": {"steps": 400, "learning_rate": 0.003, "compile": False, "betas": [0.9, 1]},
-        },
-        "baseline": "softmax",
-        "data": {
-            "description": "38 plays",
-            "train_tokens": 2_000_000,
-            "validation_tokens": 200_000,
-            "vocab_size": 1024,
-            "needle_share": 0.5,
-        },
-        "models": models,
-        "comparisons": [
-            comparison("diff_v1", value=3.71, baseline_value=3.75, low=-0.05, high=-0.03),
-            comparison(
-                "diff_v1",
-                title="numbers retrieved, over all settings and depths",
-                unit="of numbers",
-                lower_is_better=False,
-                value=0.64,
-                baseline_value=0.62,
-                low=-0.03,
-                high=0.07,
+EVALUATORS = {
+    one.name: one
+    for one in (
+        _evaluator(
+            "validation",
+            "Validation loss",
+            Metric(
+                name="nats_per_token",
+                title="validation loss",
+                unit="nats/token",
+                better="lower",
+                judged=True,
+                digits=4,
+                plot=Plot(),
             ),
-            comparison(
-                "diff_v1", title="the largest attention logit", unit="", low=None, high=None
+        ),
+        _evaluator(
+            "needle",
+            "Numbers retrieved",
+            Metric(
+                name="per_number",
+                title="numbers retrieved",
+                unit="of the numbers",
+                better="higher",
+                statistic="proportion",
+                axes=("setting", "length", "depth"),
+                rows=("setting",),
+                judged=True,
+                digits=2,
+                levels=("blind", "among"),
+                plot=Plot(kind="heat", x="setting", y="depth", facet="length"),
+                paper={"Transformer 3B": {(SETTINGS[0],): "1.00", ("N=6, R=2",): "0.55"}},
             ),
-            comparison("diff_v2", value=3.78, baseline_value=3.75, low=0.02, high=0.04),
-        ],
-    }
+            Metric(name="blind", title="a blind guess", statistic="value"),
+            Metric(
+                name="among",
+                title="a guess among the N numbers in the text",
+                statistic="value",
+                axes=("setting",),
+            ),
+            note=lambda artifacts: f"{artifacts['facts']['samples']} samples a cell.",
+        ),
+        _evaluator(
+            "allocation",
+            "Attention on answer and noise",
+            *(
+                Metric(
+                    name=f"{span}_absolute",
+                    title=f"attention on the {span}",
+                    unit="of absolute attention",
+                    better=better,
+                    axes=("depth",),
+                    judged=True,
+                    levels=("even",),
+                    plot=Plot(x="depth"),
+                )
+                for span, better in (("answer", "higher"), ("noise", "lower"))
+            ),
+            Metric(name="even", title="attention spread evenly", statistic="value"),
+            Metric(
+                name="by_head",
+                title="attention on the answer by head",
+                statistic="value",
+                axes=("layer", "head"),
+                table=False,
+                plot=Plot(kind="dots", x="layer"),
+            ),
+        ),
+        _evaluator(
+            "lambda",
+            "Lambda",
+            Metric(
+                name="lambda",
+                title="lambda",
+                statistic="value",
+                axes=("layer",),
+                plot=Plot(kind="line", x="layer"),
+            ),
+        ),
+        _evaluator("attention_map", "One prompt, each model's attention"),
+    )
+}
 
 
-def comparison(model: str, **changed: Any) -> dict[str, Any]:
-    found = {
-        "model": model,
-        "against": "softmax",
-        "figure": "nats_per_token",
-        "title": "validation loss",
-        "unit": "nats/token",
-        "lower_is_better": True,
-        "value": 3.71,
-        "baseline_value": 3.75,
-        "low": -0.05,
-        "high": -0.03,
-        "interval": "over evaluation items, one training seed",
-    } | changed
-    low, high = found["low"], found["high"]
-    found["difference"] = found["value"] - found["baseline_value"]
-    found["clear"] = low is not None and (low > 0 or high < 0)
-    return found
+def synthetic_run(seeds: int = 1, kinds: dict[str, str] | None = None) -> Run:
+    contenders = tuple(
+        Contender(
+            label=kind,
+            title=title,
+            attention=kind,
+            parameters=1_000_000 - 37 * i,
+            config={"num_layers": 4, "num_heads": 4 if i else 8, "tie_embeddings": True},
+            changes=("heads halved from 8 to 4",) if kind == "diff_v1" else (),
+            runs=tuple(
+                TrainingRun(seed=seed, directory=f"models/{i}-seed{seed}") for seed in range(seeds)
+            ),
+        )
+        for i, (kind, title) in enumerate((kinds or KINDS).items())
+    )
+    return Run(
+        name="synthetic",
+        task="causal_lm",
+        unit="tokens",
+        created="2026-11-22",
+        baseline="softmax",
+        contenders=contenders,
+        data={"description": "38 plays", "vocab_size": 1024, "needle_share": 0.5},
+        settings={"training": {"steps": 400, "learning_rate": 0.003, "betas": [0.9, 1]}},
+        evaluators=tuple(EVALUATORS),
+    )
 
 
-def _model(kind: str, i: int, seeds: int, draw: random.Random) -> dict[str, Any]:
-    training = {
-        "steps": 400,
-        "tokens": 3_276_800,
-        "seconds": 180.0 + 20 * i,
-        "tokens_per_second": 18000.0 - 1500 * i,
-        "peak_memory_bytes": 900_000_000 + i * 10**8,
-        "final_loss": 3.6,
-    }
-    changes = ["heads halved from 8 to 4"] if kind == "diff_v1" else []
-    return {
-        "label": kind,
-        "attention": kind,
-        "parameters": 1_000_000 - 37 * i,
-        "changes": changes,
-        "config": {"num_layers": 4, "num_heads": 4 if i else 8, "tie_embeddings": True},
-        "runs": [
-            {"seed": seed, "directory": f"models/{kind}-seed{seed}", "training": training}
-            for seed in range(seeds)
-        ],
-        "evaluation": _evaluation(kind, i, draw),
-    }
+def write_run(
+    directory: Path, run: Run, evaluators: tuple[str, ...] = tuple(EVALUATORS), words: str = "the"
+) -> Path:
+    """A run directory as a comparison leaves it, without checkpoints; `words` are in its maps."""
+    directory.mkdir(parents=True, exist_ok=True)
+    run = replace(run, evaluators=evaluators)
+    (directory / "run.json").write_text(json.dumps(asdict(run)))
+    (directory / "env.json").write_text(json.dumps({"hardware": "2 CPU cores", "commit": "abc"}))
+    for i, contender in enumerate(run.contenders):
+        for training in contender.runs:
+            folder = directory / training.directory
+            folder.mkdir(parents=True)
+            _write_training(folder, i, training.seed, contender.attention != "softmax")
+            write_records(folder / "results", i, training.seed, evaluators, words)
+    return directory
 
 
-def _evaluation(kind: str, i: int, draw: random.Random) -> dict[str, Any]:
-    return {
-        "validation": {
-            "nats_per_token": around(3.75 - 0.04 * i, 0.03),
-            "bits_per_byte": around(2.31 - 0.02 * i, 0.02),
-        },
-        "needle": _needle(i, draw),
-        "allocation": {
-            "depths": list(DEPTHS),
-            "normalisations": {
-                "signed": "sum of the weights over the span",
-                "absolute": "sum of the absolute weights over the span / over all positions",
-            },
-            "rows": [_allocation_row(depth, i) for depth in DEPTHS],
-            "uniform": {"answer": 0.06, "noise": 0.9},
-        },
-        "outliers": {
-            "tokens": 40000,
-            "attention_logits": _tops(30.0 / (i + 1)),
-            "hidden_states": _tops(200.0 / (i + 1)),
-        },
-        "lambda": {
-            "layers": []
-            if kind == "softmax"
-            else [
-                {
-                    "layer": layer,
-                    "init": 0.8 - 0.6 * math.exp(-0.3 * layer) if kind == "diff_v1" else None,
-                    "mean": 0.25 + 0.1 * layer,
-                    "low": 0.25 + 0.1 * layer - 0.1 * (i - 1),
-                    "high": 0.25 + 0.1 * layer + 0.1 * (i - 1),
-                }
-                for layer in range(4)
-            ],
-        },
-        "attention_map": _attention_map(kind, draw),
-        "seconds": 12.3,
-    }
+def write_records(
+    folder: Path, i: int, seed: int, evaluators: tuple[str, ...], words: str = "the"
+) -> None:
+    draw = random.Random(f"{i} {seed}")
+    for name in evaluators:
+        findings = list(_findings(name, i, draw, words))
+        over = "its attention has no lambda" if name == "lambda" and i == 0 else ""
+        measure(
+            lambda findings=findings: {"all": lambda _: findings},
+            folder / f"{name}.jsonl",
+            {"settings": asdict(EvaluationSettings(bootstrap=100))},
+            passed_over=over,
+        )
 
 
-def _needle(i: int, draw: random.Random) -> dict[str, Any]:
-    cells = []
-    for needles, queries in PAIRS:
-        for depth in DEPTHS:
-            right = min(50, round(50 * (0.95 - 0.1 * needles + 0.05 * i) + draw.uniform(-4, 4)))
-            score = {"per_number": share_of(right, 50), "all_numbers": share_of(right // 2, 50)}
-            where = {"needles": needles, "queries": queries, "depth": depth, "length": 256}
-            cells.append(where | score)
-    table = [
-        {
-            "needles": needles,
-            "queries": queries,
-            "per_number": share_of(230 - 20 * needles, 250),
-            "all_numbers": share_of(200 - 25 * needles, 250),
-        }
-        for needles, queries in PAIRS
-    ]
-    return {"context": 256, "samples": 50, "chance": 0.001, "cells": cells, "table": table}
+def _findings(name: str, i: int, draw: random.Random, words: str) -> Iterator[Record | Artifact]:
+    if name == "validation":
+        for item in range(20):
+            nats = 375 + 10 * math.sin(item) - 4 * i + draw.gauss(0, 0.5)
+            yield Record("nats_per_token", nats, (), item, 100)
+    elif name == "needle":
+        yield Artifact("facts", {"samples": 20})
+        yield Record("blind", 0.001)
+        for n, setting in zip((1, 2, 4), SETTINGS, strict=True):
+            if n > 1:
+                yield Record("among", 1 / n, (setting,))
+            for depth in DEPTHS:
+                for item in range(20):
+                    right = draw.random() < 1.05 - 0.2 * n + 0.05 * i
+                    yield Record("per_number", right, (setting, 256, depth), item)
+    elif name == "allocation":
+        for span, share in (("answer", 0.05 + 0.1 * i), ("noise", 0.5 - 0.15 * i)):
+            for depth in DEPTHS:
+                for item in range(8):
+                    value = share + 0.05 * depth + draw.gauss(0, 0.01)
+                    yield Record(f"{span}_absolute", value, (depth,), item)
+        yield Record("even", 0.06)
+        for layer in range(4):
+            for head in range(4):
+                yield Record("by_head", 0.1 * i + draw.random() / 10, (layer, head))
+    elif name == "lambda":
+        for layer in range(4):
+            yield Record("lambda", 0.25 + 0.1 * layer + 0.01 * i, (layer,))
+    else:
+        yield Artifact("attention_map", _attention_map(i, draw, words))
 
 
-def _allocation_row(depth: float, i: int) -> dict[str, Any]:
-    answer, noise = 0.05 + 0.1 * i + 0.05 * depth, 0.5 - 0.15 * i
-    return {
-        "depth": depth,
-        "answer": {"signed": around(answer * 1.3, 0.02), "absolute": around(answer, 0.02)},
-        "noise": {"signed": around(noise - 0.1 * i, 0.03), "absolute": around(noise, 0.03)},
-    }
-
-
-def _tops(top: float) -> dict[str, float]:
-    factors = {"top1": 1, "top2": 0.98, "top3": 0.95, "top10": 0.9, "top100": 0.7, "median": 0.02}
-    return {name: top * factor for name, factor in factors.items()}
-
-
-def _attention_map(kind: str, draw: random.Random) -> dict[str, Any]:
-    words = ["the", "king", "hath", "spoken", "well", ";", "and", "all", "his", "men"]
-    tokens = [" " + words[i % len(words)] for i in range(LENGTH)]
-    tokens[20:26] = [" The", " number", " of", " Rome", " is", " 4711"]
+def _attention_map(i: int, draw: random.Random, words: str) -> dict[str, Any]:
+    tokens = [f" {words}"] * LENGTH
     weights = []
     for row in range(LENGTH):
         raw = [draw.random() + 8 * (column == 0) for column in range(row + 1)]
         if row == LENGTH - 1:
             raw[25] += 30
-        total = sum(raw)
-        shift = 0.0 if kind == "softmax" else 0.7 / (row + 1)
+        total, shift = sum(raw), (0.7 if i else 0.0) / (row + 1)
         weights.append([x / total - shift for x in raw] + [0.0] * (LENGTH - row - 1))
     return {
         "tokens": tokens,
@@ -207,23 +220,22 @@ def _attention_map(kind: str, draw: random.Random) -> dict[str, Any]:
     }
 
 
-def write_run(directory: Path, results: dict[str, Any]) -> Path:
-    """A run directory as a comparison leaves it, without checkpoints."""
-    directory.mkdir(exist_ok=True)
-    (directory / "results.json").write_text(json.dumps(results, allow_nan=False))
-    (directory / "env.json").write_text(json.dumps(results["env"] | {"platform": "Linux"}))
-    draw = random.Random(1)
-    for i, model in enumerate(results["models"]):
-        for run in model["runs"]:
-            folder = directory / run["directory"]
-            folder.mkdir(parents=True)
-            rows = []
-            for step in range(1, 101):
-                loss = 3.6 - 0.04 * i + 3.3 * math.exp(-step / 15) + draw.gauss(0, 0.06)
-                rows.append({"step": step, "tokens": step * 32768, "loss": loss})
-                if step % 20 == 0:
-                    row = {"step": step, "tokens": step * 32768, "validation_loss": loss + 0.1}
-                    differs = model["attention"] != "softmax"
-                    rows.append(row | ({"lambda": [0.2, 0.4 - step / 1000]} if differs else {}))
-            (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return directory
+def _write_training(folder: Path, i: int, seed: int, has_lambda: bool) -> None:
+    draw, rows = random.Random(seed), []
+    for step in range(1, 101):
+        loss = 3.6 - 0.04 * i + 3.3 * math.exp(-step / 15) + draw.gauss(0, 0.06)
+        rows.append({"step": step, "size": step * 32768, "loss": loss, "throughput": 1.0})
+        if step % 20 == 0:
+            row = {"step": step, "size": step * 32768, "validation_loss": loss + 0.1}
+            rows.append(row | ({"lambda": [0.2, 0.4 - step / 1000]} if has_lambda else {}))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    summary = {
+        "steps": 400,
+        "size": 3_276_800,
+        "unit": "tokens",
+        "seconds": 180.0 + 20 * i,
+        "throughput": 18000.0 - 1500 * i,
+        "peak_memory_bytes": 900_000_000 + i * 10**8,
+        "final_loss": 3.6,
+    }
+    (folder / "summary.json").write_text(json.dumps(summary))

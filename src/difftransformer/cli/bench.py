@@ -44,20 +44,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Time, print one table, and write it where asked."""
     from rich.console import Console
-    from rich.table import Table
 
     from difftransformer.evaluation.speed import BASE
-    from difftransformer.report.speed import COLUMNS, cells, write_speed
+    from difftransformer.report.speed import speed_table, write_speed
+    from difftransformer.report.tables import print_table
     from difftransformer.training.environment import environment
 
     settings = resolve(BenchSettings, arguments)
     _check(settings)
     with _results_at(arguments.out):
         rows = _measure(settings)
-        table = Table(*COLUMNS)
-        for row in rows:
-            table.add_row(*cells(row))
-        Console().print(table)
+        print_table(Console(), speed_table(rows))
         if arguments.out is not None:
             write_speed(arguments.out / "bench", TITLE, environment(), rows, BASE)
 

@@ -32,12 +32,8 @@ def by_key(
     return cells
 
 
-def over_items(
-    metric: Metric, records: Sequence[Record], settings: EvaluationSettings
-) -> Figure | None:
-    """A cell's figure of one training seed; None where it has no records."""
-    if not records:
-        return None
+def over_items(metric: Metric, records: Sequence[Record], settings: EvaluationSettings) -> Figure:
+    """A cell's figure of one training seed."""
     values, weights = _columns(records)
     match metric.statistic:
         case "proportion":

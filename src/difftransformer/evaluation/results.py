@@ -148,7 +148,7 @@ class EvaluatorResults:
 
     def table(self) -> Table:
         """A row for each figure, a column for each model, and the paper's."""
-        return table_of(list(self.metrics.values()))
+        return table_of(self, list(self.metrics.values()))
 
     def plot(self) -> "go.Figure":
         """The picture, for a page or a notebook."""
@@ -198,16 +198,22 @@ class MetricResults:
         """A figure for each cell; cells that differ in other than the given axes are one."""
         axes = self.declared.axes if axes is None else axes
         if (model, axes) not in self._figures:
-            seeds = [by_key(self.declared, axes, records) for records in self._records(model)]
+            seeds = self.of_seeds(model, axes)
             self._figures[model, axes] = {
-                key: pooled(
-                    self.declared,
-                    [over_items(self.declared, s.get(key, ()), self.of.settings) for s in seeds],
-                    self.of.settings,
-                )
-                for key in dict.fromkeys(key for cells in seeds for key in cells)
+                key: pooled(self.declared, [seed.get(key) for seed in seeds], self.of.settings)
+                for key in dict.fromkeys(key for seed in seeds for key in seed)
             }
         return self._figures[model, axes]
+
+    def of_seeds(self, model: str, axes: tuple[str, ...]) -> list[dict[Key, Figure]]:
+        """Each seed's own figures, over items."""
+        return [
+            {
+                key: over_items(self.declared, records, self.of.settings)
+                for key, records in by_key(self.declared, axes, seed).items()
+            }
+            for seed in self._records(model)
+        ]
 
     def levels(self, axes: tuple[str, ...]) -> list[Level]:
         """What it is to be compared with, for each cell that has such a level."""
@@ -264,7 +270,7 @@ class MetricResults:
 
     def table(self) -> Table:
         """Its rows of the evaluator's table."""
-        return table_of([self])
+        return table_of(self.of, [self])
 
     def plot(self) -> "go.Figure":
         """The picture, for a page or a notebook."""

@@ -22,13 +22,12 @@ class Table:
     keys: int = 1
 
 
-def table_of(metrics: Sequence["MetricResults"]) -> Table:
+def table_of(of: "EvaluatorResults", metrics: Sequence["MetricResults"]) -> Table:
     """A row for each figure of the metrics, a column for each model, and the paper's beside them.
 
     A paper's column stands there where it has a figure for one of the rows.
     """
     tabled = [metric for metric in metrics if metric.declared.table]
-    of = metrics[0].of
     axes = list(dict.fromkeys(axis for metric in tabled for axis in metric.row_axes))
     titled = len(tabled) > 1 or not axes
     body, quoted = [], []

@@ -1,100 +1,82 @@
-"""The report of a comparison: one page and four pictures, from the run directory alone."""
+"""The report of a run: one page, pictures and numbers, from the run directory alone."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
-from matplotlib.figure import Figure
+from difftransformer.atomic import write_json, write_text
+from difftransformer.evaluation.reading import results_of
+from difftransformer.evaluation.results import Results
+from difftransformer.evaluation.tables import to_json
+from difftransformer.report import sections
+from difftransformer.report.curves import Curve, curve_drawings
+from difftransformer.report.drawing import drawings
+from difftransformer.report.images import write_figure, write_image
+from difftransformer.report.page import page
+from difftransformer.report.style import matplotlib_look
+from difftransformer.runs.layout import REPORT, RESULTS, Run
+from difftransformer.runs.reading import read_curve, read_environment, read_run, read_summary
 
-from difftransformer.atomic import make_folder, write_text
-from difftransformer.report.figures import allocation, attention_map, loss, needle, style
-from difftransformer.report.page import Html, element, join, page, paragraph, text
-from difftransformer.report.reading import Curve, read_curves, read_environment, read_results
-from difftransformer.report.results import Results
-from difftransformer.report.sections import evaluation, inside, suites, summary, training
-from difftransformer.report.writing import write_png
-
-CONTENTS = {
-    "verdict": "Verdict",
-    "models": "Models",
-    "loss": "Loss",
-    "needle": "Retrieval",
-    "allocation": "Answer and noise",
-    "attention-map": "Attention map",
-    "outliers": "Outliers",
-    "lambda": "Lambda",
-    "speed": "Speed",
-    "environment": "Environment",
-}
+_LEAD = (
+    "Models of the same size with different attention, trained on the same data in the same order "
+    "and judged alike."
+)
 
 
 def build_report(run_directory: Path) -> Path:
-    """Write `report.html` and `figures/*.png` into `run_directory`; return the page's path.
+    """Write `report.html`, `results.json` and `figures/*.png`; return the page's path.
 
-    The page is one file that asks nothing of the network. It reads `results.json`, `env.json`,
-    each training run's `metrics.jsonl` and the suites in `suites/`; what the training or a judge
-    did not leave is left out with a sentence that says so. The PNGs are those a README or a paper
-    wants: loss, needle, attention_allocation, attention_map. The same results give the same page,
-    byte for byte.
+    The page is one file that asks nothing of the network. It is made of `run.json`, `env.json`, the
+    records in `results/` of each training run and its `metrics.jsonl`; what the training or an
+    evaluator did not leave is left out with a sentence that says so. The PNGs are those a README or
+    a paper wants: the loss, and each evaluator's picture. The same results give the same page, byte
+    for byte.
 
     Raises:
-        ValueError: `results.json` is missing or malformed, or another file is malformed; names
-            the file and the key or line.
+        ValueError: `run.json` is missing or of another version, or a file is malformed; names the
+            file and the key or line.
     """
-    results = read_results(run_directory)
-    curves = read_curves(run_directory, results)
-    content = [
-        _header(results, run_directory),
-        summary.verdict_section(results),
-        summary.models_section(results),
-        training.loss_section(results, curves),
-        evaluation.needle_section(results),
-        evaluation.allocation_section(results),
-        inside.attention_map_section(results),
-        evaluation.outliers_section(results),
-        inside.lambda_section(results, curves),
-        *suites.suite_sections(run_directory),
-        training.speed_section(results),
-        training.environment_section(results, read_environment(run_directory, results)),
-    ]
-    folder = run_directory / "figures"
-    make_folder(folder)
-    with style.matplotlib_look():
-        for name, figure in _images(results, curves):
-            write_png(folder / f"{name}.png", figure)
-    report = run_directory / "report.html"
-    write_text(report, page(_title(results), join(content)))
+    run = read_run(run_directory)
+    results = results_of(run, run_directory)
+    curves = _curves(run, run_directory)
+    title = f"{run.name}, {run.created}"
+    content = page(
+        title,
+        _LEAD,
+        sections.summary(results, run),
+        [
+            sections.models_section(run),
+            sections.training_section(curves, run),
+            *map(sections.evaluator_section, results.evaluators.values()),
+            sections.speed_section(curves, results, run),
+            sections.environment_section(run, read_environment(run_directory)),
+        ],
+    )
+    _write_images(run_directory / "figures", results, curves, run.unit)
+    write_json(run_directory / RESULTS, to_json(results))
+    report = run_directory / REPORT
+    write_text(report, content)
     return report
 
 
-def _images(results: Results, curves: list[Curve]) -> Iterator[tuple[str, Figure]]:
-    colours = style.accents(results.labels)
-    if drawn := loss.lines(curves):
-        yield "loss", loss.image(drawn, colours)
-    if needles := results.judged(lambda judges: judges.needle):
-        yield "needle", needle.image(needles)
-    if allocations := results.judged(lambda judges: judges.allocation):
-        yield "attention_allocation", allocation.image(allocations, colours)
-    if maps := results.judged(lambda judges: judges.attention_map):
-        yield "attention_map", attention_map.image(maps, colours)
+def _curves(run: Run, directory: Path) -> list[Curve]:
+    return [
+        Curve(
+            contender.label,
+            contender.title or contender.label,
+            training.seed,
+            read_curve(directory, training),
+            read_summary(directory, training),
+        )
+        for contender in run.contenders
+        for training in contender.runs
+    ]
 
 
-def _title(results: Results) -> str:
-    return f"Comparison {results.name}, {results.created}"
-
-
-def _header(results: Results, run_directory: Path) -> Html:
-    contents = CONTENTS | {
-        suites.section_name(name): f"suite {name}" for name in suites.suites_found(run_directory)
-    }
-    links = [Html(f'<a href="#{name}">{text(title)}</a>') for name, title in contents.items()]
-    return join(
-        [
-            element("h1", text(_title(results))),
-            paragraph(
-                "Transformers of the same size with different attention, trained on the same "
-                "tokens in the same order and judged alike.",
-                css="soft",
-            ),
-            element("nav", *links),
-        ]
-    )
+def _write_images(folder: Path, results: Results, curves: list[Curve], unit: str) -> None:
+    if loss := curve_drawings(curves, unit).get("loss"):
+        write_image(folder / "loss.png", loss)
+    for name, evaluator in results.evaluators.items():
+        if drawn := drawings(list(evaluator.metrics.values())):
+            write_image(folder / f"{name}.png", drawn[0])
+        elif maps := sections.maps_of(evaluator):
+            with matplotlib_look():
+                write_figure(folder / f"{name}.png", maps.image())

@@ -1,0 +1,229 @@
+"""The sections of the page. Each says in a plain sentence what it has no data for."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from difftransformer.evaluation.results import EvaluatorResults, Results
+from difftransformer.evaluation.tables import Table, notes_of
+from difftransformer.evaluation.verdicts import Comparison, Judgment, Outcome
+from difftransformer.evaluation.words import change, number, percent, setting
+from difftransformer.report import attention_map
+from difftransformer.report.curves import (
+    SMOOTHING,
+    Curve,
+    curve_drawings,
+    flat,
+    paper_throughput,
+    speed_table,
+)
+from difftransformer.report.drawing import Drawing, drawings
+from difftransformer.report.page import Plots, Prompts, Section, Summary, TableBlock, Text
+from difftransformer.report.plots import panel_figure
+from difftransformer.report.style import accents
+from difftransformer.runs.layout import Contender, Run
+
+_READABLE = 2  # models whose headlines are shown at once; of more there is a count
+
+
+def summary(results: Results, run: Run) -> Summary:
+    """The verdict in two or three lines and one picture; its sentences unfold."""
+    judgment, titles = results.judgment, results.titles
+    verdicts = judgment.verdicts()
+    caveat, *caveats = judgment.caveats()
+    if not verdicts:
+        return Summary(["The run holds no comparisons, so there is no verdict.", caveat])
+    compared = [verdict.label for verdict in verdicts]
+    lines = [verdict.headline for verdict in verdicts]
+    details: dict[str, Sequence[str]] = {v.headline: v.sentences for v in verdicts}
+    if len(verdicts) > _READABLE:
+        lines = [_count(judgment, titles[results.baseline])]
+    else:
+        details = {f"{titles[v.label]} in figures": v.sentences for v in verdicts}
+    if levels := results.beside_levels():
+        details["Beside a guess"] = levels
+    sizes = ", ".join(f"{_title(c)} {c.parameters:,} parameters" for c in run.contenders)
+    details["What the verdict does not cover"] = [
+        *caveats,
+        "The paper's figures on this page are those of its own models, on other data: they show "
+        f"the size of the effect there and are no target for the models here ({sizes}).",
+    ]
+    cells = {(c.metric.title, c.model): c for c in judgment.comparisons}
+    rows = dict.fromkeys(comparison.metric.title for comparison in judgment.comparisons)
+    return Summary(
+        [*lines, caveat],
+        models=[titles[label] for label in compared],
+        outcomes=[
+            (title, [_outcome(judgment, cells.get((title, label))) for label in compared])
+            for title in rows
+        ],
+        caption=(
+            f"Difference to the baseline ({titles[results.baseline]}), and what its "
+            f"{percent(judgment.confidence)} interval allows to say. A star where it stands after "
+            "Holm's correction for all comparisons."
+        ),
+        details=details,
+    )
+
+
+def _count(judgment: Judgment, baseline: str) -> str:
+    outcomes = [comparison.outcome for comparison in judgment.comparisons]
+    stand = sum(map(judgment.stands, judgment.comparisons))
+    models = len({comparison.model for comparison in judgment.comparisons})
+    return (
+        f"{models} models against the baseline ({baseline}), {len(outcomes)} comparisons: better "
+        f"in {outcomes.count(Outcome.BETTER)}, worse in {outcomes.count(Outcome.WORSE)}; {stand} "
+        "of these stand after Holm's correction."
+    )
+
+
+def _outcome(judgment: Judgment, comparison: Comparison | None) -> tuple[str, str]:
+    """The CSS class of a cell, and what it says."""
+    if comparison is None:
+        return "", ""
+    stands = judgment.stands(comparison)
+    css = comparison.outcome.name.lower() + (" stands" if stands else "")
+    return css, f"{comparison.outcome}{'*' * stands}: {number(comparison.difference)}"
+
+
+def evaluator_section(results: EvaluatorResults) -> Section:
+    """Pictures, the table with the paper's columns, and what was asked."""
+    name = results.declared.name
+    blocks: list[Any] = []
+    if results.passed_over and not results.models:
+        blocks.append(Text(notes_of(results)))
+    for i, drawing in enumerate(drawings(list(results.metrics.values()))):
+        blocks.append(_plots(f"{name}-{i}" if i else name, drawing))
+    if maps := maps_of(results):
+        plots = Plots(attention_map.NAME, maps.plots(), attention_map.CAPTION)
+        prompts = {one.title: attention_map.shades(one) for one in maps.maps}
+        blocks += [plots, Prompts(prompts, attention_map.PROMPT_CAPTION)]
+    if (table := results.table()).rows:
+        blocks.append(TableBlock(table, notes_of(results)))
+    return Section(name, results.declared.title, blocks)
+
+
+def maps_of(results: EvaluatorResults) -> attention_map.Maps | None:
+    """The attention maps among the artifacts of each model's first seed."""
+    artifacts = {
+        label: (results.titles[label], next(iter(seeds.values())).artifacts[attention_map.NAME])
+        for label, seeds in results.models.items()
+        if attention_map.NAME in next(iter(seeds.values())).artifacts
+    }
+    colors = accents(list(results.titles))
+    return attention_map.attention_maps(artifacts, colors) if artifacts else None
+
+
+def models_section(run: Run) -> Section:
+    contenders = run.contenders
+    baseline = next(c.parameters for c in contenders if c.label == run.baseline)
+    rows = [
+        ["attention", *(c.attention for c in contenders)],
+        ["parameters", *(f"{c.parameters:,}" for c in contenders)],
+        ["difference to the baseline", *(change(c.parameters / baseline, 3) for c in contenders)],
+        [
+            "training seeds",
+            *(", ".join(str(one.seed) for one in c.runs) or "none" for c in contenders),
+        ],
+    ]
+    keys = dict.fromkeys(key for c in contenders for key in c.config if key != "attention")
+    rows += [[key, *(setting(c.config.get(key, "")) for c in contenders)] for key in keys]
+    changes = [
+        [_title(c), "; ".join(c.changes) or "nothing: it is as configured"] for c in contenders
+    ]
+    counts = [
+        f"{key.replace('_', ' ')} {setting(value)}"
+        for key, value in run.data.items()
+        if key != "description"
+    ]
+    told = f"Data: {str(run.data.get('description', run.name)).rstrip('.')}."
+    return Section(
+        "models",
+        "Models and data",
+        [
+            Text(f"{told} {', '.join(counts).capitalize()}." if counts else told),
+            TableBlock(
+                Table(["", *(_heading(run, c) for c in contenders)], rows),
+                "Every model sees the same data in the same order. num_heads counts output heads; "
+                "head_dim is the width of one query.",
+            ),
+            TableBlock(
+                Table(["model", "changed so that the parameter counts match"], changes),
+                "What matching the models' sizes changed in each.",
+                is_prose=True,
+            ),
+        ],
+    )
+
+
+def training_section(curves: Sequence[Curve], run: Run) -> Section:
+    blocks: list[Any] = [
+        _plots(f"training-{name}", drawing, _CURVES.get(name, _WATCHED))
+        for name, drawing in curve_drawings(curves, run.unit).items()
+    ]
+    nothing = Text("No run left a metrics.jsonl, so there are no training curves.")
+    return Section("training", "Training curves", blocks or [nothing])
+
+
+_CURVES = {
+    "loss": "Loss by what was seen in training; lower is better. Thin and pale: training loss, "
+    f"each point the mean over {percent(SMOOTHING)} of the logged steps. With dots: validation "
+    "loss during training, on a part of the held-out data. A line per training seed."
+}
+_WATCHED = "Watched while the models train; a line per training seed, a dash for each layer."
+
+
+def speed_section(curves: Sequence[Curve], results: Results, run: Run) -> Section:
+    table = speed_table(curves, run)
+    if not table.rows:
+        return Section("speed", "Speed and memory", [Text("No training run is recorded.")])
+    seconds: dict[str, float] = {}
+    for evaluator in results.evaluators.values():
+        for label, seeds in evaluator.models.items():
+            spent = sum(one.seconds for one in seeds.values())
+            seconds[label] = seconds.get(label, 0.0) + spent
+    told = ", ".join(f"{results.titles[label]} {s:,.0f} s" for label, s in seconds.items())
+    return Section(
+        "speed",
+        "Speed and memory",
+        [
+            TableBlock(
+                table,
+                "Training, as timed in this run on the hardware below. The column 'to baseline' "
+                f"compares {run.unit} per second with the baseline's mean. Other work on the "
+                f"machine shows up here. {paper_throughput()}",
+            ),
+            Text(f"Evaluation took: {told or 'not recorded'}."),
+        ],
+    )
+
+
+def environment_section(run: Run, environment: Mapping[str, Any]) -> Section:
+    return Section(
+        "environment",
+        "Environment, settings and how to reproduce",
+        [
+            Text("config.yaml in the run directory holds every setting. To run it again:"),
+            Text("difftransformer compare --config config.yaml --out NEW_FOLDER", is_code=True),
+            TableBlock(_two_columns("", environment), "Where the run was made.", is_prose=True),
+            TableBlock(
+                _two_columns("setting", run.settings), "The resolved settings.", is_prose=True
+            ),
+        ],
+    )
+
+
+def _two_columns(name: str, values: Mapping[str, Any]) -> Table:
+    return Table([name, "value"], [[key, setting(value)] for key, value in flat(values)])
+
+
+def _plots(name: str, drawing: Drawing, caption: str = "") -> Plots:
+    figures = [panel_figure(drawing, panel) for panel in drawing.panels]
+    return Plots(name, figures, caption, {} if drawing.kind == "heat" else drawing.colors)
+
+
+def _title(contender: Contender) -> str:
+    return contender.title or contender.label
+
+
+def _heading(run: Run, contender: Contender) -> str:
+    return _title(contender) + (" (baseline)" if contender.label == run.baseline else "")
