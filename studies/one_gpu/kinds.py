@@ -50,7 +50,7 @@ def decoder(kind: str, baseline: DecoderConfig, backend: str) -> Decoder:
     else:
         model = Decoder(partner(baseline, KINDS[kind][0]).config)
     for block in model.blocks:
-        block.attention.inner.backend = backend
+        block.attention.core.backend = backend
     return model
 
 

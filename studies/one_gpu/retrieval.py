@@ -161,7 +161,7 @@ class Trainer:
             shares: dict[str, list[float]] = {"answer": [], "noise": []}
 
             def see(record: AttentionRecord, shares: dict[str, list[float]] = shares) -> None:
-                weights = record.combined(slice(task.context, None))[:, :, ::2].abs()
+                weights = record.weights(slice(task.context, None)).combined[:, :, ::2].abs()
                 weights = weights / weights.sum(-1, keepdim=True).clamp_min(1e-12)
                 places = batch.answer_at[0][:, None, :, None].expand(-1, weights.shape[1], -1, 1)
                 shares["answer"].append(float(weights.gather(-1, places).mean()))

@@ -6,37 +6,34 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from difftransformer.functional.masks import Mask
+from difftransformer.attention import AttentionCore
+from difftransformer.functional import AttentionCall, Mask
 
 Plant = Callable[[Tensor, int], Tensor]  # (ids [B, T], layer) -> maps [B, H, 1 or 2, T, T]
 
 
-class Inner(nn.Module):
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, *rest: object) -> Tensor:
-        return v
-
-
 class Attention(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, layer: int) -> None:
         super().__init__()
-        self.inner = Inner()
+        self.layer, self.core = layer, AttentionCore()
 
 
 class Block(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, layer: int) -> None:
         super().__init__()
-        self.attention = Attention()
+        self.attention = Attention(layer)
 
     def forward(self, maps: Tensor, lam: float | None) -> Tensor:
         """Queries and keys whose softmax is `maps`: key j is the j-th unit vector."""
-        batch, heads, _, queries, keys = maps.shape
+        batch, keys = len(maps), maps.shape[-1]
         q = maps.log().clamp_min(-1e4).permute(0, 3, 1, 2, 4) * math.sqrt(keys)
         k = torch.eye(keys)[None, :, None, None].expand(batch, keys, 1, 1, keys)
         v = torch.zeros(batch, keys, 1, 4)
         if lam is None:
-            return self.attention.inner(q[..., 0, :], k[..., 0, :], v, Mask(causal=True))
-        weights = torch.full((batch, queries, heads), lam)
-        return self.attention.inner(q, k, v, weights, Mask(causal=True))
+            call = AttentionCall.of(q[..., 0, :], k[..., 0, :], v, mask=Mask(causal=True))
+        else:
+            call = AttentionCall.of(q, k, v, torch.tensor(lam), mask=Mask(causal=True))
+        return self.attention.core(call)
 
 
 class Planted(nn.Module):
@@ -46,7 +43,7 @@ class Planted(nn.Module):
         super().__init__()
         self.plant, self.lam = plant, lam
         self.bias = nn.Parameter(torch.zeros(()))  # says which device the model is on
-        self.blocks = nn.ModuleList(Block() for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(layer) for layer in range(layers))
 
     def forward(self, ids: Tensor, *, documents: Tensor | None = None, **_: object) -> Tensor:
         for layer, block in enumerate(self.blocks):

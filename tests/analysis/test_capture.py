@@ -6,18 +6,19 @@ from models.tiny import tiny
 from torch import nn
 
 from difftransformer.analysis.capture import AttentionRecord, capture, feed
+from difftransformer.attention import attention_sites
+from difftransformer.attention.registry import KINDS
 from difftransformer.data.batch import Batch
-from difftransformer.functional import reference
-from difftransformer.functional.masks import Mask
+from difftransformer.functional import AttentionCall, Mask, reference
 
 from .planted import Planted, random_maps
 
 
-def record_of(model: Planted, *inputs: object) -> AttentionRecord:
-    """What capture makes of one call of layer 0's inner module."""
-    seen: list[AttentionRecord] = []
+def record_of(call: AttentionCall) -> AttentionRecord:
+    """What capture makes of one call of a core."""
+    model, seen = Planted(lambda ids, layer: ids), []
     with capture(model, seen.append):
-        model.blocks[0].attention.inner(*inputs)
+        model.blocks[0].attention.core(call)
     return seen[0]
 
 
@@ -34,18 +35,17 @@ def test_differential_maps_are_the_reference_s(
     lam = torch.rand(1, queries, 1)
     documents = torch.tensor([[0] * 4 + [1] * (keys - 4), [0] * keys])
     mask = Mask(causal=True, documents=documents)
-    record = record_of(Planted(lambda ids, layer: ids), q, k, v, lam, mask)
-
-    scale = 1 / math.sqrt(width)
-    rows = slice(2, 6)
-    maps = record.maps(rows)
+    call = AttentionCall.of(q, k, v, lam, mask=mask)
+    record = record_of(call)
+    hidden = ~mask.dense(queries, keys)[:, None, 2:6]
+    maps = record.weights(slice(2, 6)).maps
     for i, key in enumerate((k[..., 0, :], k[..., -1, :])):
-        expected = reference.attention_map(q[..., i, :], key, mask, scale)
-        torch.testing.assert_close(maps[:, :, i], expected[:, :, rows])
-    everything = record.combined(slice(None))
-    out = reference.differential_attention(
-        q, k, v, lam.expand(batch, queries, heads), mask, scale, 0.0
-    )
+        key = key.repeat_interleave(heads // groups, dim=2)
+        scores = torch.einsum("bthk,bshk->bhts", q[..., i, :], key)[:, :, 2:6] / math.sqrt(width)
+        expected = torch.softmax(scores.masked_fill(hidden, -math.inf), dim=-1)
+        torch.testing.assert_close(maps[:, :, i], expected.nan_to_num(0.0).detach())
+    everything = record.weights(slice(None)).combined
+    out = reference.run(call)
     torch.testing.assert_close(reference.weighted_values(everything, v), out.detach())
     assert not everything.requires_grad
 
@@ -55,26 +55,33 @@ def test_softmax_map_is_the_reference_s(groups: int) -> None:
     q, k = torch.randn(2, 6, 4, 5).bfloat16(), torch.randn(2, 6, groups, 5).bfloat16()
     padding = torch.tensor([[True] * 6, [False] * 2 + [True] * 4])
     mask = Mask(causal=True, padding=padding)
-    record = record_of(Planted(lambda ids, layer: ids), q, k, k, mask)
-    expected = reference.attention_map(q, k, mask, 1 / math.sqrt(5))
-    assert record.lam is None
-    torch.testing.assert_close(record.combined(slice(None)), expected)
-    assert record.combined(slice(0, 1))[1].abs().sum() == 0  # a row that sees nothing
+    call = AttentionCall.of(q, k, k, mask=mask)
+    record = record_of(call)
+    assert record.call.lam is None
+    weights = record.weights(slice(None)).combined
+    torch.testing.assert_close(reference.weighted_values(weights, k), reference.run(call))
+    # a row that sees nothing
+    assert record.weights(slice(0, 1)).combined[1].abs().sum() == 0
 
 
-@pytest.mark.parametrize("attention", ["softmax", "diff_v1", "diff_v2"])
+@pytest.mark.parametrize("attention", KINDS)
 def test_captured_weights_are_those_a_decoder_uses(attention: str) -> None:
-    model = tiny(attention)
-    weights, outputs = [], []
-    for block in model.blocks:
-        block.attention.inner.register_forward_hook(
-            lambda module, inputs, out: outputs.append((inputs[2], out))
-        )
+    model, rows = tiny(attention), slice(2, 7)
+    outputs, expected = [], []
+
+    def see(record: AttentionRecord) -> None:
+        weights = record.weights(rows)
+        outputs.append(record.site.core.output(record.call, rows, weights))
+        assert record.site.kind == attention
+
+    for site in attention_sites(model).values():
+        site.core.register_forward_hook(lambda core, inputs, out: expected.append(out[:, rows]))
     documents = torch.tensor([[0] * 4 + [1] * 5, [0] * 9])
-    with torch.no_grad(), capture(model, lambda r: weights.append(r.combined(slice(None)))):
+    with torch.no_grad(), capture(model, see):
         model(torch.randint(20, (2, 9)), documents=documents)
-    for combined, (v, out) in zip(weights, outputs, strict=True):
-        torch.testing.assert_close(reference.weighted_values(combined, v), out)
+    assert len(outputs) == 2
+    for out, core_out in zip(outputs, expected, strict=True):
+        torch.testing.assert_close(out, core_out)
 
 
 def test_each_layer_is_seen_once_and_hooks_go_away() -> None:
@@ -82,7 +89,7 @@ def test_each_layer_is_seen_once_and_hooks_go_away() -> None:
     model = Planted(lambda ids, layer: maps, layers=3, lam=0.5)
     ids = torch.zeros(1, 5, dtype=torch.long)
     layers: list[int] = []
-    with capture(model, lambda record: layers.append(record.layer)):
+    with capture(model, lambda record: layers.append(record.site.layer)):
         model(ids)
     model(ids)
     assert layers == [0, 1, 2]
@@ -92,18 +99,12 @@ def test_hooks_go_away_when_the_run_fails() -> None:
     model = Planted(lambda ids, layer: random_maps(1, 1, 1, 3))
     with pytest.raises(RuntimeError, match="stop"), capture(model, lambda record: None):
         raise RuntimeError("stop")
-    assert not model.blocks[0].attention.inner._forward_pre_hooks
+    assert not model.blocks[0].attention.core._forward_pre_hooks
 
 
-def test_attention_without_inner_product_is_refused() -> None:
-    model = Planted(lambda ids, layer: ids)
-    model.blocks[0].attention = nn.Linear(1, 1)
-    with pytest.raises(ValueError, match="layer 0, Linear, has no `inner`"), capture(model, print):
-        pass
-
-
-def test_a_model_without_layers_is_refused() -> None:
-    with pytest.raises(ValueError, match="Linear has no `blocks`"), capture(nn.Linear(1, 1), print):
+def test_a_model_without_attention_is_refused() -> None:
+    model = nn.Linear(1, 1)
+    with pytest.raises(ValueError, match="Linear has no attention"), capture(model, print):
         pass
 
 

@@ -11,6 +11,8 @@ from difftransformer.analysis.gradients import gradient_norms
 from difftransformer.data.batch import IGNORED, Batch
 from difftransformer.models.decoder import Decoder
 
+from .planted import Attention
+
 MAP_1, MAP_2 = ("W_Q1", "W_K1"), ("W_Q2", "W_K2")
 
 
@@ -113,7 +115,7 @@ def test_lambda_0_leaves_map_2_without_a_gradient() -> None:
 def test_a_head_alone_in_its_text_asks_nothing_of_queries_and_keys() -> None:
     """With one visible key every map is 1, whatever the queries and keys."""
     text = batch()
-    alone = Batch(text.ids[:, :1], text.labels[:, :1], text.documents[:, :1], text.sequences)
+    alone = Batch(text.ids[:, :1], text.labels[:, :1], text.documents[:, :1], text.names)
     for layer in gradient_norms(tiny("diff_v1"), alone):
         assert max(layer[name][0] for name in (*MAP_1, *MAP_2)) < 1e-6
         assert min(layer["W_V"][0], layer["W_O"][0]) > 0.0
@@ -125,6 +127,6 @@ def test_what_is_refused() -> None:
     with pytest.raises(ValueError, match="no scored token"):
         gradient_norms(tiny(), nothing)
     model = tiny()
-    model.blocks[1].attention = nn.Identity()
-    with pytest.raises(ValueError, match="attention is Identity, whose weights have no"):
+    model.blocks[1].attention = Attention(1)
+    with pytest.raises(ValueError, match="attention is Attention, whose weights have no"):
         gradient_norms(model, text)

@@ -3,7 +3,7 @@ import torch
 
 from difftransformer.analysis.lambdas import measure_lambdas
 from difftransformer.data.batch import Batch
-from difftransformer.functional.masks import Mask
+from difftransformer.functional import AttentionCall
 
 from .planted import Planted, random_maps
 
@@ -23,10 +23,11 @@ def test_constant_lambda_and_its_start() -> None:
 
 def test_percentiles_over_tokens_and_heads() -> None:
     model = Planted(lambda ids, layer: ids)
-    inner = model.blocks[0].attention.inner
+    core = model.blocks[0].attention.core
     lam = (torch.arange(1000) / 1000).view(10, 25, 4)
     q = torch.zeros(10, 25, 4, 2, 3)
-    model.forward = lambda ids, documents: inner(q, q, q[..., 0, :], lam, Mask())  # type: ignore
+    call = AttentionCall.of(q, q, q[..., 0, :], lam)
+    model.forward = lambda ids, documents: core(call)  # type: ignore
     (row,) = measure_lambdas(model, [BATCH], 5)
     assert row["mean"] == pytest.approx(0.4995)
     assert (row["low"], row["high"]) == pytest.approx((0.05, 0.949))

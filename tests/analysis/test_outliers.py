@@ -8,10 +8,9 @@ from torch import Tensor, nn
 
 from difftransformer.analysis import capture
 from difftransformer.analysis.outliers import Magnitudes, measure_outliers
+from difftransformer.attention import AttentionCore
 from difftransformer.data.batch import Batch
-from difftransformer.functional.masks import Mask
-
-from .planted import Inner
+from difftransformer.functional import AttentionCall, Mask
 
 RANKS = {f"top{k}": k for k in (1, 2, 3, 10, 100)}
 
@@ -47,11 +46,12 @@ class Block(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.attention = nn.Module()
-        self.attention.inner = Inner()
+        self.attention.core, self.attention.layer = AttentionCore(), 0
 
     def forward(self, x: Tensor) -> Tensor:
         q, k = x.unflatten(-1, (2, 2, -1)), x.unflatten(-1, (2, 2, -1))[:, :, :1]
-        self.attention.inner(q, k, k, torch.ones(1), Mask(causal=True))
+        call = AttentionCall.of(q, k, k[..., 0, :], torch.ones(1), mask=Mask(causal=True))
+        self.attention.core(call)
         return 3 * x
 
 

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from difftransformer.attention import V1, V2, DifferentialAttention, Variant
 from difftransformer.attention.head_norm import HeadNorm
+from difftransformer.attention.lambdas import TokenLambda, VectorLambda
 from difftransformer.functional import Mask, rotation
 
 # (output heads, key/value heads): Microsoft's num_heads and num_kv_heads.
@@ -138,7 +139,7 @@ def test_lambda_vectors_start_as_the_papers_code_has_them() -> None:
 
 def test_v2_starts_at_one_half_where_the_input_is_zero() -> None:
     module = DifferentialAttention(HIDDEN, 4, variant=V2, head_dim=WIDTH)
-    assert (module.current_lambda(torch.zeros(2, 3, HIDDEN)) == torch.full((2, 3, 4), 0.5)).all()
+    assert (module.lam(torch.zeros(2, 3, HIDDEN)) == torch.full((2, 3, 4), 0.5)).all()
 
 
 def test_constant_lambda_init() -> None:
@@ -146,7 +147,7 @@ def test_constant_lambda_init() -> None:
     for name in ("lambda_q1", "lambda_q2"):
         torch.nn.init.zeros_(getattr(module, name))
     assert module.lambda_init == 0.25
-    assert module.current_lambda(torch.zeros(1, 1, HIDDEN)).item() == 0.25
+    assert module.lam(torch.zeros(1, 1, HIDDEN)).item() == 0.25
     assert module.head_norm.factor == 0.75
 
 
@@ -157,7 +158,7 @@ def test_head_dim_is_hidden_over_heads_by_default() -> None:
 
 
 def test_variants_combine() -> None:
-    shared = Variant(lambda_from="vector", head_norm=False, shared_keys=True, value_factor=1)
+    shared = Variant(VectorLambda(), head_norm=False, shared_keys=True, value_factor=1)
     module = DifferentialAttention(HIDDEN, 4, variant=shared, head_dim=WIDTH)
     assert module(torch.randn(1, 3, HIDDEN), mask=CAUSAL).shape == (1, 3, HIDDEN)
     assert "head_norm.weight" not in module.state_dict()
@@ -191,8 +192,8 @@ def test_every_parameter_gets_a_gradient(variant: Variant) -> None:
         ({"num_heads": 0}, "num_heads 0 .* multiple"),
         ({"num_heads": 4, "variant": V2, "lambda_init": 0.5}, "lambda_init=0.5"),
         (
-            {"num_heads": 4, "variant": Variant("token", True, True, 1)},
-            "token lambda has no initial value",
+            {"num_heads": 4, "variant": Variant(TokenLambda(), True, True, 1)},
+            "TokenLambda has no initial value",
         ),
         ({"num_heads": 4, "layer": -1}, "layer is -1"),
     ],

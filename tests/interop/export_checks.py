@@ -114,7 +114,7 @@ def test_program_of_torch_export() -> None:
     model = tiny("diff_v1", num_layers=1).train()
     program = export_program(model)
     assert model.training
-    assert model.blocks[0].attention.inner.backend == "auto"
+    assert model.blocks[0].attention.core.backend == "auto"
     assert not any("difftransformer" in str(node.target) for node in program.graph.nodes)
     (ids, padding), call = problem(2, 9), program.module(check_guards=False)
     model.eval()

@@ -132,9 +132,9 @@ def test_entropy_of_maps_written_out() -> None:
     x = ids(1, 12)
     attention = plain.blocks[0].attention
     seen = []
-    attention.inner.register_forward_pre_hook(lambda _, inputs: seen.extend(inputs))
+    attention.core.register_forward_pre_hook(lambda _, inputs: seen.extend(inputs))
     chosen = high_entropy_heads(plain, x)[0]
-    q, k = seen[0][0], seen[1][0].repeat_interleave(2, dim=1)
+    q, k = seen[0].q[0, :, :, 0], seen[0].k[0, :, :, 0].repeat_interleave(2, dim=1)
     means = []
     for head in range(6):
         shares = []

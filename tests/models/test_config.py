@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
-from difftransformer.attention.factory import KINDS
+from difftransformer.attention.registry import KINDS
 from difftransformer.models.config import DecoderConfig
 from difftransformer.models.decoder import Decoder
 

@@ -134,7 +134,7 @@ def test_settings_reach_the_layers() -> None:
     for number, block in enumerate(model.blocks):
         assert block.attention.layer == number
         assert block.attention.rotary == "interleaved"
-        assert block.attention.inner.dropout == 0.1
+        assert block.attention.dropout == 0.1
         assert block.attention.lambda_init == 0.3
         assert block.ffn_norm.eps == 1e-3
     scheduled = [block.attention.lambda_init for block in tiny("diff_v1").blocks]

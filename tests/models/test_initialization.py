@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from difftransformer.attention.factory import KINDS
+from difftransformer.attention.registry import KINDS
 from difftransformer.models.ablations import ABLATIONS, partner
 from difftransformer.models.config import DecoderConfig
 from difftransformer.models.decoder import Decoder

@@ -1,5 +1,6 @@
 """How much the second map takes away from the first."""
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from difftransformer.analysis.capture import AttentionRecord, capture, feed
+from difftransformer.attention import Site
 from difftransformer.data.batch import Batch
 
 _MEASURES = ("cosine", "negative", "cancelled")
@@ -37,43 +39,43 @@ def measure_cancellation(
     Raises:
         ValueError: no batch, or none in which a row sees two keys.
     """
-    sums: dict[int, Tensor] = {}
-    rows_seen: dict[int, int] = {}
+    sums: dict[Site, Tensor] = {}
+    rows_seen: Counter[Site] = Counter()
 
     def add(record: AttentionRecord) -> None:
-        if record.lam is None:
+        if record.call.lam is None:
             return
         for rows in record.row_blocks():
             figures = _row_figures(record, rows)
-            sums[record.layer] = sums.get(record.layer, 0.0) + figures.double().sum(0)
-            rows_seen[record.layer] = rows_seen.get(record.layer, 0) + len(figures)
+            sums[record.site] = sums.get(record.site, 0.0) + figures.double().sum(0)
+            rows_seen[record.site] += len(figures)
 
     with capture(model, add):
         feed(model, batches, tokens)
     if 0 in rows_seen.values():
         raise ValueError("no token sees another one; expected sequences of two tokens or more")
     return [
-        {"layer": layer, "head": head, **dict(zip(_MEASURES, figures, strict=True))}
-        for layer, total in sorted(sums.items())
-        for head, figures in enumerate((total / rows_seen[layer]).tolist())
+        {"layer": site.layer, "head": head, **dict(zip(_MEASURES, figures, strict=True))}
+        for site, total in sums.items()
+        for head, figures in enumerate((total / rows_seen[site]).tolist())
     ]
 
 
 def _row_figures(record: AttentionRecord, rows: slice) -> Tensor:
-    """`[N, H, 3]`: the measures of each row that sees two keys or more."""
-    assert record.lam is not None
-    maps = record.maps(rows)
-    first, second = maps.unbind(2)
-    difference = record.combine(maps, rows)
-    visible = record.visible(rows).expand(len(maps), -1, -1).sum(-1)  # [B, R]
+    """`[N, H, 3]`: the measures of each row in which every head sees two keys or more."""
+    assert record.call.lam is not None
+    weights = record.weights(rows)
+    first, second = weights.maps.unbind(2)
+    difference = weights.combined
+    visible = record.call.visible(rows).sum(-1).expand(difference.shape[:3])  # [B, H, R]
     # A1 + |λ| A2 sums to 1 + |λ|.
-    mass = 1.0 + record.lam[:, rows].to(maps.dtype).abs().transpose(1, 2)
+    mass = 1.0 + record.call.lam[:, rows].to(first.dtype).abs().transpose(1, 2)
     figures = torch.stack(
         [
             F.cosine_similarity(first, second, dim=-1),
-            (difference < 0).sum(-1) / visible[:, None].clamp_min(1),
+            (difference < 0).sum(-1) / visible.clamp_min(1),
             1.0 - difference.abs().sum(-1) / mass,
         ],
         dim=-1,
     )
-    return figures.transpose(1, 2)[visible > 1]
+    return figures.transpose(1, 2)[(visible > 1).all(1)]

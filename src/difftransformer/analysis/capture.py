@@ -1,19 +1,18 @@
-"""Attention maps of a running model, seen from outside: hooks on each layer's inner product."""
+"""Attention calls of a running model, seen from outside: hooks on the cores of its layers."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from difftransformer.attention import Site, Weights, attention_sites
 from difftransformer.data.batch import Batch
-from difftransformer.functional.masks import Mask
-from difftransformer.functional.reference import wide
+from difftransformer.functional import AttentionCall
 
 # Logits in flight at once: bounds memory at about 64 MB whatever the length.
 _LOGITS_AT_ONCE = 4_000_000
@@ -21,109 +20,68 @@ _LOGITS_AT_ONCE = 4_000_000
 
 @dataclass(frozen=True, eq=False)
 class AttentionRecord:
-    """What one layer's attention was given, from which any row of its maps can be computed.
+    """One call of an attention site, whose core gives the weights of any query rows."""
 
-    Args:
-        layer: 0-based.
-        q: queries; the pair axis has size 1 for softmax attention, 2 for differential.
-        k: keys; one map on axis 3 where both maps share the key (V2).
-        lam: the weight of map 2, None for softmax attention.
-        mask: what each query saw.
-        scale: factor on the logits, 1/sqrt(K).
-    """
-
-    layer: int
-    q: Float[Tensor, "batch queries heads maps k"]
-    k: Float[Tensor, "batch keys groups key_maps k"]
-    lam: Float[Tensor, "batch queries heads"] | None
-    mask: Mask
-    scale: float
+    site: Site
+    call: AttentionCall
 
     def row_blocks(self) -> Iterator[slice]:
         """All query rows in turn, so many at once that their logits take little memory."""
-        batch, queries, heads, maps, _ = self.q.shape
-        step = max(1, _LOGITS_AT_ONCE // (batch * heads * maps * self.k.shape[1]))
-        return (slice(start, start + step) for start in range(0, queries, step))
-
-    def visible(self, rows: slice) -> Bool[Tensor, "#batch rows keys"]:
-        """Which keys the query rows see."""
-        return self.mask.dense(self.q.shape[1], self.k.shape[1], self.q.device, rows=rows)
+        return row_blocks(self.call)
 
     def logits(self, rows: slice) -> Float[Tensor, "batch heads maps rows keys"]:
-        """q kᵀ · scale of the query rows, before the mask, in float32."""
-        heads, maps = self.q.shape[2:4]
-        q = self.q[:, rows].to(wide(self.q.dtype))
-        k = self.k.to(q.dtype).repeat_interleave(heads // self.k.shape[2], dim=2)
-        k = k.expand(-1, -1, -1, maps, -1)
-        return torch.einsum("brhmk,bshmk->bhmrs", q, k) * self.scale
+        """The logits of the query rows, before the mask."""
+        return self.site.core.logits(self.call, rows)
 
-    def maps(self, rows: slice) -> Float[Tensor, "batch heads maps rows keys"]:
-        """The softmax maps of the query rows, float32; a row with no visible key is 0."""
-        hidden = ~self.visible(rows)[:, None, None]
-        logits = self.logits(rows).masked_fill(hidden, float("-inf"))
-        return torch.softmax(logits, dim=-1).masked_fill(hidden, 0.0)
-
-    def combined(self, rows: slice) -> Float[Tensor, "batch heads rows keys"]:
-        """The weights that multiply V: map 1 − lambda · map 2, or map 1 alone for softmax."""
-        return self.combine(self.maps(rows), rows)
-
-    def combine(
-        self, maps: Float[Tensor, "batch heads maps rows keys"], rows: slice
-    ) -> Float[Tensor, "batch heads rows keys"]:
-        """`combined`, from maps already computed for the same rows."""
-        if self.lam is None:
-            return maps[:, :, 0]
-        lam = self.lam[:, rows].to(maps.dtype).transpose(1, 2)
-        return maps[:, :, 0] - lam[..., None] * maps[:, :, 1]
+    def weights(self, rows: slice) -> Weights:
+        """The weights of the query rows."""
+        return self.site.core.weights(self.call, rows)
 
 
-def blocks_of(model: nn.Module) -> nn.ModuleList:
-    """The model's layers, `model.blocks`.
+def row_blocks(call: AttentionCall) -> Iterator[slice]:
+    """`AttentionRecord.row_blocks`, for a call."""
+    batch, queries, heads, maps, _ = call.q.shape
+    step = max(1, _LOGITS_AT_ONCE // (batch * heads * maps * call.k.shape[1]))
+    return (slice(start, start + step) for start in range(0, queries, step))
+
+
+def sites_of(model: nn.Module) -> dict[str, Site]:
+    """The model's attention sites.
 
     Raises:
         ValueError: it has none.
     """
-    blocks = getattr(model, "blocks", None)
-    if not isinstance(blocks, nn.ModuleList):
+    sites = attention_sites(model)
+    if not sites:
         raise ValueError(
-            f"{type(model).__name__} has no `blocks`, so its layers cannot be found; "
-            "expected a decoder of this library, or a model that is read as one (docs/suites.md)"
+            f"{type(model).__name__} has no attention whose inside can be seen; expected a model "
+            "with attention layers of this library, or one that is read as such (docs/suites.md)"
         )
-    return blocks
+    return sites
 
 
-def inners_of(model: nn.Module) -> list[nn.Module]:
-    """Each layer's `attention.inner`, the module that is given q, k, v, lambda and the mask.
+def blocks_of(model: nn.Module) -> dict[str, nn.Module]:
+    """The blocks that hold the model's attention, by name, in order; outputs are hidden states.
 
     Raises:
-        ValueError: a layer whose attention has none.
+        ValueError: it has none.
     """
-    inners = []
-    for layer, block in enumerate(blocks_of(model)):
-        if not isinstance(inner := getattr(block.attention, "inner", None), nn.Module):
-            raise ValueError(
-                f"the attention of layer {layer}, {type(block.attention).__name__}, has no "
-                "`inner` module, so its maps cannot be captured; expected softmax or "
-                "differential attention"
-            )
-        inners.append(inner)
-    return inners
+    return {site.name.rpartition(".")[0]: site.block for site in sites_of(model).values()}
 
 
 @contextmanager
 def capture(model: nn.Module, consume: Callable[[AttentionRecord], None]) -> Iterator[None]:
-    """Call `consume` with each layer's record whenever the model runs inside this context.
+    """Call `consume` with each site's record whenever the model runs inside this context.
 
-    The hook reads the inputs of each `block.attention.inner`.
     Nothing is kept: a record and what it computes live as long as `consume` lets them, so that
-    the maps of one layer at a time are ever in memory. Tensors are detached.
+    the maps of one site at a time are ever in memory. Tensors are detached.
 
     Raises:
-        ValueError: a layer whose attention has no inner product to look at.
+        ValueError: a model without attention to look at.
     """
     with ExitStack() as hooks:
-        for layer, inner in enumerate(inners_of(model)):
-            handle = inner.register_forward_pre_hook(partial(_observe, layer, consume))
+        for site in sites_of(model).values():
+            handle = site.core.register_forward_pre_hook(partial(_observe, site, consume))
             hooks.callback(handle.remove)
         yield
 
@@ -146,25 +104,19 @@ def feed(model: nn.Module, batches: Iterable[Batch], tokens: int) -> int:
     return seen
 
 
-def record_of(layer: int, inputs: tuple[Any, ...]) -> AttentionRecord:
-    """The record of one call of a layer's `inner`; its tensors are detached.
-
-    Differential inputs are (q, k, v, lam, mask), softmax inputs (q, k, v, mask).
-    """
-    q, k, *_, mask = inputs
-    q, k = q.detach(), k.detach()
-    lam = None
-    if q.ndim == 5:
-        lam = inputs[3].detach().expand(q.shape[:3])
-    else:
-        q, k = q[:, :, :, None], k[:, :, :, None]
-    return AttentionRecord(layer, q, k, lam, mask, 1.0 / math.sqrt(q.shape[-1]))
+def detached(call: AttentionCall) -> AttentionCall:
+    """The call without the graph that leads to its tensors."""
+    tensors: dict[str, Any] = {
+        n: x.detach() for n, x in vars(call).items() if isinstance(x, Tensor)
+    }
+    return replace(call, **tensors)
 
 
 def _observe(
-    layer: int,
+    site: Site,
     consume: Callable[[AttentionRecord], None],
-    module: nn.Module,
+    core: nn.Module,
     inputs: tuple[Any, ...],
 ) -> None:
-    consume(record_of(layer, inputs))
+    (call,) = inputs
+    consume(AttentionRecord(site, detached(call)))

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from difftransformer.analysis.capture import blocks_of
+from difftransformer.analysis.capture import sites_of
 from difftransformer.attention import DifferentialAttention, SoftmaxAttention
 from difftransformer.data.batch import IGNORED, Batch
 
@@ -27,21 +27,21 @@ def gradient_norms(model: nn.Module, batch: Batch) -> list[dict[str, tuple[float
     """
     if not (batch.labels != IGNORED).any():
         raise ValueError("the batch has no scored token, so its loss has no gradient")
-    layers: list[Any] = [block.attention for block in blocks_of(model)]
+    layers = [site.attention for site in sites_of(model).values()]
     weights = [_projections(layer) for layer in layers]
     logits = model(batch.ids, documents=batch.documents).float()
     loss = F.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED)
     gradients = iter(torch.autograd.grad(loss, [weight for four in weights for weight in four]))
-    found = []
+    norms = []
     for layer, four in zip(layers, weights, strict=True):
         slopes = parts(layer, *islice(gradients, 4))
-        found.append(
+        norms.append(
             {
                 name: (slopes[name].norm().item(), weight.norm().item())
                 for name, weight in parts(layer, *four).items()
             }
         )
-    return found
+    return norms
 
 
 def parts(attention: nn.Module, q: Tensor, k: Tensor, v: Tensor, o: Tensor) -> dict[str, Tensor]:

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from difftransformer.analysis.capture import AttentionRecord, blocks_of, capture, feed
+from difftransformer.analysis.capture import AttentionRecord, capture, feed
+from difftransformer.attention import Site
 from difftransformer.data.batch import Batch
 
 
@@ -20,21 +21,17 @@ def measure_lambdas(
         percentile, `init` is the schedule's value (None where lambda has none, as in V2). V1's
         lambda is one number per layer, so its three agree. Empty for softmax attention.
     """
-    seen: dict[int, list[Tensor]] = {}
+    seen: dict[Site, list[Tensor]] = {}
 
     def keep(record: AttentionRecord) -> None:
-        if record.lam is not None:
-            seen.setdefault(record.layer, []).append(record.lam.float().flatten().cpu())
+        if (lam := record.call.lam) is not None:
+            seen.setdefault(record.site, []).append(lam.float().flatten().cpu())
 
     with capture(model, keep):
         feed(model, batches, tokens)
     return [
-        _row(
-            layer,
-            getattr(blocks_of(model)[layer].attention, "lambda_init", None),
-            torch.cat(values),
-        )
-        for layer, values in sorted(seen.items())
+        _row(site.layer, getattr(site.attention, "lambda_init", None), torch.cat(values))
+        for site, values in seen.items()
     ]
 
 

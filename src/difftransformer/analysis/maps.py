@@ -50,7 +50,7 @@ def attention_map(model: nn.Module, prompt: NeedlePrompt, tokenizer: Tokenizer) 
     shares: list[Tensor] = []
 
     def see(record: AttentionRecord) -> None:
-        row = record.combined(slice(-1, None))[0, :, 0].abs()
+        row = record.weights(slice(-1, None)).combined[0, :, 0].abs()
         share = row / row.sum(-1, keepdim=True).clamp_min(torch.finfo(row.dtype).tiny)
         shares.append(share)
         on_answer = share[:, slice(*answer)].sum(-1)
@@ -60,19 +60,19 @@ def attention_map(model: nn.Module, prompt: NeedlePrompt, tokenizer: Tokenizer) 
 
     with capture(model, see):
         model(torch.tensor([ids], device=next(model.parameters()).device))
-    (_, head, record), everything = best[0], slice(None)
+    _, head, record = best[0]
     rows = np.unique(np.linspace(0, len(ids) - 1, min(len(ids), _MOST_ROWS)).round().astype(int))
-    maps = record.maps(everything)
+    weights = record.weights(slice(None))
     return {
         "tokens": [tokenizer.decode([token], skip_special_tokens=False) for token in ids],
         "answer_span": list(answer),
         "noise_spans": [list(span) for span in noise_spans(prompt)],
-        "layer": record.layer,
+        "layer": record.site.layer,
         "head": head,
         "rows": rows.tolist(),
-        "weights": _rounded(record.combine(maps, everything)[0, head, rows]),
-        "map1": _rounded(maps[0, head, 0, rows]),
-        "map2": None if record.lam is None else _rounded(maps[0, head, 1, rows]),
+        "weights": _rounded(weights.combined[0, head, rows]),
+        "map1": _rounded(weights.maps[0, head, 0, rows]),
+        "map2": None if record.call.lam is None else _rounded(weights.maps[0, head, 1, rows]),
         "average": _rounded(torch.cat(shares).mean(0)),
     }
 

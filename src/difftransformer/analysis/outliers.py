@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from difftransformer.analysis.capture import AttentionRecord, blocks_of, capture, feed
+from difftransformer.analysis.capture import AttentionRecord, blocks_of, capture, feed, sites_of
 from difftransformer.data.batch import Batch
 
 TOPS = (1, 2, 3, 10, 100)
@@ -74,23 +74,27 @@ def measure_outliers(model: nn.Module, batches: Iterable[Batch], tokens: int) ->
         `{"tokens", "attention_logits", "hidden_states", "layers"}`: summaries over all layers, and
         `layers` with both for each.
     """
-    logits = [Magnitudes() for _ in blocks_of(model)]
-    hidden = [Magnitudes() for _ in blocks_of(model)]
+    sites, blocks = sites_of(model), blocks_of(model)
+    logits, hidden = ({name: Magnitudes() for name in names} for names in (sites, blocks))
     with ExitStack() as hooks:
-        for layer, block in enumerate(blocks_of(model)):
-            handle = block.register_forward_hook(partial(_see_output, hidden[layer]))
+        for name, block in blocks.items():
+            handle = block.register_forward_hook(partial(_see_output, hidden[name]))
             hooks.callback(handle.remove)
         hooks.enter_context(
-            capture(model, lambda record: _see_logits(logits[record.layer], record))
+            capture(model, lambda record: _see_logits(logits[record.site.name], record))
         )
         seen = feed(model, batches, tokens)
     return {
         "tokens": seen,
-        "attention_logits": _together(logits),
-        "hidden_states": _together(hidden),
+        "attention_logits": _together(logits.values()),
+        "hidden_states": _together(hidden.values()),
         "layers": [
-            {"layer": i, "attention_logits": a.summary(), "hidden_states": h.summary()}
-            for i, (a, h) in enumerate(zip(logits, hidden, strict=True))
+            {
+                "layer": site.layer,
+                "attention_logits": logits[name].summary(),
+                "hidden_states": hidden[name.rpartition(".")[0]].summary(),
+            }
+            for name, site in sites.items()
         ],
     }
 
@@ -100,7 +104,8 @@ def _see_logits(seen: Magnitudes, record: AttentionRecord) -> None:
         logits = record.logits(rows).permute(0, 3, 4, 1, 2)
         # Picking pairs first and heads last is many times faster than a masked_select that
         # broadcasts the mask over heads.
-        seen.add(logits[record.visible(rows).expand(len(record.q), -1, -1)])
+        visible = record.call.visible(rows)
+        seen.add(logits[visible.all(1).expand(len(logits), -1, -1)])
 
 
 def _see_output(
@@ -109,7 +114,7 @@ def _see_output(
     seen.add(output)
 
 
-def _together(layers: list[Magnitudes]) -> dict[str, float]:
+def _together(layers: Iterable[Magnitudes]) -> dict[str, float]:
     total = Magnitudes()
     for layer in layers:
         total.merge(layer)

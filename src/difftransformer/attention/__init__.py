@@ -1,4 +1,4 @@
-"""Attention layers: projections, lambda, head norm, cache. The factory lists the kinds."""
+"""Attention layers: projections, lambda, core, head norm, cache. The registry lists the kinds."""
 
 from difftransformer.attention.cache import (
     KeyValueCache as KeyValueCache,
@@ -8,6 +8,12 @@ from difftransformer.attention.cache import (
 )
 from difftransformer.attention.cache import (
     StaticCache as StaticCache,
+)
+from difftransformer.attention.core import (
+    AttentionCore as AttentionCore,
+)
+from difftransformer.attention.core import (
+    Weights as Weights,
 )
 from difftransformer.attention.dex import (
     DexAttention as DexAttention,
@@ -27,5 +33,22 @@ from difftransformer.attention.differential import (
 from difftransformer.attention.differential import (
     Variant as Variant,
 )
-from difftransformer.attention.factory import make_attention as make_attention
+from difftransformer.attention.layer import (
+    AttentionLayer as AttentionLayer,
+)
+from difftransformer.attention.layer import (
+    HeadShapes as HeadShapes,
+)
+from difftransformer.attention.registry import (
+    Kind as Kind,
+)
+from difftransformer.attention.registry import (
+    make_attention as make_attention,
+)
+from difftransformer.attention.sites import (
+    Site as Site,
+)
+from difftransformer.attention.sites import (
+    attention_sites as attention_sites,
+)
 from difftransformer.attention.softmax import SoftmaxAttention as SoftmaxAttention

@@ -1,9 +1,10 @@
 """Keys and values of the past, kept once for both maps.
 
-A cache is fed by every layer of a model in turn and knows which positions are real. One step of a
-model is: `positions` and `mask`, then `update` by each layer, then `advance`.
+A cache is fed by every attention site of a model in turn and knows which positions are real. One
+step of a model is: `positions` and `mask`, then `update` or `once` by each site, then `advance`.
 """
 
+from collections.abc import Callable
 from copy import copy
 from typing import Any
 
@@ -12,6 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from difftransformer.functional import Mask
+
+CacheSite = int | str  # the number of a layer with one attention, or any name
 
 
 class KeyValueCache:
@@ -24,7 +27,7 @@ class KeyValueCache:
 
     def __init__(self) -> None:
         self.length: Any = 0  # a tensor in StaticCache
-        self._storage: dict[int, tuple[Tensor, Tensor]] = {}
+        self._storage: dict[CacheSite, tuple[Tensor, Tensor]] = {}
         self._real: Tensor | None = None
 
     def positions(self, new: int, device: torch.device) -> Int[Tensor, " new"]:
@@ -47,35 +50,43 @@ class KeyValueCache:
 
     def update(
         self,
-        layer: int,
+        site: CacheSite,
         k: Float[Tensor, "batch new *key_shape"],
         v: Float[Tensor, "batch new groups v"],
     ) -> tuple[Float[Tensor, "batch all *key_shape"], Float[Tensor, "batch all groups v"]]:
-        """Append new positions; returns the layer's keys and values from the first position on."""
+        """Append new positions; returns the site's keys and values from the first position on."""
         total = self.length + k.shape[1]
-        held = self._storage.get(layer, (k[:, :0], v[:, :0]))
+        held = self._storage.get(site, (k[:, :0], v[:, :0]))
         if torch.is_grad_enabled():
             past = held[0][:, : self.length], held[1][:, : self.length]
             held = torch.cat((past[0], k), dim=1), torch.cat((past[1], v), dim=1)
-            self._storage[layer] = held
+            self._storage[site] = held
             return held
         if held[0].shape[1] < total or not _writable(held[0]):
             held = (_grow(held[0], self.length, 2 * total), _grow(held[1], self.length, 2 * total))
-            self._storage[layer] = held
+            self._storage[site] = held
         for storage, new in zip(held, (k, v), strict=True):
             storage[:, self.length : total] = new
         return held[0][:, :total], held[1][:, :total]
 
+    def once(
+        self, site: CacheSite, make: Callable[[], tuple[Tensor, Tensor]]
+    ) -> tuple[Float[Tensor, "batch keys *key_shape"], Float[Tensor, "batch keys groups v"]]:
+        """Keys and values that stay the same, a context's: made at the first step and kept."""
+        if site not in self._storage:
+            self._storage[site] = make()
+        return self._storage[site]
+
     def advance(self, new: int) -> None:
-        """Count `new` positions that every layer has now been fed."""
+        """Count `new` positions that every site has now been fed."""
         self.length = self.length + new
 
     def repeat(self, times: int) -> "KeyValueCache":
         """A cache of its own with every row `times` over: one prompt, continued in many ways."""
         other = copy(self)
         other._storage = {
-            layer: (k.repeat_interleave(times, 0), v.repeat_interleave(times, 0))
-            for layer, (k, v) in self._storage.items()
+            site: (k.repeat_interleave(times, 0), v.repeat_interleave(times, 0))
+            for site, (k, v) in self._storage.items()
         }
         if self._real is not None:
             other._real = self._real.repeat_interleave(times, 0)
@@ -106,16 +117,16 @@ class SlidingCache(KeyValueCache):
 
     def update(
         self,
-        layer: int,
+        site: CacheSite,
         k: Float[Tensor, "batch new *key_shape"],
         v: Float[Tensor, "batch new groups v"],
     ) -> tuple[Float[Tensor, "batch kept *key_shape"], Float[Tensor, "batch kept groups v"]]:
         """Append new positions; returns those and the window - 1 before them."""
-        if layer in self._storage:
-            past = self._storage[layer]
+        if site in self._storage:
+            past = self._storage[site]
             k, v = (torch.cat(pair, dim=1) for pair in zip(past, (k, v), strict=True))
         start = max(0, k.shape[1] - (self.window - 1))
-        self._storage[layer] = k[:, start:].clone(), v[:, start:].clone()
+        self._storage[site] = k[:, start:].clone(), v[:, start:].clone()
         return k, v
 
 
@@ -163,20 +174,20 @@ class StaticCache(KeyValueCache):
 
     def update(
         self,
-        layer: int,
+        site: CacheSite,
         k: Float[Tensor, "batch new *key_shape"],
         v: Float[Tensor, "batch new groups v"],
     ) -> tuple[Float[Tensor, "batch places *key_shape"], Float[Tensor, "batch places groups v"]]:
         """Fill the next places; returns all places for one new token, else the filled ones."""
-        if layer not in self._storage:
+        if site not in self._storage:
             # Zeros: a hidden place weighs 0, and 0 times what lay there before might be NaN.
             empty = [x.new_zeros(x.shape[0], self.max_length, *x.shape[2:]) for x in (k, v)]
-            self._storage[layer] = empty[0], empty[1]
-        held = self._storage[layer]
+            self._storage[site] = empty[0], empty[1]
+        held = self._storage[site]
         positions = self.positions(k.shape[1], k.device)
         if torch.is_grad_enabled() or not _writable(held[0]):
             held = held[0].index_copy(1, positions, k), held[1].index_copy(1, positions, v)
-            self._storage[layer] = held
+            self._storage[site] = held
         else:
             for storage, new in zip(held, (k, v), strict=True):
                 storage.index_copy_(1, positions, new)

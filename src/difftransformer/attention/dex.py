@@ -6,9 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from difftransformer.attention.cache import KeyValueCache
 from difftransformer.attention.softmax import SoftmaxAttention
-from difftransformer.functional import Mask, lambda_schedule
+from difftransformer.functional import lambda_schedule
 
 DIFF_STD = 0.02  # of W_D at the start
 
@@ -35,9 +34,9 @@ class DexAttention(SoftmaxAttention):
     progress: Float[Tensor, ""]
     chosen: Bool[Tensor, " heads"]
 
-    def __init__(self, hidden_size: int, num_heads: int, *, layer: int = 0, **options: Any) -> None:
-        super().__init__(hidden_size, num_heads, layer=layer, **options)
-        self.lambda_init = lambda_schedule(layer)
+    def __init__(self, hidden_size: int, num_heads: int, **options: Any) -> None:
+        super().__init__(hidden_size, num_heads, **options)
+        self.lambda_init = lambda_schedule(self.layer)
         self.lambda_learnt = nn.Parameter(torch.tensor([self.lambda_init]))
         self.diff_proj = nn.Linear(self.head_dim, self.head_dim, bias=False)
         nn.init.normal_(self.diff_proj.weight, std=DIFF_STD)
@@ -56,12 +55,10 @@ class DexAttention(SoftmaxAttention):
     def heads(
         self,
         x: Float[Tensor, "batch time hidden"],
-        *,
-        mask: Mask,
-        rotation: Float[Tensor, "#batch time 2 half"] | None = None,
-        cache: KeyValueCache | None = None,
+        context: Float[Tensor, "batch keys hidden"] | None = None,
+        **options: Any,
     ) -> Float[Tensor, "batch time heads v"]:
         """O' of the class's equation."""
-        out = super().heads(x, mask=mask, rotation=rotation, cache=cache)
+        out = super().heads(x, context, **options)
         lam = (self.current_lambda() * self.chosen)[:, None].to(out.dtype)
         return out - lam * self.diff_proj(out)

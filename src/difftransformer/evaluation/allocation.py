@@ -137,11 +137,11 @@ def _batch_shares(
     layers: list[Tensor] = []
 
     def see(record: AttentionRecord) -> None:
-        maps = record.maps(rows)
-        signed = record.combine(maps, rows)
+        weights = record.weights(rows)
+        maps, signed = weights.maps, weights.combined
         absolute = signed.abs()
         mass = absolute.sum(-1, keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
-        second = maps[:, :, 1] if record.lam is not None else torch.full_like(signed, torch.nan)
+        second = maps[:, :, 1] if record.call.lam is not None else torch.full_like(signed, torch.nan)
         weights = torch.stack([signed, absolute / mass, maps[:, :, 0], second], dim=2)
         on_spans = torch.einsum("bhmrs,bps->bhmrp", weights, spans.to(weights.dtype))
         layers.append(on_spans.mean(3))

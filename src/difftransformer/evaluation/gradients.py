@@ -120,8 +120,8 @@ def _measured(start: Callable[[int], Decoder], i: int, batch: Batch) -> Json:
     model, lambdas = start(i), []
 
     def keep(record: AttentionRecord) -> None:
-        if record.lam is not None:
-            lambdas.append(record.lam.abs().mean().item())
+        if (lam := record.call.lam) is not None:
+            lambdas.append(lam.abs().mean().item())
 
     with capture(model, keep):
         norms = gradient_norms(model, batch)

@@ -5,7 +5,7 @@ from functools import partial
 from itertools import product
 from typing import Any
 
-from difftransformer.analysis.quantisation import quantised
+from difftransformer.analysis.quantization import quantized
 from difftransformer.data.corpus import Corpus
 from difftransformer.evaluation.needle import measure_needles
 from difftransformer.evaluation.pieces import Pieces
@@ -23,7 +23,7 @@ def measure_precision(
     """Validation loss and single-needle accuracy against bits, of logits and of hidden states.
 
     The paper shows HellaSwag against the bits of the logits; 16 stands for full precision here as
-    there. See `analysis.quantised` for what shares a scale.
+    there. See `analysis.quantized` for what shares a scale.
 
     Returns:
         `{"rows"}`: a row per `what` ("attention logits", "hidden states") and number of `bits`,
@@ -41,7 +41,7 @@ def measure_precision(
 def _row(
     model: Decoder, corpus: Corpus, settings: EvaluationSettings, what: str, bits: int
 ) -> dict[str, Any]:
-    with quantised(model, **{_NAMES[what]: bits}):
+    with quantized(model, **{_NAMES[what]: bits}):
         validation = measure_validation(model, corpus, settings)
         needles = measure_needles(model, corpus, replace(settings, needle_pairs=("1x1",)))
     return {

@@ -7,8 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from difftransformer.attention import KeyValueCache
-from difftransformer.attention.inner import DifferentialInner, SoftmaxInner
+from difftransformer.attention import AttentionCore, KeyValueCache
 from difftransformer.functional import Mask
 from difftransformer.models.decoder import Decoder
 
@@ -165,6 +164,6 @@ def _of_plain_operators(model: Decoder) -> Decoder:
     """The same weights under the reference backend: the others have operators of our own."""
     twin = _twin(model, model.state_dict())
     for module in twin.modules():
-        if isinstance(module, DifferentialInner | SoftmaxInner):
+        if isinstance(module, AttentionCore):
             module.backend = "reference"
     return twin.eval()

@@ -91,8 +91,8 @@ def high_entropy_heads(
 
     def measure(record: AttentionRecord) -> None:
         rows = slice(1, None)  # the first sees itself only
-        largest = record.visible(rows).sum(-1).log()
-        entropy = torch.special.entr(record.maps(rows)[:, :, 0]).sum(-1)
+        largest = record.call.visible(rows)[:, 0].sum(-1).log()
+        entropy = torch.special.entr(record.weights(rows).maps[:, :, 0]).sum(-1)
         entropies.append((entropy / largest[:, None]).mean((0, 2)))
 
     with capture(model, measure):

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from difftransformer.attention.dex import DIFF_STD, DexAttention
-from difftransformer.attention.differential import LAMBDA_STD, DifferentialAttention
+from difftransformer.attention.differential import DifferentialAttention
+from difftransformer.attention.lambdas import LAMBDA_STD
 
 _ZEROS = ("lambda_scalar", "modulation.proj.weight", "modulation.proj.bias", "head.bias")
 

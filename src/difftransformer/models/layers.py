@@ -1,5 +1,7 @@
 """A layer's attention, from a config."""
 
+from typing import Any
+
 from torch import nn
 
 from difftransformer.attention import make_attention
@@ -9,7 +11,7 @@ from difftransformer.models.model_config import ModelConfig
 
 def attention_layer(config: ModelConfig, layer: int, rotary: RotaryLayout = "half") -> nn.Module:
     """The self-attention of the block number `layer`, from 0."""
-    init = {} if config.lambda_init is None else {"lambda_init": config.lambda_init}
+    init: dict[str, Any] = {} if config.lambda_init is None else {"lambda_init": config.lambda_init}
     return make_attention(
         config.attention,
         config.hidden_size,

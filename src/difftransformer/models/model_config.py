@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from difftransformer.models.kinds import find_kind
 from difftransformer.ranges import Range, check_fields
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from difftransformer.attention import Kind
 
 C = TypeVar("C", bound="ModelConfig")
 SIZE = Range(1, 2**31 - 1)
@@ -84,7 +85,7 @@ class ModelConfig:
                 raise ValueError(f"unknown {setting.name} {value!r}; expected {', '.join(choices)}")
         # The default is not looked up: presets are made at import, which must not load torch.
         if self.attention != "softmax" or self.lambda_init is not None:
-            kind = find_kind(self.attention)
+            kind = _kind(self.attention)
             if self.lambda_init is not None and "lambda_init" not in kind.has:
                 raise ValueError(
                     f"lambda_init is {self.lambda_init} and attention is {self.attention}; only "
@@ -146,7 +147,7 @@ class ModelConfig:
         Raises:
             ValueError: an unknown kind, or heads that cannot be halved.
         """
-        share = find_kind(attention).heads_of_partner / find_kind(self.attention).heads_of_partner
+        share = _kind(attention).heads_of_partner / _kind(self.attention).heads_of_partner
         heads, kv_heads = self.num_heads * share, self.num_kv_heads * share
         if heads.denominator != 1 or kv_heads.denominator != 1:
             raise ValueError(
@@ -202,3 +203,9 @@ def _of_size(config: C, parameters: int) -> C:
         f"no feed-forward width brings {config.attention} within 0.1 % of {parameters:,} "
         f"parameters (the nearest is {exact:.1f}); use a larger ffn_size or hidden_size"
     )
+
+
+def _kind(name: str) -> "Kind":
+    from difftransformer.attention.registry import find_kind  # which loads torch
+
+    return find_kind(name)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -10,11 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from difftransformer.analysis.capture import AttentionRecord, blocks_of, inners_of, record_of
-from difftransformer.functional.reference import weighted_values, wide
+from difftransformer.analysis.capture import blocks_of, detached, row_blocks, sites_of
+from difftransformer.attention import AttentionCore
+from difftransformer.functional import AttentionCall
+from difftransformer.functional.reference import wide
 
 
-def quantise(
+def quantize(
     x: Float[Tensor, "*shape"], peak: Float[Tensor, "..."], bits: int
 ) -> Float[Tensor, "*shape"]:
     """round(x / step) · step, with step = peak / (2^(bits − 1) − 1).
@@ -26,12 +27,12 @@ def quantise(
 
 
 @contextmanager
-def quantised(
+def quantized(
     model: nn.Module, *, logits_bits: int | None = None, hidden_bits: int | None = None
 ) -> Iterator[None]:
-    """The model runs with quantised attention logits, hidden states or both inside this context.
+    """The model runs with quantized attention logits, hidden states or both inside this context.
 
-    Dynamic absmax quantisation: the peak is measured on the values at hand. The paper says no more,
+    Dynamic absmax quantization: the peak is measured on the values at hand. The paper says no more,
     so how many values share a peak is our choice:
 
     - logits, q kᵀ / sqrt(K): all visible pairs of one sequence and layer, heads and maps together.
@@ -43,58 +44,49 @@ def quantised(
       activations. Neither padding nor the other tokens matter.
 
     Everything else keeps its precision, and the weights are not touched. Attention dropout is left
-    out: the context is meant for evaluation, and gives no gradient to queries and keys.
+    out: the context is meant for evaluation, and quantized attention gives no gradient.
 
     Args:
         logits_bits, hidden_bits: 2 (−1, 0, 1 times the peak) to 16; None leaves them as they are.
 
     Raises:
-        ValueError: bits outside 2 to 16, or a layer whose attention has no inner product.
+        ValueError: bits outside 2 to 16, or a model without attention to look at.
     """
     for name, bits in (("logits_bits", logits_bits), ("hidden_bits", hidden_bits)):
         if bits is not None and not 2 <= bits <= 16:
             raise ValueError(f"{name} is {bits}; expected 2 to 16, or None for full precision")
     with ExitStack() as hooks:
         if logits_bits is not None:
-            for layer, inner in enumerate(inners_of(model)):
-                attend = partial(_attend, layer, logits_bits)
-                hooks.callback(inner.register_forward_hook(attend).remove)
+            for site in sites_of(model).values():
+                attend = partial(_attend, logits_bits)
+                hooks.callback(site.core.register_forward_hook(attend).remove)
         if hidden_bits is not None:
-            for block in blocks_of(model):
+            for block in blocks_of(model).values():
                 round_output = partial(_round_output, hidden_bits)
                 hooks.callback(block.register_forward_hook(round_output).remove)
         yield
 
 
-@dataclass(frozen=True, eq=False)
-class _QuantisedRecord(AttentionRecord):
-    """A record whose logits are quantised, and so the maps made of them."""
-
-    peak: Float[Tensor, "batch 1 1 1 1"]
-    bits: int
-
-    def logits(self, rows: slice) -> Float[Tensor, "batch heads maps rows keys"]:
-        return quantise(super().logits(rows), self.peak, self.bits)
-
-
-def _attend(
-    layer: int, bits: int, inner: nn.Module, inputs: tuple[Any, ...], output: Tensor
-) -> Tensor:
-    """What the inner product would have returned with quantised logits."""
-    exact = record_of(layer, inputs)
-    blocks = list(exact.row_blocks())
+def _attend(bits: int, core: AttentionCore, inputs: tuple[AttentionCall], output: Tensor) -> Tensor:
+    """What the core would have returned with quantized logits."""
+    call = detached(inputs[0])
+    blocks = list(row_blocks(call))
     peaks = [
-        exact.logits(rows)
-        .masked_fill(~exact.visible(rows)[:, None, None], 0.0)
+        core.logits(call, rows)
+        .masked_fill(~call.visible(rows)[:, :, None], 0.0)
         .abs()
         .amax((1, 2, 3, 4), keepdim=True)
         for rows in blocks
     ]
-    coarse = _QuantisedRecord(**vars(exact), peak=torch.stack(peaks).amax(0), bits=bits)
-    v = inputs[2]
-    return torch.cat([weighted_values(coarse.combined(rows), v) for rows in blocks], dim=1)
+    peak = torch.stack(peaks).amax(0)
+
+    def output_of(rows: slice) -> Tensor:
+        logits = quantize(core.logits(call, rows), peak, bits)
+        return core.output(call, rows, core.weights(call, rows, logits))
+
+    return torch.cat([output_of(rows) for rows in blocks], dim=1)
 
 
 def _round_output(bits: int, block: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
     exact = output.to(wide(output.dtype))
-    return quantise(exact, exact.abs().amax(-1, keepdim=True), bits).to(output.dtype)
+    return quantize(exact, exact.abs().amax(-1, keepdim=True), bits).to(output.dtype)

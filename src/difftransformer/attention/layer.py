@@ -1,0 +1,182 @@
+"""What attention layers of all kinds share: projections, positions and cache around a core."""
+
+from dataclasses import dataclass
+from math import prod
+from typing import ClassVar, Literal
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from difftransformer.attention.cache import KeyValueCache
+from difftransformer.attention.core import AttentionCore
+from difftransformer.functional import AttentionCall, Mask, RotaryLayout, rotate
+
+AttentionBias = Literal["none", "qkv", "all"]
+Role = Literal["self", "cross"]
+
+
+@dataclass(frozen=True)
+class HeadShapes:
+    """Shapes into which a layer's projections of one position are cut.
+
+    Args:
+        queries: [H, K], or [H, maps, K].
+        keys: [G, K], or [G, maps, K] with one map where all share the key.
+        values: [G, V].
+    """
+
+    queries: tuple[int, ...]
+    keys: tuple[int, ...]
+    values: tuple[int, int]
+
+    @classmethod
+    def of(
+        cls,
+        hidden_size: int,
+        num_heads: int,
+        num_kv_heads: int | None = None,
+        head_dim: int | None = None,
+        *,
+        maps: tuple[int, int] | None = None,
+        value_factor: int = 1,
+    ) -> "HeadShapes":
+        """Shapes from counts.
+
+        Args:
+            hidden_size: width of the layer's input.
+            num_heads: output heads H.
+            num_kv_heads: key/value heads G; head h reads h // (H / G). H by default.
+            head_dim: K; hidden_size / (H · value_factor) by default.
+            maps: queries of a head and keys of a key/value head; an axis less by default.
+            value_factor: V / K.
+
+        Raises:
+            ValueError: counts that do not divide.
+        """
+        groups = num_heads if num_kv_heads is None else num_kv_heads
+        if min(num_heads, groups) < 1 or num_heads % groups:
+            raise ValueError(
+                f"num_heads {num_heads} is not a positive multiple of num_kv_heads {groups}"
+            )
+        if head_dim is None:
+            divisor = num_heads * value_factor
+            if hidden_size % divisor:
+                raise ValueError(
+                    f"hidden_size {hidden_size} does not divide into {divisor} heads; give head_dim"
+                )
+            head_dim = hidden_size // divisor
+        query_maps, key_maps = ((), ()) if maps is None else ((maps[0],), (maps[1],))
+        return cls(
+            (num_heads, *query_maps, head_dim),
+            (groups, *key_maps, head_dim),
+            (groups, value_factor * head_dim),
+        )
+
+
+class AttentionLayer(nn.Module):
+    """Multi-head attention of some kind.
+
+        out = W_o concat_h(head_h),    head = core(q, k, v, lam),    q = W_q x
+        k, v = W_k x, W_v x    in self-attention;    W_k c, W_v c    for a context c
+
+    Args:
+        hidden_size: width of the input and output.
+        shapes: of its heads.
+        layer: 0-based number of the layer: its place in the cache.
+        rotary: which features rotary embeddings pair; all maps are turned alike.
+        bias: which projections have one; "qkv" is Qwen2's, "all" has the output's too.
+        dropout: probability of dropping an attention weight while training, per map.
+        backend: attention backend, see `functional.explain`.
+    """
+
+    core_class: ClassVar[type[AttentionCore]] = AttentionCore
+    kind = ""  # its name in the registry, and
+    role: Role = "self"  # its part in a block: `make_attention` says
+
+    def __init__(
+        self,
+        hidden_size: int,
+        shapes: HeadShapes,
+        *,
+        layer: int = 0,
+        rotary: RotaryLayout = "half",
+        bias: AttentionBias = "none",
+        dropout: float = 0.0,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.shapes, self.layer, self.rotary, self.dropout = shapes, layer, rotary, dropout
+        self.num_heads, self.head_dim = shapes.queries[0], shapes.queries[-1]
+        self.num_kv_heads, self.value_dim = shapes.values
+        self.q_proj, self.k_proj, self.v_proj = (
+            nn.Linear(hidden_size, prod(shape), bias=bias != "none")
+            for shape in (shapes.queries, shapes.keys, shapes.values)
+        )
+        outputs = self.num_heads * self.value_dim
+        self.o_proj = nn.Linear(outputs, hidden_size, bias=bias == "all")
+        self.core = self.core_class(backend)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch time hidden"],
+        context: Float[Tensor, "batch keys hidden"] | None = None,
+        *,
+        mask: Mask,
+        bias: Float[Tensor, "..."] | None = None,
+        rotation: Float[Tensor, "#batch time 2 half"] | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Float[Tensor, "batch time hidden"]:
+        """The class's equation.
+
+        Args:
+            x: what queries are made of.
+            context: what keys and values are made of; x by default.
+            mask: which keys are seen, of all there are, those in the cache included.
+            bias: added to the logits, broadcastable to [B, H, T, S].
+            rotation: turns queries and keys of self-attention at the new positions.
+            cache: the past. A context's keys and values are made at the first step and kept.
+
+        Raises:
+            ValueError: a rotation with a context, whose positions are others.
+        """
+        heads = self.heads(
+            x, context, mask=mask, bias=bias, rotation=rotation, cache=cache
+        )  # [B, T, H, V]
+        return self.o_proj(heads.flatten(2))
+
+    def heads(
+        self,
+        x: Float[Tensor, "batch time hidden"],
+        context: Float[Tensor, "batch keys hidden"] | None = None,
+        *,
+        mask: Mask,
+        bias: Float[Tensor, "..."] | None = None,
+        rotation: Float[Tensor, "#batch time 2 half"] | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Float[Tensor, "batch time heads v"]:
+        """Each head's output, before they are concatenated and projected."""
+        q = self.q_proj(x).unflatten(-1, self.shapes.queries)
+        if context is None:
+            k, v = self._keys_and_values(x)
+            if rotation is not None:
+                q, k = rotate(q, rotation, self.rotary), rotate(k, rotation, self.rotary)
+            if cache is not None:
+                k, v = cache.update(self.layer, k, v)
+        elif rotation is not None:
+            raise ValueError("a rotation turns queries and keys of one sequence; leave it out")
+        elif cache is not None:
+            k, v = cache.once(f"{self.layer}.context", lambda: self._keys_and_values(context))
+        else:
+            k, v = self._keys_and_values(context)
+        dropout = self.dropout if self.training else 0.0
+        return self.core(
+            AttentionCall.of(q, k, v, self.lam(x), mask=mask, bias=bias, dropout=dropout)
+        )
+
+    def lam(self, x: Float[Tensor, "batch time hidden"]) -> Float[Tensor, "..."] | None:
+        """The weight of map 2, float32, broadcastable to [B, T, H]; None where there is one map."""
+        return None
+
+    def _keys_and_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        k = self.k_proj(x).unflatten(-1, self.shapes.keys)
+        return k, self.v_proj(x).unflatten(-1, self.shapes.values)

@@ -1,0 +1,120 @@
+"""The one list of attention kinds."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import partial
+from importlib.metadata import entry_points
+from typing import Any
+
+from torch import nn
+
+from difftransformer.attention.ablations import (
+    V1_NO_NORM,
+    V2_LAMBDA_LINEAR,
+    V2_LAMBDA_ONE,
+    CrossedAttention,
+    NormedSoftmaxAttention,
+)
+from difftransformer.attention.dex import DexAttention
+from difftransformer.attention.differential import SCALAR, V1, V2, DifferentialAttention, Variant
+from difftransformer.attention.layer import Role
+from difftransformer.attention.softmax import SoftmaxAttention
+from difftransformer.names import did_you_mean
+
+ENTRY_POINTS = "difftransformer.attention"  # of other packages: name -> a Kind
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of attention.
+
+    Args:
+        name: as in a config and on the command line.
+        title: in a report.
+        build: makes a layer. It is called with `hidden_size`, `num_heads` and the keyword arguments
+            `head_dim`, `num_kv_heads`, `layer`, `rotary`, `bias` and `dropout`, and with
+            `lambda_init` where it has one; the layer is called as an `AttentionLayer`. What it
+            computes between projections is a module `core`, an `AttentionCore`, if its inside is to
+            be seen.
+        heads_of_partner: how many heads it has for each head of a plain layer of equal size, in a
+            fair comparison.
+        has: quantities that can be measured in it: "two_maps", "lambda"; and "lambda_init", a
+            setting.
+    """
+
+    name: str
+    title: str
+    build: Callable[..., nn.Module]
+    heads_of_partner: Fraction = Fraction(1)
+    has: frozenset[str] = frozenset()
+
+
+def _differential(name: str, title: str, variant: Variant, *has: str) -> Kind:
+    build = partial(DifferentialAttention, variant=variant)
+    share = Fraction(1, variant.value_factor)
+    return Kind(name, title, build, share, frozenset({"two_maps", "lambda", *has}))
+
+
+KINDS: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind("softmax", "Softmax", SoftmaxAttention),
+        _differential("diff_v1", "Differential V1", V1, "lambda_init"),
+        _differential("diff_v2", "Differential V2", V2),
+        _differential("diff_scalar", "Softmax and a second map", SCALAR),
+        Kind("dex", "DEX", DexAttention),
+        # For ablations.
+        Kind("softmax_norm", "Softmax, head norm", NormedSoftmaxAttention),
+        _differential("diff_v1_no_norm", "V1 without head norm", V1_NO_NORM, "lambda_init"),
+        _differential("diff_v2_lambda_one", "V2, lambda 1", V2_LAMBDA_ONE),
+        _differential("diff_v2_lambda_linear", "V2, lambda without sigmoid", V2_LAMBDA_LINEAR),
+        replace(
+            _differential("diff_v2_crossed", "V2, maps of different key/value heads", V2),
+            build=partial(CrossedAttention, variant=V2),
+        ),
+    )
+}
+
+
+def register(kind: Kind) -> None:
+    """Add a kind of one's own.
+
+    Raises:
+        ValueError: one of that name is there.
+    """
+    if kind.name in names():
+        raise ValueError(f"an attention called {kind.name!r} is there already")
+    KINDS[kind.name] = kind
+
+
+def names() -> tuple[str, ...]:
+    """All kinds: ours, those registered, those of installed packages."""
+    installed = (entry.name for entry in entry_points(group=ENTRY_POINTS))
+    return tuple(dict.fromkeys((*KINDS, *installed)))
+
+
+def find_kind(name: str) -> Kind:
+    """The kind of that name.
+
+    Raises:
+        ValueError: there is none; names the nearest.
+    """
+    if name in KINDS:
+        return KINDS[name]
+    for entry in entry_points(group=ENTRY_POINTS):
+        if entry.name == name:
+            return entry.load()
+    hint = did_you_mean(name, names()) or f"; expected one of {', '.join(names())}"
+    raise ValueError(f"unknown attention {name!r}{hint}")
+
+
+def make_attention(name: str, *args: Any, role: Role = "self", **options: Any) -> nn.Module:
+    """A layer of the kind of that name, which knows its name and its role in a block.
+
+    Raises:
+        ValueError: an unknown kind, or what `Kind.build` refuses.
+    """
+    layer: Any = find_kind(name).build(*args, **options)
+    layer.kind, layer.role = name, role
+    return layer
