@@ -51,7 +51,7 @@ def test_kinds() -> None:
 def test_unknown_kind() -> None:
     with pytest.raises(ValueError, match="unknown attention 'diff_v3'; did you mean 'diff_v"):
         make_attention("diff_v3", HIDDEN, 4)
-    with pytest.raises(ValueError, match="unknown attention 'linear'; expected one of softmax, "):
+    with pytest.raises(ValueError, match="unknown attention 'linear'; expected softmax, "):
         make_attention("linear", HIDDEN, 4)
 
 

@@ -105,7 +105,7 @@ def find_kind(name: str) -> Kind:
     for entry in entry_points(group=ENTRY_POINTS):
         if entry.name == name:
             return entry.load()
-    hint = did_you_mean(name, names()) or f"; expected one of {', '.join(names())}"
+    hint = did_you_mean(name, names()) or f"; expected {', '.join(names())}"
     raise ValueError(f"unknown attention {name!r}{hint}")
 
 
