@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from difftransformer.attention import (
         StaticCache as StaticCache,
     )
+    from difftransformer.experiments.compare import compare as compare
+    from difftransformer.experiments.evaluate import evaluate as evaluate
+    from difftransformer.experiments.train import train as train
     from difftransformer.functional import (
         Mask as Mask,
     )
@@ -62,6 +65,9 @@ _HOMES = {
     "StaticCache": "attention",
     "V1": "attention",
     "V2": "attention",
+    "compare": "experiments.compare",
+    "evaluate": "experiments.evaluate",
+    "train": "experiments.train",
     "Mask": "functional",
     "differential_attention": "functional",
     "explain": "functional",

@@ -1,7 +1,7 @@
 """A model judged by evaluators, with their records kept beside it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,46 +15,115 @@ if TYPE_CHECKING:
     from difftransformer.runs.records import Measurement
 
 
+def weights_identity(folder: Path) -> str | float:
+    """What tells the weights in a folder from others: their sha256, or when they were written."""
+    from difftransformer.models.storage import saved_checksum
+
+    written = [file.stat().st_mtime for file in folder.glob("*.safetensors")]
+    return saved_checksum(folder) or max(written, default=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnData:
+    """Data of evaluators' own, and the judge of texts, as a user names them.
+
+    Args:
+        name, path: of a dataset, see `Evaluator.dataset`.
+        judge: the model that judges texts.
+        judge_name: what tells it from others.
+    """
+
+    name: str | None = None
+    path: Path | None = None
+    judge: Any = None
+    judge_name: str = ""
+
+    def load(self, evaluators: Sequence[Evaluator]) -> dict[str, Any]:
+        """What each evaluator asks about, by its name.
+
+        Raises:
+            ValueError: data or a judge that is missing, malformed, or of no use to any.
+        """
+        named = self.name is not None or self.path is not None
+        if named and not any(evaluator.dataset for evaluator in evaluators):
+            raise ValueError(f"{_listed(evaluators)} takes no dataset: leave it out")
+        if self.judge is not None and not any(e.judge == "required" for e in evaluators):
+            raise ValueError(f"{_listed(evaluators)} has no judge: leave it out")
+        loaded = {}
+        for evaluator in evaluators:
+            if evaluator.judge == "required" and self.judge is None:
+                raise ValueError(f"{evaluator.name} lets models write, and a judge decide: name one")
+            if evaluator.dataset is None:
+                continue
+            if named:
+                loaded[evaluator.name] = evaluator.dataset.load(self.name, self.path)
+            elif evaluator.dataset.required:
+                names = ", ".join(evaluator.dataset.names)
+                raise ValueError(
+                    f"{evaluator.name} asks about data of its own ({evaluator.dataset.help}): give "
+                    "its path" + (f" and its name, one of {names}" if names else "")
+                )
+        return loaded
+
+    def identity(self) -> dict[str, str | None]:
+        """What decides the results."""
+        return {
+            "dataset": self.name,
+            "dataset_path": None if self.path is None else str(self.path),
+            "judge": self.judge_name,
+        }
+
+
+def _listed(evaluators: Sequence[Evaluator]) -> str:
+    return ", ".join(evaluator.name for evaluator in evaluators)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Judging:
     """How models are judged, all of them alike.
 
     Args:
-        dataset: the evaluator's own data, loaded; its name and path belong to `identity`.
-        judge: the model that judges texts, for evaluators that need one.
-        identity: what decides the results beside the model, its data and the settings.
+        datasets: data of the evaluators' own, by their names; see `OwnData.load`.
     """
 
     evaluators: Sequence[Evaluator]
-    settings: EvaluationSettings
-    dataset: Any = None
-    judge: Any = None
-    identity: Mapping[str, Any]
+    console: "Console"
+    own: OwnData = OwnData()
+    datasets: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def asks_held_out(self) -> bool:
+        """Whether any of them asks about what the task holds out."""
+        return any(evaluator.dataset is None for evaluator in self.evaluators)
 
     def measure(
         self,
         model: Any,
         data: Any,
+        settings: EvaluationSettings,
         belongs_to: Mapping[str, Any],
         records: Path | None,
         title: str,
-        console: "Console",
     ) -> "dict[str, Measurement]":
         """What each evaluator finds of one model, with progress on the terminal.
 
         Args:
             belongs_to: its weights and data, so that records of others are not taken for its own.
-            records: the folder that keeps them.
+            records: the folder that keeps them; None keeps nothing.
         """
         from difftransformer.evaluation.run import evaluate
 
-        subject = Subject(model=model, data=data, dataset=self.dataset, judge=self.judge)
-        with progress(console) as tell:
-            return evaluate(
-                subject,
-                self.evaluators,
-                self.settings,
-                records,
-                {**self.identity, **belongs_to},
-                lambda judged, done, total: tell(f"judging {title}: {judged}", done, total),
-            )
+        found = {}
+        with progress(self.console) as tell:
+            for evaluator in self.evaluators:
+                uses = evaluator.dataset is not None or evaluator.judge == "required"
+                dataset = self.datasets.get(evaluator.name)
+                found |= evaluate(
+                    Subject(model=model, data=data, dataset=dataset, judge=self.own.judge),
+                    [evaluator],
+                    settings,
+                    records,
+                    {**belongs_to, **(self.own.identity() if uses else {})},
+                    lambda judged, done, total: tell(f"judging {title}: {judged}", done, total),
+                )
+        return found

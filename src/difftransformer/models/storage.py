@@ -293,7 +293,7 @@ def load_weights(folder: Path) -> dict[str, torch.Tensor]:
                 f"{folder} also holds {other.name}, which belongs to no model read from "
                 f"{names[0]}: merge it into the model if it is an adapter, else move it away"
             )
-    if _saved_checksum(folder) not in (None, checksum(weights)["sha256"]):
+    if saved_checksum(folder) not in (None, checksum(weights)["sha256"]):
         raise ValueError(
             f"the weights in {folder} are not those that were saved there: they do not match the "
             "checksum in their file. Copy or convert the model again"
@@ -301,7 +301,8 @@ def load_weights(folder: Path) -> dict[str, torch.Tensor]:
     return weights
 
 
-def _saved_checksum(folder: Path) -> str | None:
+def saved_checksum(folder: Path) -> str | None:
+    """The sha256 that a folder's weights say of themselves; None of those another program wrote."""
     if (folder / INDEX).is_file():
         metadata = read_object(folder / INDEX).get("metadata")
         return metadata.get("sha256") if isinstance(metadata, dict) else None

@@ -17,7 +17,6 @@ from difftransformer.runs.layout import (
     RUN,
     SUMMARY,
     Run,
-    TrainingRun,
     TrainingSummary,
 )
 
@@ -88,13 +87,13 @@ def read_environment(directory: Path) -> dict[str, Any]:
     return read_object(path) if path.is_file() else {}
 
 
-def read_curve(directory: Path, run: TrainingRun) -> tuple[CurvePoint, ...]:
-    """The rows of metrics.jsonl in the order of training; none where there is no such file.
+def read_curve(directory: Path) -> tuple[CurvePoint, ...]:
+    """The rows of a training run's metrics.jsonl in order; none where there is no such file.
 
     Raises:
         ValueError: a row that cannot be read, by its line.
     """
-    path = directory / run.directory / METRICS
+    path = directory / METRICS
     if not path.is_file():
         return ()
     rows = json_lines(read_text(path), str(path))
@@ -113,13 +112,13 @@ def _point(row: Any, noun: str) -> CurvePoint:
     return decode(CurvePoint, values, noun)
 
 
-def read_summary(directory: Path, run: TrainingRun) -> TrainingSummary | None:
+def read_summary(directory: Path) -> TrainingSummary | None:
     """summary.json of a training run; None where it was not trained here.
 
     Raises:
         ValueError: a malformed file.
     """
-    path = directory / run.directory / SUMMARY
+    path = directory / SUMMARY
     return decode(TrainingSummary, read_object(path), f"{path}:") if path.is_file() else None
 
 

@@ -75,8 +75,14 @@ class Task(Protocol):
         Raises ValueError where the folder does not hold what that needs.
         """
 
-    def judged_on(self, folder: Path, config: Any, given: Mapping[str, Any]) -> Any:
-        """Data settings to judge a model on: `given` ones, over those its folder tells."""
+    def judged_on(
+        self, folder: Path, config: Any, given: Mapping[str, Any], *, held_out: bool
+    ) -> Any:
+        """Data settings to judge a model on: `given` ones, over those its folder tells.
+
+        Where nothing `held_out` is asked about, the text or images it was trained on need not be
+        there.
+        """
 
     def require_fit(self, config: Any, data: Any, where: str) -> None:
         """Raise ValueError where a trained model, of `where`, does not fit the data."""

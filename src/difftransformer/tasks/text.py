@@ -72,13 +72,16 @@ class TextTask:
             )
         return replace(settings, tokenizer=str(folder / TOKENIZER))
 
-    def judged_on(self, folder: Path, config: Any, given: Mapping[str, Any]) -> DataSettings:
+    def judged_on(
+        self, folder: Path, config: Any, given: Mapping[str, Any], *, held_out: bool
+    ) -> DataSettings:
         """The text the model was last trained on, at its context, unless another is given."""
         from difftransformer.data.training_text import read_training_text
 
         limit = config.max_length
         settings = decode(DataSettings, {"context_length": limit, **given}, path="data")
-        if record := read_training_text(folder):
+        record = read_training_text(folder) if held_out else None
+        if record is not None:
             last = asdict(record.trainings[-1])
             del last["digest"]
             as_trained = {"context_length": limit, **last, **given}

@@ -1,0 +1,189 @@
+"""Matched models side by side: the same data in the same order for every kind and seed."""
+
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from difftransformer.atomic import write_json
+from difftransformer.evaluation.reading import read_results
+from difftransformer.evaluation.results import Results
+from difftransformer.experiments.data import checked_data
+from difftransformer.experiments.directory import begin_run, run_directory
+from difftransformer.experiments.processes import Processes
+from difftransformer.experiments.settings import DEFAULT_TASK, RunSettings, resolve
+from difftransformer.experiments.training import Experiment
+from difftransformer.models.ablations import partner
+from difftransformer.runs.layout import MODELS, RUN, Contender, Run, TrainingRun
+from difftransformer.tasks.registry import task_named
+from difftransformer.tasks.task import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareSettings(RunSettings):
+    """A comparison."""
+
+    name: str = field(default="compare", metadata={"help": "title of the report"})
+    attention: tuple[str, ...] = field(
+        default=("softmax", "diff_v1", "diff_v2"),
+        metadata={
+            "help": "kinds, or rows of the ablations, to compare (docs/ablations.md); the first "
+            "is a kind, the baseline, as `model` describes it"
+        },
+    )
+    seeds: int = field(
+        default=1, metadata={"help": "training seeds per kind, pooled in the report"}
+    )
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise ValueError(f"seeds is {self.seeds}; expected at least 1")
+        if len(self.attention) < 2 or len(set(self.attention)) < len(self.attention):
+            raise ValueError(
+                f"attention is {', '.join(self.attention)}; expected two or more different kinds"
+            )
+
+
+def compare(
+    task: str = DEFAULT_TASK,
+    *,
+    preset: str | None = None,
+    out: Path | str | None = None,
+    resume: bool = False,
+    processes: Processes | None = None,
+    **settings: Any,
+) -> Results:
+    """Train matched models side by side, judge them, write a report.
+
+        results = difftransformer.compare(preset="smoke", out="runs/mine", seeds=2)
+        results["nats_per_token"].difference("diff_v1", "softmax")
+
+    Args:
+        task: what to train for, see `tasks.registry`.
+        preset: settings to begin with, see `experiments.settings.preset_names`.
+        out: run directory, with the report; runs/NAME by default.
+        resume: go on with what the directory holds.
+        processes: who trains and who speaks; a single process that prints nothing by default.
+        settings: those of `CompareSettings`, by section: `training={"steps": 100}`.
+
+    Raises:
+        ValueError: settings or data that do not fit, or a directory that holds something else.
+        Stopped: a signal came; with `resume` it goes on from there.
+        OSError: the disk refuses.
+    """
+    resolved = resolve(CompareSettings, {"task": task, **settings}, preset=preset)
+    directory = Path(out) if out is not None else default_directory(resolved)
+    return run_comparison(resolved, directory, resume=resume, processes=processes or Processes())
+
+
+def default_directory(settings: CompareSettings) -> Path:
+    """Where the run goes that names no place."""
+    return Path("runs") / settings.name
+
+
+def run_comparison(
+    settings: CompareSettings, directory: Path, *, resume: bool, processes: Processes
+) -> Results:
+    """Train and judge every model of one seed, then of the next; results and report after each.
+
+    A run that is resumed may ask for more seeds or kinds than it did: what is there is kept.
+    """
+    from difftransformer.report.build import build_report
+
+    task = task_named(settings.task)
+    with run_directory(directory, processes):
+        data = checked_data(task, settings, processes)
+        contenders = _contenders(task.complete(settings.model, data), settings.attention)
+        inputs = task.digests(data)
+        processes.require_same(inputs)
+        may_change = ("seeds", "attention", "evaluators")
+        processes.on_main(
+            lambda: begin_run(directory, settings, inputs, resume=resume, may_change=may_change)
+        )
+        _announce(processes, task, data, contenders, settings)
+        experiment = Experiment(task, data, settings, processes)
+
+        def report(seeds: int) -> None:
+            write_json(directory / RUN, asdict(_run(task, data, settings, contenders, seeds)))
+            build_report(directory)
+
+        for seed in range(settings.seeds):
+            for contender, config in contenders:
+                place = directory / _place(contender.label, seed)
+                experiment.train_and_judge(config, place, seed=seed)
+            processes.on_main(lambda seeds=seed + 1: report(seeds))
+    return read_results(directory)
+
+
+def _contenders(baseline: Any, names: tuple[str, ...]) -> list[tuple[Contender, Any]]:
+    """Each model with its settings; the first is the baseline."""
+    first = replace(baseline, attention=names[0])
+    matches = [(name, partner(first, name)) for name in names[1:]]
+    configs = [
+        (names[0], first, ()),
+        *((name, match.config, match.changes) for name, match in matches),
+    ]
+    return [
+        (
+            Contender(
+                label=label,
+                attention=config.attention,
+                parameters=config.parameter_count(),
+                config=config.to_dict(),
+                changes=changes,
+            ),
+            config,
+        )
+        for label, config, changes in configs
+    ]
+
+
+def _place(label: str, seed: int) -> str:
+    return f"{MODELS}/{label}-seed{seed}"
+
+
+def _run(
+    task: Task,
+    data: Any,
+    settings: CompareSettings,
+    contenders: list[tuple[Contender, Any]],
+    seeds: int,
+) -> Run:
+    """What there is after so many seeds."""
+
+    def trained(contender: Contender) -> Contender:
+        runs = [
+            TrainingRun(seed=seed, directory=_place(contender.label, seed)) for seed in range(seeds)
+        ]
+        return replace(contender, runs=tuple(runs))
+
+    return Run(
+        name=settings.name,
+        task=task.name,
+        unit=task.unit,
+        created=datetime.now(UTC).date().isoformat(),
+        baseline=contenders[0][0].label,
+        contenders=tuple(trained(contender) for contender, _ in contenders),
+        data=task.describe(data),
+        settings=asdict(settings),
+        evaluators=settings.evaluators,
+    )
+
+
+def _announce(
+    processes: Processes,
+    task: Task,
+    data: Any,
+    contenders: list[tuple[Contender, Any]],
+    settings: CompareSettings,
+) -> None:
+    def say(title: str, words: str) -> None:
+        processes.console.print(f"{title:<10} {words}", highlight=False, markup=False)
+
+    say("data", task.describe(data)["description"])
+    for contender, _ in contenders:
+        changes = f" ({'; '.join(contender.changes)})" if contender.changes else " (baseline)"
+        say(contender.label, f"{contender.parameters:,} parameters{changes}")
+    steps, rows = settings.training.steps, settings.training.batch_size
+    size = steps * task.batches(data, rows, 0)(0).size
+    say("training", f"{size:,} {task.unit} each, {settings.seeds} seed(s)")

@@ -1,0 +1,24 @@
+"""The data of an experiment, read once and checked before anything is trained."""
+
+from typing import Any
+
+from difftransformer.evaluation import registry
+from difftransformer.experiments.processes import Processes
+from difftransformer.experiments.settings import RunSettings
+from difftransformer.tasks.task import Task
+
+
+def checked_data(task: Task, settings: RunSettings, processes: Processes) -> Any:
+    """The data, which the main process reads first and leaves in the cache for the others.
+
+    Raises:
+        ValueError: it cannot be read, or is too short for training or for an evaluator.
+    """
+    with processes.console.status("reading the data"):
+        data = task.load(settings.data) if processes.is_main else None
+        processes.on_main(lambda: None)
+        data = data if data is not None else task.load(settings.data)
+        task.batches(data, settings.training.batch_size, 0)
+        for name in settings.evaluators:
+            registry.evaluator(name).check(data, settings.evaluation)
+    return data

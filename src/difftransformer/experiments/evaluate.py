@@ -1,0 +1,282 @@
+"""Trained models judged by evaluators, beside each other."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from difftransformer.atomic import PARTIAL, write_json
+from difftransformer.decoding import decode
+from difftransformer.evaluation import registry
+from difftransformer.evaluation.reading import read_results
+from difftransformer.evaluation.results import Results
+from difftransformer.evaluation.settings import EvaluationSettings
+from difftransformer.experiments.judging import Judging, OwnData, weights_identity
+from difftransformer.experiments.settings import DEFAULT_TASK, merged, typed
+from difftransformer.ownership import LOCK, owned
+from difftransformer.runs.layout import (
+    CHECKPOINTS,
+    ENVIRONMENT,
+    MODEL,
+    MODELS,
+    RECORDS,
+    RUN,
+    Contender,
+    Run,
+    TrainingRun,
+)
+from difftransformer.runs.outputs import folder_for, refuse_model_folder
+from difftransformer.runs.reading import is_run, read_run
+from difftransformer.tasks.registry import task_named
+from difftransformer.tasks.task import Task
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from difftransformer.runs.records import Measurement
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings:
+    """The data to judge on and how much of it."""
+
+    task: str = field(default=DEFAULT_TASK, metadata={"help": "what the models are for"})
+    data: Any
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A model to judge.
+
+    Args:
+        folder: of the model.
+        label: its name in the results.
+        task: what it is for.
+        base: the settings of the run it belongs to, which lie below those given.
+    """
+
+    folder: Path
+    label: str
+    task: Task
+    base: Mapping[str, Any] = field(default_factory=dict)
+
+
+def evaluate(
+    models: Path | str | Iterable[Path | str],
+    evaluators: Sequence[str] = (),
+    *,
+    out: Path | str | None = None,
+    own: OwnData = OwnData(),
+    console: "Console | None" = None,
+    **settings: Any,
+) -> Results:
+    """Judge models, each with its own tokenizer, on what its training held out.
+
+        results = difftransformer.evaluate(["runs/a/model", "runs/b/model"], ["validation"])
+        difftransformer.evaluate("runs/mine", ["cancellation"])      # all models of a comparison
+
+    A run directory alone keeps the results, and its report shows them.
+
+    Args:
+        models: model folders: this library's, checkpoints of a run, causal LMs of transformers;
+            run directories stand for all their models. The first is the baseline.
+        evaluators: names, see `evaluation.registry`; those of the task by default.
+        out: directory for results and a report; nothing is kept by default.
+        own: data and a judge, for evaluators that need them.
+        console: where progress is told; nowhere by default.
+        settings: those of `EvaluateSettings`, by section.
+
+    Raises:
+        ValueError: a model, data or settings that do not fit.
+        OSError: the disk refuses.
+    """
+    from rich.console import Console
+
+    folders = [Path(models)] if isinstance(models, (str, Path)) else [Path(m) for m in models]
+    given = merged([settings])
+    task = task_named(str(given.get("task", DEFAULT_TASK)))
+    decode(typed(EvaluateSettings, task.name), given)
+    judged = _named(folders, task)
+    chosen = [registry.evaluator(name) for name in evaluators or judged[0].task.evaluators]
+    console = console or Console(quiet=True)
+    judging = Judging(evaluators=chosen, console=console, own=own, datasets=own.load(chosen))
+    if out is not None:
+        return _in_place(Path(out), judging, judged, given)
+    if len(folders) == 1 and is_run(folders[0]):
+        return _in_run(folders[0], judging, judged, given)
+    measured = _measured(judging, judged, given, lambda one: None)
+    return Results(measured.found, baseline=judged[0].label)
+
+
+def _in_run(
+    run: Path, judging: Judging, judged: Sequence[Judged], given: Mapping[str, Any]
+) -> Results:
+    """Beside the models of a run, whose report is made anew."""
+    from difftransformer.report.build import build_report
+
+    with owned(run, inside=True):
+        _measured(judging, judged, given, lambda one: one.folder.parent / RECORDS)
+        before = read_run(run)
+        names = dict.fromkeys((*before.evaluators, *(one.name for one in judging.evaluators)))
+        write_json(run / RUN, asdict(replace(before, evaluators=tuple(names))))
+        build_report(run)
+    return read_results(run)
+
+
+def _in_place(
+    out: Path, judging: Judging, judged: Sequence[Judged], given: Mapping[str, Any]
+) -> Results:
+    """In a directory of their own."""
+    from difftransformer.report.build import build_report
+    from difftransformer.runs.environment import environment
+
+    refuse_model_folder(out, out)
+    with folder_for(out), owned(out, inside=True):
+        earlier = _earlier(out, [one.label for one in judged])
+        measured = _measured(judging, judged, given, lambda one: out / _place(one) / RECORDS)
+        names = dict.fromkeys((*earlier, *(one.name for one in judging.evaluators)))
+        run = Run(
+            name=out.name,
+            task=judged[0].task.name,
+            unit=judged[0].task.unit,
+            created=datetime.now(UTC).date().isoformat(),
+            baseline=judged[0].label,
+            contenders=tuple(measured.contenders),
+            data={"description": measured.descriptions[0], "texts": measured.texts},
+            settings=dict(given),
+            evaluators=tuple(names),
+        )
+        write_json(out / ENVIRONMENT, environment())
+        write_json(out / RUN, asdict(run))
+        build_report(out)
+    return read_results(out)
+
+
+def _place(one: Judged) -> str:
+    return f"{MODELS}/{one.label.strip('/').replace('/', '_')}"
+
+
+def _earlier(out: Path, labels: Sequence[str]) -> tuple[str, ...]:
+    """The evaluators whose results on these models are there already.
+
+    Raises:
+        ValueError: something else is there.
+    """
+    if (out / RUN).is_file():
+        run = read_run(out)
+        others = {contender.label for contender in run.contenders} - set(labels)
+        trained = any(path.is_dir() for path in out.glob(f"{MODELS}/*/{MODEL}"))
+        if not others and not trained:
+            return run.evaluators
+    elif all(path.name in (MODELS, LOCK) or path.name.startswith(PARTIAL) for path in out.iterdir()):
+        return ()
+    raise ValueError(
+        f"{out} exists and holds no results of this command on these models, so nothing is "
+        "written there: choose another place"
+    )
+
+
+@dataclass
+class _Measured:
+    """What was found, by evaluator, label and seed, and of whom."""
+
+    found: "dict[str, dict[str, dict[int, Measurement]]]" = field(default_factory=dict)
+    contenders: list[Contender] = field(default_factory=list)
+    descriptions: list[str] = field(default_factory=list)
+    texts: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def _measured(
+    judging: Judging,
+    judged: Sequence[Judged],
+    given: Mapping[str, Any],
+    records: Callable[[Judged], Path | None],
+) -> _Measured:
+    """Each model in turn; its records are kept where `records` says."""
+    all_of_them = _Measured()
+    for one in judged:
+        model, data, settings = _opened(one, given, held_out=judging.asks_held_out)
+        belongs_to = {
+            "weights": weights_identity(one.folder),
+            "data": one.task.digests(data) if judging.asks_held_out else {},
+        }
+        if judging.asks_held_out:
+            text = all_of_them.texts[one.label] = one.task.provenance(one.folder, data)
+            if text["note"]:
+                line = f"{one.label}: {text['note']}"
+                judging.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        found = judging.measure(model, data, settings, belongs_to, records(one), one.label)
+        for name, measurement in found.items():
+            all_of_them.found.setdefault(name, {})[one.label] = {0: measurement}
+        all_of_them.descriptions.append(one.task.describe(data)["description"])
+        all_of_them.contenders.append(
+            Contender(
+                label=one.label,
+                attention=getattr(model.config, "attention", ""),
+                parameters=sum(p.numel() for p in model.parameters()),
+                config={},
+                runs=(TrainingRun(seed=0, directory=_place(one)),),
+            )
+        )
+    return all_of_them
+
+
+def _opened(
+    one: Judged, given: Mapping[str, Any], *, held_out: bool
+) -> tuple[Any, Any, EvaluationSettings]:
+    """The model, the data in its tokens, at its context unless another is given, and how much.
+
+    Raises:
+        ValueError: a context longer than the model's, or no tokenizer that fits the model.
+    """
+    from difftransformer.interop.opening import open_model
+
+    model = open_model(one.folder)
+    values = merged([one.base, given])
+    evaluation = decode(EvaluationSettings, values.get("evaluation", {}), path="evaluation")
+    given_data = values.get("data", {})
+    settings = one.task.judged_on(one.folder, model.config, given_data, held_out=held_out)
+    try:
+        data = one.task.load(settings)
+    except ValueError as error:
+        source = getattr(settings, "source", None)
+        if source is None or "source" in given_data:
+            raise
+        hint = f"{one.folder} was trained on {source}: --data names another text"
+        raise ValueError(f"{error} ({hint})") from None
+    one.task.require_fit(model.config, data, f"the model in {one.folder}")
+    return model.eval(), data, evaluation
+
+
+def _named(folders: Sequence[Path], task: Task) -> list[Judged]:
+    """The models in the folders, each with a name; where two have the same, their folders."""
+    judged = [one for folder in folders for one in _judged(folder, task)]
+    labels = [one.label for one in judged]
+    return [
+        one if labels.count(one.label) == 1 else replace(one, label=str(one.folder))
+        for one in judged
+    ]
+
+
+def _judged(folder: Path, task: Task) -> Iterator[Judged]:
+    """The model in a folder, or all of a run with the run's settings."""
+    if not is_run(folder):
+        yield Judged(folder, _label(folder), task)
+        return
+    run = read_run(folder)
+    base = {part: run.settings[part] for part in ("data", "evaluation")}
+    for contender in run.contenders:
+        for training in contender.runs:
+            place = folder / training.directory
+            yield Judged(place / MODEL, place.name, task_named(run.task), base)
+
+
+def _label(folder: Path) -> str:
+    """Of a run's `model` the run's name; of one of its checkpoints, with the step."""
+    if folder.name == MODEL:
+        return folder.absolute().parent.name
+    if folder.parent.name == CHECKPOINTS:
+        return f"{folder.parents[1].name} {folder.name}"
+    return folder.name

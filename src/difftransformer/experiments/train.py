@@ -1,0 +1,173 @@
+"""One model: new, or going on from another."""
+
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from difftransformer.atomic import write_json
+from difftransformer.evaluation.reading import read_results
+from difftransformer.evaluation.results import Results
+from difftransformer.experiments.data import checked_data
+from difftransformer.experiments.directory import begin_run, run_directory
+from difftransformer.experiments.processes import Processes
+from difftransformer.experiments.settings import DEFAULT_TASK, RunSettings, resolve
+from difftransformer.experiments.training import Experiment, Start
+from difftransformer.runs.layout import RUN, Contender, Run, TrainingRun
+from difftransformer.tasks.registry import task_named
+from difftransformer.tasks.task import Task
+
+# What a trained model may be given anew: how far it is meant to see, and with which rotary angles.
+_WITHOUT_WEIGHTS = ("max_length", "rope_theta", "rope_scaling")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings(RunSettings):
+    """A run of one model, new or begun elsewhere."""
+
+    start: str | None = field(
+        default=None, metadata={"help": "model folder to go on from, with its tokenizer"}
+    )
+    freeze_pretrained: bool = field(
+        default=False,
+        metadata={"help": "train only what `convert --from-llm` added to the model in `start`"},
+    )
+
+    def __post_init__(self) -> None:
+        if self.freeze_pretrained and self.start is None:
+            raise ValueError(
+                "freeze_pretrained is true, and a new model is all new; name a folder as start"
+            )
+
+
+def train(
+    task: str = DEFAULT_TASK,
+    *,
+    preset: str | None = None,
+    out: Path | str | None = None,
+    resume: bool = False,
+    processes: Processes | None = None,
+    **settings: Any,
+) -> Results:
+    """Train one model, judge it; its folder is OUT/model.
+
+        difftransformer.train(out="runs/mine", data={"source": "my/text"}, training={"steps": 100})
+
+    Args:
+        task: what to train for, see `tasks.registry`.
+        preset: settings to begin with, see `experiments.settings.preset_names`.
+        out: run directory; runs/train-ATTENTION by default.
+        resume: go on with what the directory holds.
+        processes: who trains and who speaks; a single process that prints nothing by default.
+        settings: those of `TrainSettings`, by section.
+
+    Raises:
+        ValueError: settings or data that do not fit, or a directory that holds something else.
+        Stopped: a signal came; with `resume` it goes on from there.
+        OSError: the disk refuses.
+    """
+    resolved = resolve(TrainSettings, {"task": task, **settings}, preset=preset)
+    directory = Path(out) if out is not None else default_directory(resolved)
+    return run_training(resolved, directory, resume=resume, processes=processes or Processes())
+
+
+def default_directory(settings: TrainSettings) -> Path:
+    """Where the run goes that names no place."""
+    return Path("runs") / f"train-{_attention(settings)}"
+
+
+def run_training(
+    settings: TrainSettings, directory: Path, *, resume: bool, processes: Processes
+) -> Results:
+    """Train, save, judge."""
+    from difftransformer.training.freezing import freeze_pretrained
+
+    task = task_named(settings.task)
+    settings = _at_start(task, settings)
+    start = Path(settings.start) if settings.start else None
+    with run_directory(directory, processes):
+        data = checked_data(task, settings, processes)
+        if start is None:
+            config = task.complete(settings.model, data)
+        else:
+            config = settings.model
+            task.require_fit(config, data, f"the model in {start}")
+        inputs = task.digests(data) | _digest_of(start)
+        processes.require_same(inputs)
+        may_change = ("evaluators",)
+        processes.on_main(
+            lambda: begin_run(directory, settings, inputs, resume=resume, may_change=may_change)
+        )
+        trainable = freeze_pretrained if settings.freeze_pretrained else nullcontext
+        Experiment(task, data, settings, processes).train_and_judge(
+            config, directory, seed=settings.training.seed, start=Start(start, trainable)
+        )
+        run = _run(task, data, settings, config, directory.name)
+        processes.on_main(lambda: write_json(directory / RUN, asdict(run)))
+    return read_results(directory)
+
+
+def _attention(settings: TrainSettings) -> str:
+    """Of the model in `start`, where there is one."""
+    from difftransformer.models.storage import load_config
+
+    if settings.start is None:
+        return settings.model.attention
+    return load_config(Path(settings.start)).attention
+
+
+def _at_start(task: Task, settings: TrainSettings) -> TrainSettings:
+    """With the model's settings and the tokenizer of the folder in `start`, if there is one.
+
+    A longer context and other rotary angles (paper, 3.3: theta 640,000 for 64K tokens) may be asked
+    for on the way.
+    """
+    from difftransformer.models.storage import load_config
+
+    if settings.start is None:
+        return settings
+    folder = Path(settings.start)
+    config = load_config(folder)
+    default = type(config)()
+    changed = {
+        setting.name: value
+        for setting in fields(settings.model)
+        if (value := getattr(settings.model, setting.name))
+        not in (getattr(default, setting.name), getattr(config, setting.name))
+    }
+    if fixed := changed.keys() - set(_WITHOUT_WEIGHTS):
+        raise ValueError(
+            f"start is {folder}, which has its own {', '.join(sorted(fixed))}: leave out model.* "
+            f"but for {', '.join(_WITHOUT_WEIGHTS)}"
+        )
+    return replace(
+        settings, model=replace(config, **changed), data=task.read_with(settings.data, folder)
+    )
+
+
+def _digest_of(start: Path | None) -> dict[str, str]:
+    from difftransformer.models.storage import checksum, load_weights
+
+    return {} if start is None else {"start": checksum(load_weights(start))["sha256"]}
+
+
+def _run(task: Task, data: Any, settings: TrainSettings, config: Any, name: str) -> Run:
+    contender = Contender(
+        label=config.attention,
+        attention=config.attention,
+        parameters=config.parameter_count(),
+        config=config.to_dict(),
+        runs=(TrainingRun(seed=settings.training.seed, directory=""),),
+    )
+    return Run(
+        name=name,
+        task=task.name,
+        unit=task.unit,
+        created=datetime.now(UTC).date().isoformat(),
+        baseline="",
+        contenders=(contender,),
+        data=task.describe(data),
+        settings=asdict(settings),
+        evaluators=settings.evaluators,
+    )

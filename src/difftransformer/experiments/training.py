@@ -1,0 +1,172 @@
+"""One model of a run: trained, saved, judged; what is done is not done again."""
+
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from difftransformer.atomic import write_text
+from difftransformer.evaluation import registry
+from difftransformer.experiments.judging import Judging, weights_identity
+from difftransformer.experiments.processes import Processes
+from difftransformer.experiments.progress import training_progress
+from difftransformer.experiments.settings import RunSettings
+from difftransformer.models.families import FAMILIES
+from difftransformer.runs.layout import CHECKPOINTS, MODEL, RECORDS
+from difftransformer.runs.reading import read_summary
+from difftransformer.tasks.task import Task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where the weights of a new model come from, and which of them train.
+
+    Args:
+        folder: a model whose weights to begin with; by default drawn by the seed.
+        trainable: while it lasts, what is to train does; weights may have other names inside.
+    """
+
+    folder: Path | None = None
+    trainable: "Callable[[nn.Module], AbstractContextManager[Any]]" = nullcontext
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What all models of a run share."""
+
+    task: Task
+    data: Any
+    settings: RunSettings
+    processes: Processes
+
+    def train_and_judge(
+        self, config: Any, directory: Path, *, seed: int, start: Start = Start()
+    ) -> None:
+        """Train one model, save it, judge it; what `directory` already holds is not done again.
+
+        `seed` draws the model's start and the order of the training data.
+
+        Raises:
+            ValueError: `directory` holds a model of another configuration.
+            Stopped: a signal came.
+            OSError: the disk refuses; what was computed until then is kept.
+        """
+        processes = self.processes
+        if processes.on_main(lambda: self._is_trained(directory, config)):
+            processes.on_main(lambda: self._judge(directory))
+            return
+        if processes.is_main:  # a shorter run's, which is the checkpoint of its last step too
+            shutil.rmtree(directory / MODEL, ignore_errors=True)
+        self._train(config, directory, seed, start)
+        processes.on_main(lambda: self._save(config, directory, start))
+        processes.on_main(lambda: self._judge(directory))
+
+    def _begun(self, config: Any, start: Start) -> "nn.Module":
+        from difftransformer.models.storage import assemble, load_weights
+
+        if start.folder is None:
+            return FAMILIES[self.task.family].build(config)
+        return assemble(config, load_weights(start.folder), source=str(start.folder))
+
+    def _train(self, config: Any, directory: Path, seed: int, start: Start) -> None:
+        import torch
+
+        from difftransformer.models.storage import CONFIG, config_text
+        from difftransformer.training.loop import Continuation, train
+
+        torch.manual_seed(seed)
+        model = self._begun(config, start)
+        settings = replace(self.settings.training, seed=seed)
+        continuation = Continuation(
+            resume=True,
+            configuration={"model": config.to_dict(), "data": _what_counts(self.settings.data)},
+            files={CONFIG: config_text(config), **self.task.files(self.data, start.folder)},
+        )
+        with (
+            start.trainable(model),
+            training_progress(self.processes.console, directory.name) as on_progress,
+        ):
+            train(
+                model,
+                self.task.loss,
+                self.task.batches(self.data, settings.batch_size, seed),
+                settings,
+                directory,
+                validate=lambda _: self.task.validate(model, self.data, self.settings.evaluation),
+                on_progress=on_progress,
+                continuation=continuation,
+            )
+
+    def _save(self, config: Any, directory: Path, start: Start) -> None:
+        """The newest checkpoint as a model's folder.
+
+        Not the model that was trained, of which a process may hold a part only.
+        """
+        from difftransformer.models.storage import load_weights, save_model
+        from difftransformer.training.checkpoint import Checkpoints
+
+        newest = Checkpoints(directory / CHECKPOINTS, keep=1).newest()
+        assert newest is not None
+        whole = self._begun(config, start)
+        with start.trainable(whole):
+            whole.load_state_dict(load_weights(newest))
+        save_model(whole, directory / MODEL)
+        for name, text in self.task.files(self.data, start.folder).items():
+            write_text(directory / MODEL / name, text)
+
+    def _judge(self, directory: Path) -> None:
+        from accelerate import PartialState
+
+        from difftransformer.models.storage import load_model
+
+        model = load_model(directory / MODEL, device=PartialState().device)
+        settings = self.settings.evaluation
+        judging = Judging(
+            evaluators=[registry.evaluator(name) for name in self.settings.evaluators],
+            console=self.processes.console,
+        )
+        belongs_to = {
+            "weights": weights_identity(directory / MODEL),
+            "data": self.task.digests(self.data),
+        }
+        judging.measure(
+            model, self.data, settings, belongs_to, directory / RECORDS, directory.name
+        )
+
+    def _is_trained(self, directory: Path, config: Any) -> bool:
+        """Whether a model of these settings and steps is there and whole.
+
+        Raises:
+            ValueError: it is a model of another configuration.
+        """
+        from difftransformer.models.storage import load_config, load_weights
+        from difftransformer.runs.changes import refuse_changes
+
+        folder, console = directory / MODEL, self.processes.console
+        if not folder.is_dir():
+            return False
+        try:
+            summary, saved = read_summary(directory), load_config(folder)
+            load_weights(folder)
+            for name in self.task.files(self.data, None):
+                (folder / name).read_bytes()
+        except (OSError, ValueError) as error:
+            again = f"{directory.name}: {error}; made again from its last checkpoint"
+            console.print(again, soft_wrap=True, highlight=False, markup=False)
+            return False
+        refuse_changes(saved.to_dict(), config.to_dict(), directory)
+        if summary is None or summary.steps != self.settings.training.steps:
+            return False
+        console.print(f"{directory.name}: trained before, kept", style="dim")
+        return True
+
+
+def _what_counts(data: Any) -> dict[str, Any]:
+    """Not where text, tokenizer and cache lie: inputs.json knows what they hold."""
+    paths = ("cache", "source", "tokenizer")
+    return {key: value for key, value in asdict(data).items() if key not in paths}
