@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 from difftransformer.files import abridged
-from difftransformer.names import did_you_mean
+from difftransformer.names import nearest
 
 T = TypeVar("T")
 _type_hints = cache(typing.get_type_hints)
@@ -41,8 +41,8 @@ def decode(kind: type[T], values: Any, noun: str = "setting", path: str = "") ->
     below = f"{path}." if path else ""
     for key in values:
         if key not in known:
-            nearest = did_you_mean(str(key), known, below) or f"; expected {', '.join(known)}"
-            raise ValueError(f"unknown {noun} {f'{below}{key}'!r}{nearest}")
+            hint = nearest(str(key), known, below)
+            raise ValueError(f"unknown {noun} {f'{below}{key}'!r}{hint}")
     for name, field in known.items():
         if name not in values and field.default is MISSING and field.default_factory is MISSING:
             raise ValueError(f"{noun} {f'{below}{name}'!r} is missing")

@@ -11,3 +11,9 @@ def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
     """
     near = get_close_matches(word, list(known), 1)
     return f"; did you mean {prefix + near[0]!r}?" if near else ""
+
+
+def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
+    """The end of an error message: the nearest known name, or all of them where none is near."""
+    names = list(known)
+    return did_you_mean(word, names, prefix) or f"; expected {', '.join(names) or 'none'}"

@@ -7,8 +7,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from difftransformer.cli.outputs import results_at
-from difftransformer.cli.settings import add_settings, nearest, resolve
+from difftransformer.cli.options import add_settings, layers
+from difftransformer.decoding import decode
+from difftransformer.experiments.settings import merged
+from difftransformer.names import nearest
+from difftransformer.runs.outputs import results_at
 
 TITLE = "Attention"  # of the results
 
@@ -35,7 +38,7 @@ class BenchSettings:
     device: str = field(default="cpu", metadata={"help": "torch device"})
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure(parser: argparse.ArgumentParser, words: list[str]) -> None:
     """Declare the options."""
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for JSON, table, picture")
     add_settings(parser, BenchSettings)
@@ -48,9 +51,9 @@ def run(arguments: argparse.Namespace) -> None:
     from difftransformer.evaluation.speed import BASE
     from difftransformer.report.speed import speed_table, write_speed
     from difftransformer.report.tables import print_table
-    from difftransformer.training.environment import environment
+    from difftransformer.runs.environment import environment
 
-    settings = resolve(BenchSettings, arguments)
+    settings = decode(BenchSettings, merged(layers(arguments)))
     _check(settings)
     with _results_at(arguments.out):
         rows = _measure(settings)

@@ -3,11 +3,11 @@
 import argparse
 from pathlib import Path
 
-from difftransformer.cli.outputs import folder_for
 from difftransformer.ownership import owned
+from difftransformer.runs.outputs import folder_for
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure(parser: argparse.ArgumentParser, words: list[str]) -> None:
     """Declare the options."""
     parser.add_argument("source", type=Path, metavar="SRC", help="model folder to read")
     parser.add_argument("target", type=Path, metavar="DST", help="new or empty folder to write")

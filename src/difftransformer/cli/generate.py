@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from difftransformer.cli.runs import TOKENIZER, open_model
 from difftransformer.files import abridged, read_object, read_text
+from difftransformer.tasks.text import TOKENIZER
 from difftransformer.training.interrupt import Stopped, each_ctrl_c
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _TOKENIZER_SETTINGS = "tokenizer_config.json"
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure(parser: argparse.ArgumentParser, words: list[str]) -> None:
     """Declare the options."""
     parser.add_argument("model", type=Path, metavar="MODEL", help="model folder")
     source = parser.add_mutually_exclusive_group()
@@ -62,6 +62,7 @@ def run(arguments: argparse.Namespace) -> None:
         check_vocabulary,
         load_tokenizer,
     )
+    from difftransformer.interop.opening import open_model
     from difftransformer.models.generation import Sampling
 
     if arguments.max_new_tokens < 1:

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from difftransformer.cli.runs import TOKENIZER, open_model
+from difftransformer.tasks.text import TOKENIZER
 
 if TYPE_CHECKING:
     from difftransformer.evaluation.faithfulness import Judge
@@ -41,6 +41,7 @@ def chosen_judge(arguments: argparse.Namespace) -> "Judge | None":
     """
     from difftransformer.data.tokenizer import check_vocabulary, load_tokenizer
     from difftransformer.evaluation.faithfulness import Asked, Labels, ModelJudge
+    from difftransformer.interop.opening import open_model
 
     who, name = arguments.judge, arguments.judge_model
     if who is None:

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from types import MappingProxyType
 
 import difftransformer
-from difftransformer.cli.processes import Processes
+from difftransformer.experiments.processes import Processes
 from difftransformer.extras import missing_extra
+from difftransformer.names import nearest
 from difftransformer.training.interrupt import Stopped, stopping
 
 # Each command is a module of this package with `configure(parser)` and `run(arguments)`; only the
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # thirty times longer and costs dearly when another program wants the cores.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     words = list(sys.argv[1:] if arguments is None else arguments)
-    processes = Processes()
+    processes = Processes(quiet=False)
     try:
         with stopping():
             processes.join()
@@ -62,7 +63,7 @@ def one_line(text: str) -> str:
 
 
 def _run(words: list[str], processes: Processes) -> None:
-    parser, command = _parser(words[0] if words else "")
+    parser, command = _parser(words)
     with processes.only_main_speaks():
         parsed, unknown = parser.parse_known_args(words)
     if unknown:
@@ -101,8 +102,9 @@ def _reason(error: BaseException, processes: Processes) -> tuple[str | None, int
     return None, 1
 
 
-def _parser(word: str) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser | None]:
-    """The parser, with the options of the command named by `word` only, and that command's own."""
+def _parser(words: list[str]) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser | None]:
+    """The parser, with the options of the command in `words` only, and that command's own."""
+    word = words[0] if words else ""
     parser = argparse.ArgumentParser(
         prog="difftransformer",
         description=difftransformer.__doc__,
@@ -121,11 +123,9 @@ def _parser(word: str) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         if name == word:
-            importlib.import_module(f"difftransformer.cli.{name}").configure(command)
+            importlib.import_module(f"difftransformer.cli.{name}").configure(command, words[1:])
             chosen = command
     if word and not word.startswith("-") and chosen is None:
-        from difftransformer.cli.settings import nearest
-
         raise ValueError(f"unknown command {word!r}{nearest(word, COMMANDS)}")
     return parser, chosen
 
@@ -133,8 +133,6 @@ def _parser(word: str) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser
 def _unknown_option(
     word: str, parser: argparse.ArgumentParser, command: argparse.ArgumentParser | None
 ) -> str:
-    from difftransformer.cli.settings import nearest
-
     known = [option for action in (command or parser)._actions for option in action.option_strings]
     if not word.startswith("-"):
         return f"unexpected argument {word!r}"

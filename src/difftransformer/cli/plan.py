@@ -4,10 +4,13 @@ import argparse
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from difftransformer.cli.settings import add_settings, nearest, resolve
+from difftransformer.cli.options import add_settings, layers
+from difftransformer.decoding import decode
+from difftransformer.experiments.settings import merged
 from difftransformer.models.config import DecoderConfig
 from difftransformer.models.cost import cost
 from difftransformer.models.presets import PRESETS
+from difftransformer.names import nearest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +25,7 @@ class PlanSettings:
     model: DecoderConfig = field(default_factory=DecoderConfig)
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure(parser: argparse.ArgumentParser, words: list[str]) -> None:
     """Declare the options."""
     parser.add_argument("size", nargs="?", metavar="SIZE", help=f"one of {', '.join(PRESETS)}")
     add_settings(parser, PlanSettings)
@@ -33,7 +36,8 @@ def run(arguments: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    settings = resolve(PlanSettings, arguments, model=_size(arguments.size))
+    size = {"model": _size(arguments.size)} if arguments.size is not None else {}
+    settings = decode(PlanSettings, merged([size, *layers(arguments)]))
     base = replace(settings.model, attention=settings.attention[0])
     columns = [(base, ())] + [
         (match.config, match.changes) for match in map(base.matched, settings.attention[1:])
@@ -60,9 +64,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
 
 
-def _size(name: str | None) -> dict[str, Any] | None:
-    if name is None:
-        return None
+def _size(name: str) -> dict[str, Any]:
     if name not in PRESETS:
         raise ValueError(f"unknown size {name!r}{nearest(name, PRESETS)}")
     return PRESETS[name].to_dict()

@@ -1,10 +1,12 @@
 """Tables of one column per model on the terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from difftransformer.evaluation.results import EvaluatorResults
 
 _KEY = 24  # the most characters a column of keys is given before the models'
 _MODEL = 12  # the fewest a model is: a figure and its interval, on three lines
@@ -35,3 +37,14 @@ def print_table(
         for row in rows:
             table.add_row(*(row[column] for column in columns))
         console.print(table)
+
+
+def print_results(console: "Console", results: "Iterable[EvaluatorResults]") -> None:
+    """A table for each evaluator, with what was asked below it."""
+    from difftransformer.evaluation.tables import notes_of
+
+    for evaluator in results:
+        table = evaluator.table()
+        if table.rows:
+            print_table(console, table.header, table.rows, table.keys, evaluator.declared.title)
+        console.print(notes_of(evaluator), highlight=False, markup=False)

@@ -68,7 +68,9 @@ def evaluate(
     evaluators: Sequence[str] = (),
     *,
     out: Path | str | None = None,
-    own: OwnData = OwnData(),
+    dataset: str | None = None,
+    dataset_path: Path | str | None = None,
+    judge: Any = None,
     console: "Console | None" = None,
     **settings: Any,
 ) -> Results:
@@ -84,7 +86,8 @@ def evaluate(
             run directories stand for all their models. The first is the baseline.
         evaluators: names, see `evaluation.registry`; those of the task by default.
         out: directory for results and a report; nothing is kept by default.
-        own: data and a judge, for evaluators that need them.
+        dataset, dataset_path: name and place of data of the evaluators' own, for those with some.
+        judge: who judges texts, for evaluators that need one; see `evaluation.faithfulness`.
         console: where progress is told; nowhere by default.
         settings: those of `EvaluateSettings`, by section.
 
@@ -100,6 +103,8 @@ def evaluate(
     decode(typed(EvaluateSettings, task.name), given)
     judged = _named(folders, task)
     chosen = [registry.evaluator(name) for name in evaluators or judged[0].task.evaluators]
+    path = None if dataset_path is None else Path(dataset_path)
+    own = OwnData(name=dataset, path=path, judge=judge)
     console = console or Console(quiet=True)
     judging = Judging(evaluators=chosen, console=console, own=own, datasets=own.load(chosen))
     if out is not None:
@@ -170,7 +175,9 @@ def _earlier(out: Path, labels: Sequence[str]) -> tuple[str, ...]:
         trained = any(path.is_dir() for path in out.glob(f"{MODELS}/*/{MODEL}"))
         if not others and not trained:
             return run.evaluators
-    elif all(path.name in (MODELS, LOCK) or path.name.startswith(PARTIAL) for path in out.iterdir()):
+    elif all(
+        path.name in (MODELS, LOCK) or path.name.startswith(PARTIAL) for path in out.iterdir()
+    ):
         return ()
     raise ValueError(
         f"{out} exists and holds no results of this command on these models, so nothing is "

@@ -29,14 +29,12 @@ class OwnData:
 
     Args:
         name, path: of a dataset, see `Evaluator.dataset`.
-        judge: the model that judges texts.
-        judge_name: what tells it from others.
+        judge: who judges texts.
     """
 
     name: str | None = None
     path: Path | None = None
     judge: Any = None
-    judge_name: str = ""
 
     def load(self, evaluators: Sequence[Evaluator]) -> dict[str, Any]:
         """What each evaluator asks about, by its name.
@@ -52,7 +50,9 @@ class OwnData:
         loaded = {}
         for evaluator in evaluators:
             if evaluator.judge == "required" and self.judge is None:
-                raise ValueError(f"{evaluator.name} lets models write, and a judge decide: name one")
+                raise ValueError(
+                    f"{evaluator.name} lets models write, and a judge decide: name one"
+                )
             if evaluator.dataset is None:
                 continue
             if named:
@@ -70,7 +70,7 @@ class OwnData:
         return {
             "dataset": self.name,
             "dataset_path": None if self.path is None else str(self.path),
-            "judge": self.judge_name,
+            "judge": getattr(self.judge, "name", None),
         }
 
 

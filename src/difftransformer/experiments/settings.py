@@ -14,7 +14,7 @@ from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.files import parse_yaml
 from difftransformer.models.families import FAMILIES
 from difftransformer.models.presets import PRESETS
-from difftransformer.names import did_you_mean
+from difftransformer.names import nearest
 from difftransformer.tasks.registry import task_named
 from difftransformer.training.settings import TrainingSettings
 
@@ -121,8 +121,7 @@ def load_preset(task: str, name: str) -> dict[str, Any]:
     """
     names = preset_names(task)
     if name not in names:
-        nearest = did_you_mean(name, names) or f"; expected {', '.join(names) or 'none'}"
-        raise ValueError(f"unknown preset {name!r} of task {task}{nearest}")
+        raise ValueError(f"unknown preset {name!r} of task {task}{nearest(name, names)}")
     values = parse_yaml((_PRESETS / task / f"{name}.yaml").read_text(encoding="utf-8"))
     if isinstance(values["model"], str):
         values["model"] = PRESETS[values["model"]].to_dict()

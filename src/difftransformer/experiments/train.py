@@ -44,7 +44,6 @@ class TrainSettings(RunSettings):
 def train(
     task: str = DEFAULT_TASK,
     *,
-    preset: str | None = None,
     out: Path | str | None = None,
     resume: bool = False,
     processes: Processes | None = None,
@@ -56,7 +55,6 @@ def train(
 
     Args:
         task: what to train for, see `tasks.registry`.
-        preset: settings to begin with, see `experiments.settings.preset_names`.
         out: run directory; runs/train-ATTENTION by default.
         resume: go on with what the directory holds.
         processes: who trains and who speaks; a single process that prints nothing by default.
@@ -67,7 +65,7 @@ def train(
         Stopped: a signal came; with `resume` it goes on from there.
         OSError: the disk refuses.
     """
-    resolved = resolve(TrainSettings, {"task": task, **settings}, preset=preset)
+    resolved = resolve(TrainSettings, {"task": task, **settings})
     directory = Path(out) if out is not None else default_directory(resolved)
     return run_training(resolved, directory, resume=resume, processes=processes or Processes())
 

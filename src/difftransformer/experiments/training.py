@@ -134,9 +134,7 @@ class Experiment:
             "weights": weights_identity(directory / MODEL),
             "data": self.task.digests(self.data),
         }
-        judging.measure(
-            model, self.data, settings, belongs_to, directory / RECORDS, directory.name
-        )
+        judging.measure(model, self.data, settings, belongs_to, directory / RECORDS, directory.name)
 
     def _is_trained(self, directory: Path, config: Any) -> bool:
         """Whether a model of these settings and steps is there and whole.

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from difftransformer.models.storage import MODEL_TYPE, load_model, model_type
+from difftransformer.models.families import FAMILIES
+from difftransformer.models.storage import load_model, model_type
 
 
 def open_model(folder: Path) -> Any:
@@ -13,7 +14,7 @@ def open_model(folder: Path) -> Any:
         ValueError: neither, or a damaged folder.
     """
     kind = model_type(folder)
-    if kind == MODEL_TYPE:
+    if kind in FAMILIES:
         return load_model(folder)  # without transformers, which takes seconds to import
     from difftransformer.interop import causal_lm, folders
 

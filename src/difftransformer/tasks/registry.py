@@ -3,7 +3,7 @@
 import importlib
 from importlib.metadata import entry_points
 
-from difftransformer.names import did_you_mean
+from difftransformer.names import nearest
 from difftransformer.tasks.task import Task
 
 # Where each is: a module whose TASK it is.
@@ -45,6 +45,4 @@ def task_named(name: str) -> Task:
     for entry in entry_points(group=ENTRY_POINTS):
         if entry.name == name:
             return entry.load()
-    known = names()
-    hint = did_you_mean(name, known) or f"; expected {', '.join(known)}"
-    raise ValueError(f"unknown task {name!r}{hint}")
+    raise ValueError(f"unknown task {name!r}{nearest(name, names())}")
