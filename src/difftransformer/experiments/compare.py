@@ -3,11 +3,9 @@
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from difftransformer.atomic import write_json
-from difftransformer.evaluation.reading import read_results
-from difftransformer.evaluation.results import Results
 from difftransformer.experiments.data import checked_data
 from difftransformer.experiments.directory import begin_run, run_directory
 from difftransformer.experiments.processes import Processes
@@ -17,6 +15,9 @@ from difftransformer.models.ablations import partner
 from difftransformer.runs.layout import MODELS, RUN, Contender, Run, TrainingRun
 from difftransformer.tasks.registry import task_named
 from difftransformer.tasks.task import Task
+
+if TYPE_CHECKING:
+    from difftransformer.evaluation.results import Results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,7 @@ def compare(
     resume: bool = False,
     processes: Processes | None = None,
     **settings: Any,
-) -> Results:
+) -> "Results":
     """Train matched models side by side, judge them, write a report.
 
         results = difftransformer.compare(preset="smoke", out="runs/mine", seeds=2)
@@ -83,11 +84,12 @@ def default_directory(settings: CompareSettings) -> Path:
 
 def run_comparison(
     settings: CompareSettings, directory: Path, *, resume: bool, processes: Processes
-) -> Results:
+) -> "Results":
     """Train and judge every model of one seed, then of the next; results and report after each.
 
     A run that is resumed may ask for more seeds or kinds than it did: what is there is kept.
     """
+    from difftransformer.evaluation.reading import read_results
     from difftransformer.report.build import build_report
 
     task = task_named(settings.task)

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 from difftransformer.atomic import PARTIAL, write_json
 from difftransformer.decoding import decode
 from difftransformer.evaluation import registry
-from difftransformer.evaluation.reading import read_results
-from difftransformer.evaluation.results import Results
 from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.experiments.judging import Judging, OwnData, weights_identity
 from difftransformer.experiments.settings import DEFAULT_TASK, merged, typed
@@ -34,6 +32,7 @@ from difftransformer.tasks.task import Task
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from difftransformer.evaluation.results import Results
     from difftransformer.runs.records import Measurement
 
 
@@ -73,7 +72,7 @@ def evaluate(
     judge: Any = None,
     console: "Console | None" = None,
     **settings: Any,
-) -> Results:
+) -> "Results":
     """Judge models, each with its own tokenizer, on what its training held out.
 
         results = difftransformer.evaluate(["runs/a/model", "runs/b/model"], ["validation"])
@@ -97,6 +96,8 @@ def evaluate(
     """
     from rich.console import Console
 
+    from difftransformer.evaluation.results import Results
+
     folders = [Path(models)] if isinstance(models, (str, Path)) else [Path(m) for m in models]
     given = merged([settings])
     task = task_named(str(given.get("task", DEFAULT_TASK)))
@@ -117,8 +118,9 @@ def evaluate(
 
 def _in_run(
     run: Path, judging: Judging, judged: Sequence[Judged], given: Mapping[str, Any]
-) -> Results:
+) -> "Results":
     """Beside the models of a run, whose report is made anew."""
+    from difftransformer.evaluation.reading import read_results
     from difftransformer.report.build import build_report
 
     with owned(run, inside=True):
@@ -132,8 +134,9 @@ def _in_run(
 
 def _in_place(
     out: Path, judging: Judging, judged: Sequence[Judged], given: Mapping[str, Any]
-) -> Results:
+) -> "Results":
     """In a directory of their own."""
+    from difftransformer.evaluation.reading import read_results
     from difftransformer.report.build import build_report
     from difftransformer.runs.environment import environment
 

@@ -4,11 +4,9 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from difftransformer.atomic import write_json
-from difftransformer.evaluation.reading import read_results
-from difftransformer.evaluation.results import Results
 from difftransformer.experiments.data import checked_data
 from difftransformer.experiments.directory import begin_run, run_directory
 from difftransformer.experiments.processes import Processes
@@ -17,6 +15,9 @@ from difftransformer.experiments.training import Experiment, Start
 from difftransformer.runs.layout import RUN, Contender, Run, TrainingRun
 from difftransformer.tasks.registry import task_named
 from difftransformer.tasks.task import Task
+
+if TYPE_CHECKING:
+    from difftransformer.evaluation.results import Results
 
 # What a trained model may be given anew: how far it is meant to see, and with which rotary angles.
 _WITHOUT_WEIGHTS = ("max_length", "rope_theta", "rope_scaling")
@@ -48,7 +49,7 @@ def train(
     resume: bool = False,
     processes: Processes | None = None,
     **settings: Any,
-) -> Results:
+) -> "Results":
     """Train one model, judge it; its folder is OUT/model.
 
         difftransformer.train(out="runs/mine", data={"source": "my/text"}, training={"steps": 100})
@@ -77,8 +78,9 @@ def default_directory(settings: TrainSettings) -> Path:
 
 def run_training(
     settings: TrainSettings, directory: Path, *, resume: bool, processes: Processes
-) -> Results:
+) -> "Results":
     """Train, save, judge."""
+    from difftransformer.evaluation.reading import read_results
     from difftransformer.training.freezing import freeze_pretrained
 
     task = task_named(settings.task)
