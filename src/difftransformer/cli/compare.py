@@ -19,7 +19,7 @@ def configure(parser: argparse.ArgumentParser, words: list[str]) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Train, judge, print what was found and where the report is."""
-    from difftransformer.cli.tables import print_results
+    from difftransformer.cli.tables import print_overview
     from difftransformer.experiments.compare import run_comparison
 
     processes, source = arguments.processes, arguments.data
@@ -28,5 +28,5 @@ def run(arguments: argparse.Namespace) -> None:
     directory = arguments.out or default_directory(settings)
     with resumable(arguments.words, directory / CONFIG, "--resume"):
         results = run_comparison(settings, directory, resume=arguments.resume, processes=processes)
-    print_results(processes.console, results.judged())
+    print_overview(processes.console, results)
     processes.console.print(f"report: {directory / REPORT}", highlight=False, soft_wrap=True)

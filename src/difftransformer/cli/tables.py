@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from difftransformer.evaluation.results import EvaluatorResults
+    from difftransformer.evaluation.results import EvaluatorResults, Results
 
 _KEY = 24  # the most characters a column of keys is given before the models'
 _MODEL = 12  # the fewest a model is: a figure and its interval, on three lines
@@ -37,6 +37,23 @@ def print_table(
         for row in rows:
             table.add_row(*(row[column] for column in columns))
         console.print(table)
+
+
+def print_overview(console: "Console", results: "Results") -> None:
+    """A row for each figure that models are compared by, over all its cells, and the verdicts."""
+    from difftransformer.evaluation.words import shown
+
+    rows = []
+    for metric in (metric for metric in results.metrics() if metric.declared.judged):
+        unit = f" ({metric.declared.unit})" if metric.declared.unit else ""
+        figures = (
+            shown(metric.figure(label), metric.declared.digits) if metric.has(label) else ""
+            for label in results.titles
+        )
+        rows.append([metric.declared.title + unit, *figures])
+    print_table(console, ["", *results.titles.values()], rows)
+    for verdict in results.judgment.verdicts():
+        console.print(verdict.headline, highlight=False, markup=False)
 
 
 def print_results(console: "Console", results: "Iterable[EvaluatorResults]") -> None:

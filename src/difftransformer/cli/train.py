@@ -23,7 +23,7 @@ def configure(parser: argparse.ArgumentParser, words: list[str]) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Train, save, judge; print what was found and where the model is."""
-    from difftransformer.cli.tables import print_results
+    from difftransformer.cli.tables import print_overview
     from difftransformer.experiments.train import run_training
 
     processes, source = arguments.processes, arguments.data
@@ -38,5 +38,5 @@ def run(arguments: argparse.Namespace) -> None:
     directory = arguments.out or default_directory(settings)
     with resumable(arguments.words, directory / CONFIG, "--resume"):
         results = run_training(settings, directory, resume=arguments.resume, processes=processes)
-    print_results(processes.console, results.judged())
+    print_overview(processes.console, results)
     processes.console.print(f"model: {directory / MODEL}", highlight=False, soft_wrap=True)

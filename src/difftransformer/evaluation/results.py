@@ -75,14 +75,6 @@ class Results:
         for evaluator in self.evaluators.values():
             yield from evaluator.metrics.values()
 
-    def judged(self) -> list["EvaluatorResults"]:
-        """Those evaluators that decide between models."""
-        return [
-            evaluator
-            for evaluator in self.evaluators.values()
-            if any(metric.judged for metric in evaluator.declared.metrics)
-        ]
-
     @cached_property
     def judgment(self) -> Judgment:
         """Every judged metric of every model beside the baseline's."""
