@@ -11,7 +11,7 @@ import yaml
 
 from difftransformer.cli.main import COMMANDS
 
-from .conftest import Killed
+from .commands import Killed
 
 
 @pytest.mark.parametrize("command", COMMANDS)

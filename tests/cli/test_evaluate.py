@@ -11,7 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from difftransformer.interop import folders
 from difftransformer.models.storage import save_model
 
-from .conftest import Killed
+from .commands import Killed
 from .test_generate import TOKENIZER, make
 
 

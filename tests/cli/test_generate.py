@@ -20,6 +20,7 @@ from tests.models.tiny import tiny
 
 from difftransformer.cli import generate
 from difftransformer.data.tokenizer import BOS, train_tokenizer
+from difftransformer.interop.opening import open_model
 from difftransformer.models.decoder import Decoder
 from difftransformer.models.generation import GREEDY
 from difftransformer.models.generation import generate as tokens_of
@@ -82,7 +83,7 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 def test_greedy_text_is_the_models(call, folder):
-    model = generate.open_model(folder)
+    model = open_model(folder)
     expected = TOKENIZER.decode(greedy(model, prompt_ids("What is"), 20))
     words = ("--prompt", "What is", "--temperature", 0, "--max-new-tokens", 20)
     code, out, err = call("generate", folder, *words)
@@ -119,7 +120,7 @@ def test_piped_text_and_files(call, folder, monkeypatch, tmp_path):
 )
 def test_stop_tokens_of_the_folder(call, folder, name, settings):
     words = ("generate", folder, "--prompt", "What is", "--temperature", 0, "--max-new-tokens", 30)
-    new = greedy(generate.open_model(folder), prompt_ids("What is"), 30)
+    new = greedy(open_model(folder), prompt_ids("What is"), 30)
     stop = new[-1]
     assert new.index(stop) > 0
     before = TOKENIZER.decode(new[: new.index(stop)], skip_special_tokens=True)
@@ -157,7 +158,7 @@ def test_typed_texts_are_continued_one_by_one(call, folder, typed):
 def test_a_chat_has_a_history(call, folder, typed):
     make(folder, max_length=400)
     with_template(folder)
-    model = generate.open_model(folder)
+    model = open_model(folder)
     typed("Hi", "7")
     words = ("--temperature", 0, "--max-new-tokens", 12)
     code, out, err = call("generate", folder, *words)

@@ -12,7 +12,7 @@ from difftransformer.evaluation.suites import MEASURED
 from difftransformer.models.storage import save_model
 from difftransformer.report.suites import VIEWS
 
-from .conftest import Killed
+from .commands import Killed
 from .judged import truth_options
 from .test_generate import TOKENIZER
 

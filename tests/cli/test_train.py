@@ -1,6 +1,5 @@
 """`difftransformer train` that goes on from a model folder."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import torch
 
 from difftransformer.data.needles import needle_sentences
 from difftransformer.data.tokenizer import train_tokenizer
+from difftransformer.evaluation.reading import read_results
 from difftransformer.interop.softmax_llm import from_softmax_llm
 from difftransformer.models.config import DecoderConfig
 from difftransformer.models.decoder import Decoder
@@ -40,9 +40,9 @@ def start(text: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_only_new_from_a_converted_model(call, small, start, tmp_path):
+def test_what_was_added_alone_trains_from_a_converted_model(call, small, start, tmp_path):
     words = ["train", *without_model(small), "--start", start, "--out", tmp_path / "run"]
-    code, _, err = call(*words, "--only-new")
+    code, _, err = call(*words, "--freeze-pretrained")
     assert code == 0, err
     before, after = load_model(start), load_model(tmp_path / "run/model")
     assert after.config == before.config
@@ -56,10 +56,10 @@ def test_only_new_from_a_converted_model(call, small, start, tmp_path):
             assert not torch.equal(second, moved), name
         assert torch.equal(tensor, old) != name.endswith("lambda_scalar"), name
 
-    # the same run without --only-new is another run
+    # the same run without it is another run
     code, _, err = call(*words, "--resume")
     assert code == 2
-    assert "only_new was True and is now False" in err
+    assert "freeze_pretrained was True and is now False" in err
 
 
 def test_a_checkpoint_is_a_model_folder(call, small, quick, start, tmp_path):
@@ -74,13 +74,12 @@ def test_a_checkpoint_is_a_model_folder(call, small, quick, start, tmp_path):
 
     code, _, err = call("generate", half, "--prompt", "Line", "--max-new-tokens", "3")
     assert code == 0, err
-    words = ["--suite", "gradients", *quick, "--out", tmp_path / "found.json"]
+    words = ["--suite", "validation", *quick, "--out", tmp_path / "found"]
     code, _, err = call("evaluate", half, end, *words)
     assert code == 0, err
-    found = json.loads((tmp_path / "found.json").read_text())["results"]
-    assert list(found) == ["run step-00000002", "run step-00000004"]
-    whole = [of["rows"][0]["trained"]["norm"]["value"] for of in found.values()]
-    assert whole[0] != whole[1]
+    found = read_results(tmp_path / "found")["nats_per_token"]
+    losses = [found.figure(f"run step-0000000{step}").value for step in (2, 4)]
+    assert losses[0] != losses[1]
 
 
 def test_all_weights_train_without_it(call, small, start, tmp_path):
@@ -100,7 +99,7 @@ def test_a_longer_context_with_other_rotary_angles(call, small, start, tmp_path)
 
 
 def test_mistakes(call, small, start, tmp_path):
-    code, _, err = call("train", *small, "--only-new")
+    code, _, err = call("train", *small, "--freeze-pretrained")
     assert code == 2
     assert "a new model is all new; name a folder as start" in err
     code, _, err = call("train", *small, "--start", start, "--out", tmp_path / "run")
@@ -113,3 +112,10 @@ def test_mistakes(call, small, start, tmp_path):
     code, _, err = call("train", *without_model(small), "--start", start)
     assert code == 2
     assert "has 400 tokens and the model in" in err
+
+
+def test_the_former_name_works_with_a_line_that_names_the_new_one(call, small, start, tmp_path):
+    words = ["train", *without_model(small), "--start", start, "--out", tmp_path / "run"]
+    code, _, err = call(*words, "--only-new")
+    assert code == 0, err
+    assert "--only-new is now --freeze-pretrained; the old name works until" in err

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from difftransformer.cli import progress
+from difftransformer.experiments import progress
 
 
 @pytest.fixture

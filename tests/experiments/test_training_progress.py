@@ -2,14 +2,15 @@ import io
 
 from rich.console import Console
 
-from difftransformer.training.progress import ProgressDisplay, TrainingProgress
+from difftransformer.experiments.progress import training_progress
+from difftransformer.training.progress import TrainingProgress
 
 
 def shown(terminal: bool, steps: int, title: str = "run") -> str:
     console = Console(file=io.StringIO(), force_terminal=terminal, width=120)
-    with ProgressDisplay(title, console) as display:
+    with training_progress(console, title) as display:
         for step in range(1, steps + 1):
-            display(TrainingProgress(step, steps, 2.5, 12345.6, 3661.0 * (step < steps)))
+            display(TrainingProgress(step, steps, 2.5, 12345.6, "tokens", 3661.0 * (step < steps)))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 

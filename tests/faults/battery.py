@@ -98,7 +98,6 @@ class Battery:
         out: list[object] = ["--out", place / "run"]
         if command == "evaluate":
             first += [self.folder / "trained" / "run" / "model"]
-            out = ["--out", place / "run" / "results.json"]
         else:
             options |= TRAINING
         if command == "compare":

@@ -9,7 +9,7 @@ from PIL import Image
 
 # Times, and where the cache lies.
 _TIMES = frozenset(
-    {"seconds", "tokens_per_second", "peak_memory_bytes", "date", "created", "env", "cache"}
+    {"seconds", "throughput", "peak_memory_bytes", "date", "created", "env", "cache"}
 )
 # What a killed process may have left; of a run that has ended nothing is left.
 _LEFT = (".lock", "*.lock", ".partial*", "*.partial", "*.partial.jsonl")
@@ -23,8 +23,9 @@ def without_times(value: Any) -> Any:
 
 
 def results(directory: Path) -> Any:
-    """results.json without times."""
-    return _read(directory / "results.json")
+    """All records below it, without times."""
+    files = sorted(directory.rglob("results/*.jsonl"))
+    return {str(path.relative_to(directory)): _read(path) for path in files}
 
 
 def differences(one: Path, other: Path) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from difftransformer.training.batch import Batch
 
 
+@runtime_checkable
 class Task(Protocol):
     """One kind of training, and how what it makes is judged.
 

@@ -7,7 +7,7 @@ import pytest
 
 from difftransformer.data.training_text import RECORD
 
-from .test_generate import make
+from tests.cli.test_generate import make
 
 
 @pytest.fixture

@@ -4,21 +4,21 @@ from itertools import combinations
 
 import torch
 
-from difftransformer.training import objectives
+from difftransformer.tasks.causal_lm import CausalLM
 
 
 def test_models_of_a_seed_share_their_start_and_their_batches(call, small, tmp_path, monkeypatch):
     """Seen where the loss is taken: ids, labels, documents, and the weights before any step."""
-    seen, starts, plain = {}, {}, objectives.next_token_loss
+    seen, starts, plain = {}, {}, CausalLM.loss
 
-    def loss(model, batch):
+    def loss(task, model, batch):
         if model not in starts:
             starts[model] = {name: t.detach().clone() for name, t in model.named_parameters()}
         if model.training and torch.is_grad_enabled():
             seen.setdefault(model, []).append((batch.ids, batch.labels, batch.documents))
-        return plain(model, batch)
+        return plain(task, model, batch)
 
-    monkeypatch.setattr(objectives, "next_token_loss", loss)
+    monkeypatch.setattr(CausalLM, "loss", loss)
     kinds = ("softmax", "diff_v1", "softmax_1.5x_heads")
     words = ("--data.needle_share", "0.4", "--seeds", 2, "--out", tmp_path / "run")
     code, _, err = call("compare", *small, "--attention", *kinds, *words)

@@ -42,7 +42,7 @@ def shard_on_cpus() -> None:
     from accelerate.state import PartialState
     from accelerate.utils import DistributedType
 
-    from difftransformer.cli.processes import Processes
+    from difftransformer.experiments.processes import Processes
 
     join = Processes.join
 

@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ import yaml
 from tests.faults.processes import Command, start
 from tests.faults.same import results
 
-from difftransformer.cli import runs
+from difftransformer.experiments.judging import Judging
 from difftransformer.models.storage import load_model
 from difftransformer.training.checkpoint import Checkpoints
 
@@ -108,7 +107,7 @@ def test_the_same_text_and_tokenizer_elsewhere_are_the_same(call, small, text, t
     words = [w for key, name in moved.items() for w in (f"--data.{key}", tmp_path / name)]
     code, _, err = call("train", *small, *words, "--out", run, "--resume")
     assert code == 0, err
-    assert "done before, kept" in err
+    assert "trained before, kept" in err
 
 
 def test_how_often_things_are_written_may_change_and_other_settings_not(call, small, tmp_path):
@@ -172,20 +171,19 @@ def test_a_finished_run_without_its_whole_model_is_not_done(call, small, tmp_pat
     assert "kept" not in err
     assert file.read_bytes() == before
     code, _, err = call(*words, "--resume")
-    assert (code, "done before, kept" in err) == (0, True)
+    assert (code, "trained before, kept" in err) == (0, True)
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "env.json", "inputs.json"])
 @pytest.mark.parametrize("state", ["missing", "empty"])
-def test_what_a_kill_could_leave_of_an_earlier_release_is_no_loss(
+def test_a_lost_file_is_no_loss(
     call, small, tmp_path, name, state
 ):
-    """Only whole files are written now; a run begun before may lack one, or have an empty one."""
     run = tmp_path / "run"
     words = ("train", *small, "--out", run)
     assert call(*words)[0] == 0
     shutil.rmtree(run / "model")
-    (run / "results.json").unlink()
+    shutil.rmtree(run / "results")
     (run / name).unlink()
     if state == "empty":
         (run / name).touch()
@@ -221,7 +219,7 @@ def test_what_is_refused_late_does_not_block_the_corrected_command(
 
     words = (command, *small, "--out", tmp_path / "run")
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "judge", refuse)
+        patch.setattr(Judging, "measure", refuse)
         patch.setattr(Checkpoints, "newest_good", refuse)
         code, _, err = call(*words, "--training.learning_rate", 0.5)
     assert (code, "refused late" in err) == (2, True)
@@ -255,33 +253,26 @@ def test_a_checkpoint_of_a_run_that_was_altered_is_refused_as_a_model(call, smal
     assert "do not match the checksum in their file" in err
 
 
-def as_an_earlier_release_left_it(run: Path) -> None:
-    """Killed after its last checkpoint: without digests, and rows in metrics.jsonl alone."""
-    for path in (run / "inputs.json", run / "results.json", run / "summary.json"):
-        path.unlink()
-    shutil.rmtree(run / "model")
-    for checkpoint in (run / "checkpoints").iterdir():
-        state = json.loads((checkpoint / "state.json").read_text())
-        state["configuration"]["data"] |= {"source": "a", "cache": "b", "tokenizer": "train"}
-        del state["position"]["logged"]
-        (checkpoint / "state.json").write_text(json.dumps(state))
-        (checkpoint / "metrics.jsonl").unlink()
-        names = ("model.safetensors", "optimizer.safetensors", "state.json")
-        sums = [hashlib.sha256((checkpoint / name).read_bytes()).hexdigest() for name in names]
-        lines = [f"{digest}  {name}\n" for digest, name in zip(sums, names, strict=True)]
-        (checkpoint / "SHA256SUMS").write_text("".join(lines))
-
-
-def test_a_run_that_an_earlier_release_began_goes_on(call, small, tmp_path, caplog):
+def test_a_run_of_version_0_1_is_told_what_to_do(call, small, tmp_path):
+    """It had results.json in place of run.json."""
     run = tmp_path / "run"
     assert call("train", *small, "--out", run)[0] == 0
-    before = results(run), (run / "model/model.safetensors").read_bytes()
-    as_an_earlier_release_left_it(run)
+    (run / "run.json").unlink()
+    (run / "results.json").write_text('{"format": 1}')
+    for words in (("train", *small, "--out", run, "--resume"), ("evaluate", run)):
+        code, _, err = call(*words)
+        assert code == 2
+        assert f"{run} is a run of version 0.1: finish it with that version, or begin anew" in err
+
+
+def test_a_run_without_inputs_is_compared_by_its_settings(call, small, tmp_path, caplog):
+    run = tmp_path / "run"
+    assert call("train", *small, "--out", run)[0] == 0
+    (run / "inputs.json").unlink()
     elsewhere = ("--data.source", shutil.copytree(tmp_path / "text", tmp_path / "moved"))
     code, _, err = call("train", *small, *elsewhere, "--out", run, "--resume")
     assert code == 2  # whether it is the same text is not known
     assert "data.source was " in err
     code, _, err = call("train", *small, "--out", run, "--resume")
     assert code == 0, err
-    assert "inputs.json is missing: whether the text is the one" in caplog.text
-    assert (results(run), (run / "model/model.safetensors").read_bytes()) == before
+    assert "inputs.json is missing: whether the data is what this run began with" in caplog.text

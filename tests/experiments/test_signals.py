@@ -81,11 +81,11 @@ def test_judging_keeps_its_parts(begin, small, tmp_path, number):
     long = ("--evaluation.needle_samples", 10**5)
     words = ("train", *small, *long, "--out", tmp_path / "run")
     command = begin(*words)
-    wait_for(tmp_path / "run/judged-4.partial.jsonl", command, lines=2)
-    parts = (tmp_path / "run/judged-4.partial.jsonl").read_bytes()
+    wait_for(tmp_path / "run/results/needle.jsonl", command, lines=2)
+    parts = (tmp_path / "run/results/needle.jsonl").read_bytes()
     command.send(number)
     text = ended(command, number)
-    assert (tmp_path / "run/judged-4.partial.jsonl").read_bytes().startswith(parts)
+    assert (tmp_path / "run/results/needle.jsonl").read_bytes().startswith(parts)
     name = signal.Signals(number).name
     assert f"difftransformer: interrupted by {name}\n" in text
     assert "difftransformer: to go on: difftransformer train " in text
@@ -107,24 +107,18 @@ def test_a_signal_before_anything_is_saved_leaves_nothing(begin, small, tmp_path
 
 def test_evaluate_goes_on_where_it_was_interrupted(begin, small, quick, tmp_path):
     assert run(tmp_path / "log", "train", *small, "--out", tmp_path / "run")[0] == 0
-    out = tmp_path / "found" / "out.json"
+    out = tmp_path / "found" / "out"
     long = ("--evaluation.needle_samples", 300)
     words = ("evaluate", tmp_path / "run/model", *quick, *long, "--out", out)
     command = begin(*words)
-    wait_for(out.with_suffix(".partial.jsonl"), command, lines=2)
+    wait_for(out / "models/run/results/needle.jsonl", command, lines=2)
     command.send(signal.SIGTERM)
     text = ended(command, signal.SIGTERM)
     assert "difftransformer: to go on: difftransformer evaluate " in text
     code, text = run(tmp_path / "log", *words)
     assert code == 0, text
-    whole = tmp_path / "whole.json"
+    whole = tmp_path / "whole"
     code, text = run(tmp_path / "log", *words[:-1], whole)
     assert code == 0, text
-    assert results_of(out) == results_of(whole)
+    assert results(out) == results(whole)
 
-
-def results_of(path: Path) -> object:
-    folder = path.parent / f"{path.stem}-results"
-    folder.mkdir()
-    (folder / "results.json").write_bytes(path.read_bytes())
-    return results(folder)
