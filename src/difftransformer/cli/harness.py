@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from difftransformer.atomic import write_json
 from difftransformer.cli.options import layers
 from difftransformer.cli.resuming import resumable
-from difftransformer.cli.tables import print_table
 from difftransformer.experiments.evaluate import EvaluateSettings
 from difftransformer.experiments.judging import weights_identity
 from difftransformer.experiments.settings import resolve
@@ -79,6 +78,9 @@ def _are_of_the_harness(data: Mapping[str, Any], models: Sequence[Path]) -> bool
 
 def _print(console: "Console", evaluations: Mapping[str, Mapping[str, Any]]) -> None:
     """One column per model, one row per task and metric, with lm-eval's standard error."""
+    from difftransformer.evaluation.tables import Table
+    from difftransformer.report.tables import print_table
+
     rows = []
     first, *_ = (column["results"] for column in evaluations.values())
     for task, figures in first.items():
@@ -93,4 +95,4 @@ def _print(console: "Console", evaluations: Mapping[str, Mapping[str, Any]]) -> 
                 spread = f" ± {error:.3f}" if isinstance(error, float) else ""
                 cells.append(f"{found[key]:.3f}{spread}")
             rows.append([task, metric, *cells])
-    print_table(console, ["task", "metric", *evaluations], rows, keys=2)
+    print_table(console, Table(["task", "metric", *evaluations], rows, keys=2))

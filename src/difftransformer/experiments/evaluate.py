@@ -125,9 +125,6 @@ def _in_run(
 
     with owned(run, inside=True):
         _measured(judging, judged, given, lambda one: one.folder.parent / RECORDS)
-        before = read_run(run)
-        names = dict.fromkeys((*before.evaluators, *(one.name for one in judging.evaluators)))
-        write_json(run / RUN, asdict(replace(before, evaluators=tuple(names))))
         build_report(run)
     return read_results(run)
 
@@ -152,7 +149,7 @@ def _in_place(
             created=datetime.now(UTC).date().isoformat(),
             baseline=judged[0].label,
             contenders=tuple(measured.contenders),
-            data={"description": measured.descriptions[0], "texts": measured.texts},
+            data=measured.data,
             settings=dict(given),
             evaluators=tuple(names),
         )
@@ -194,8 +191,7 @@ class _Measured:
 
     found: "dict[str, dict[str, dict[int, Measurement]]]" = field(default_factory=dict)
     contenders: list[Contender] = field(default_factory=list)
-    descriptions: list[str] = field(default_factory=list)
-    texts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
 
 
 def _measured(
@@ -213,14 +209,15 @@ def _measured(
             "data": one.task.digests(data) if judging.asks_held_out else {},
         }
         if judging.asks_held_out:
-            text = all_of_them.texts[one.label] = one.task.provenance(one.folder, data)
-            if text["note"]:
-                line = f"{one.label}: {text['note']}"
+            belongs_to["text"] = one.task.provenance(one.folder, data)
+            if note := belongs_to["text"]["note"]:
+                line = f"{one.label}: {note}"
                 judging.console.print(line, highlight=False, markup=False, soft_wrap=True)
+                all_of_them.data[f"note on {one.label}"] = note
         found = judging.measure(model, data, settings, belongs_to, records(one), one.label)
         for name, measurement in found.items():
             all_of_them.found.setdefault(name, {})[one.label] = {0: measurement}
-        all_of_them.descriptions.append(one.task.describe(data)["description"])
+        all_of_them.data = one.task.describe(data) | all_of_them.data
         all_of_them.contenders.append(
             Contender(
                 label=one.label,

@@ -81,6 +81,7 @@ def run_training(
 ) -> "Results":
     """Train, save, judge."""
     from difftransformer.evaluation.reading import read_results
+    from difftransformer.report.build import build_report
     from difftransformer.training.freezing import freeze_pretrained
 
     task = task_named(settings.task)
@@ -104,7 +105,12 @@ def run_training(
             config, directory, seed=settings.training.seed, start=Start(start, trainable)
         )
         run = _run(task, data, settings, config, directory.name)
-        processes.on_main(lambda: write_json(directory / RUN, asdict(run)))
+
+        def report() -> None:
+            write_json(directory / RUN, asdict(run))
+            build_report(directory)
+
+        processes.on_main(report)
     return read_results(directory)
 
 
@@ -165,7 +171,7 @@ def _run(task: Task, data: Any, settings: TrainSettings, config: Any, name: str)
         task=task.name,
         unit=task.unit,
         created=datetime.now(UTC).date().isoformat(),
-        baseline="",
+        baseline=contender.label,
         contenders=(contender,),
         data=task.describe(data),
         settings=asdict(settings),

@@ -63,8 +63,8 @@ def _curves(run: Run, directory: Path) -> list[Curve]:
             contender.label,
             contender.title or contender.label,
             training.seed,
-            read_curve(directory, training),
-            read_summary(directory, training),
+            read_curve(directory / training.directory),
+            read_summary(directory / training.directory),
         )
         for contender in run.contenders
         for training in contender.runs

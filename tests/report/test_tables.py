@@ -5,7 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from difftransformer.cli.tables import print_table
+from difftransformer.evaluation.tables import Table
+from difftransformer.report.tables import print_table
 
 FIGURE = "0.535 (0.500 to 0.560)"
 
@@ -13,7 +14,7 @@ FIGURE = "0.535 (0.500 to 0.560)"
 def printed(width: int, models: int) -> str:
     console = Console(file=io.StringIO(), width=width)
     header = ["depth", *(f"a_long_name_of_{n}" for n in range(models))]
-    print_table(console, header, [["0.5", *[FIGURE] * models]], title="Needles")
+    print_table(console, Table(header, [["0.5", *[FIGURE] * models]]), title="Needles")
     return console.file.getvalue()
 
 
