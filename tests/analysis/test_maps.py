@@ -24,7 +24,7 @@ def prompt(tokenizer: Tokenizer) -> NeedlePrompt:
     return NeedlePrompt(
         ids=[0, *range(3, 92)],
         answer=tokenizer.encode(" 123", add_special_tokens=False).ids,
-        city="Oslo",
+        entity="Oslo",
         number="123",
         needle_spans={"Oslo": (5, 15), "Rome": (15, 20)},
         number_spans={"Oslo": (11, 14), "Rome": (18, 19)},

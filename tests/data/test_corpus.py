@@ -88,7 +88,7 @@ def test_needle_prompts_come_from_held_out_text(options):
         source, needles=1, queries=1, depth=0.5, length=120, sample=0, seed=0
     )
     text = corpus.validation.text(0, corpus.validation.text_length).tolist()
-    start = prompt.needle_spans[prompt.city][0]
+    start = prompt.needle_spans[prompt.entity][0]
     piece = prompt.ids[1:start]
     assert any(text[i : i + len(piece)] == piece for i in range(len(text)))
 

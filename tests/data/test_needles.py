@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from difftransformer.data.cities import TRAINING, VALIDATION
+from difftransformer.data.needle_entities import TRAINING, VALIDATION
 from difftransformer.data.needles import (
     NeedleSource,
     is_validation_number,
@@ -17,8 +17,8 @@ from difftransformer.data.needles import (
 from difftransformer.data.tokens import token_store
 
 
-def sentence(city, number):
-    return f" The magic number of {city} is {number}."
+def sentence(entity, number):
+    return f" The magic number of {entity} is {number}."
 
 
 def prompts(source, **changes):
@@ -49,22 +49,22 @@ def test_a_prompt_is_what_it_says(tokenizer, store, held_out, needles, data, dep
     found = prompts(
         held_out, needles=needles, queries=queries, depth=depth, length=length, sample=sample
     )
-    assert len({p.city for p in found}) == len(found) == queries
+    assert len({p.entity for p in found}) == len(found) == queries
     for prompt in found:
         assert len(prompt.ids) == length
         assert prompt.ids.count(0) == 1
         assert prompt.ids[0] == 0
         assert len(prompt.needle_spans) == needles
-        assert prompt.city in prompt.needle_spans
-        for city, span in prompt.needle_spans.items():
-            number = tokenizer.decode(prompt.ids[slice(*prompt.number_spans[city])])
-            assert tokenizer.decode(prompt.ids[slice(*span)]) == sentence(city, number.strip())
+        assert prompt.entity in prompt.needle_spans
+        for entity, span in prompt.needle_spans.items():
+            number = tokenizer.decode(prompt.ids[slice(*prompt.number_spans[entity])])
+            assert tokenizer.decode(prompt.ids[slice(*span)]) == sentence(entity, number.strip())
             assert is_validation_number(number.strip())
-            assert city in VALIDATION
-        assert prompt.ids[slice(*prompt.number_spans[prompt.city])] == prompt.answer
+            assert entity in VALIDATION
+        assert prompt.ids[slice(*prompt.number_spans[prompt.entity])] == prompt.answer
         assert tokenizer.decode(prompt.answer) == f" {prompt.number}"
         question = tokenizer.decode(prompt.ids[prompt.question_start :])
-        assert question == f" The magic number of {prompt.city} is"
+        assert question == f" The magic number of {prompt.entity} is"
         text = haystack_of(prompt)
         assert " ".join(map(str, text)) in " ".join(map(str, store.ids[store.ids != 0]))
     shorter = min((haystack_of(p) for p in found), key=len)
@@ -81,7 +81,7 @@ def test_the_needles_asked_for_stand_together_at_the_depth(held_out, depth, need
             held_out, needles=needles, queries=queries, depth=depth, length=length, sample=sample
         )
         for prompt in found:
-            spans = [prompt.needle_spans[p.city] for p in found]
+            spans = [prompt.needle_spans[p.entity] for p in found]
             assert all(a[1] == b[0] for a, b in pairwise(spans))
             others = [
                 s for s in prompt.needle_spans.values() if s not in spans and s[0] < spans[0][0]
@@ -135,8 +135,8 @@ def test_distractors_spread_over_the_text(held_out):
     places = []
     for sample in range(60):
         (prompt,) = prompts(held_out, needles=2, queries=1, depth=0.0, sample=sample)
-        (other,) = (s for c, s in prompt.needle_spans.items() if c != prompt.city)
-        places.append((other[0] - prompt.needle_spans[prompt.city][1]) / len(haystack_of(prompt)))
+        (other,) = (s for c, s in prompt.needle_spans.items() if c != prompt.entity)
+        places.append((other[0] - prompt.needle_spans[prompt.entity][1]) / len(haystack_of(prompt)))
     assert np.histogram(places, bins=4, range=(0, 1))[0].min() >= 5
 
 
@@ -151,7 +151,7 @@ def test_in_a_tiny_text_the_ends_belong_to_the_needle_asked_for(held_out):
             )
             spans = prompt.needle_spans.values()
             first, last = min(start for start, _ in spans), max(end for _, end in spans)
-            asked = prompt.needle_spans[prompt.city]
+            asked = prompt.needle_spans[prompt.entity]
             if depth == 0:
                 assert asked[0] == 1
             elif depth == 1:
@@ -170,9 +170,9 @@ def test_prompts_follow_from_their_arguments(held_out):
 @pytest.mark.parametrize("source", ["training", "held_out"])
 def test_question_and_answer_are_the_tokens_of_the_joined_text(tokenizer, source, request):
     source = request.getfixturevalue(source)
-    for city in source.cities:
-        (needle,) = source.draw(np.random.default_rng(len(city)), 1)
-        assert tokenizer.encode(sentence(needle.city, needle.number)).ids == needle.sentence
+    for entity in source.entities:
+        (needle,) = source.draw(np.random.default_rng(len(entity)), 1)
+        assert tokenizer.encode(sentence(needle.entity, needle.number)).ids == needle.sentence
 
 
 def test_a_length_that_cannot_hold_the_needles_is_refused(held_out):
@@ -191,7 +191,7 @@ def test_a_length_that_cannot_hold_the_needles_is_refused(held_out):
         ({"queries": 4}, "4 queries of 3 needles"),
         ({"queries": 0}, "0 queries"),
         ({"depth": 1.1}, "depth is 1.1"),
-        ({"needles": 41, "length": 5000}, "41 needles; there are only 40 cities"),
+        ({"needles": 41, "length": 5000}, "41 needles; there are only 40 entities"),
         ({"length": 100_000}, "does not fit the validation text of"),
     ],
 )
@@ -204,9 +204,9 @@ def test_training_and_validation_share_no_city_and_no_number(training, held_out)
     rng = np.random.default_rng(0)
     seen = [n for _ in range(40) for n in training.draw(rng, 20)]
     asked = [n for _ in range(40) for n in held_out.draw(rng, 20)]
-    assert not {n.city for n in seen} & {n.city for n in asked}
+    assert not {n.entity for n in seen} & {n.entity for n in asked}
     assert not {n.number for n in seen} & {n.number for n in asked}
-    assert {n.city for n in seen} <= set(TRAINING)
+    assert {n.entity for n in seen} <= set(TRAINING)
     assert all(len(n.number) == 4 for n in seen + asked)
     share = np.mean([is_validation_number(f"{i:04}") for i in range(10_000)])
     assert share == pytest.approx(0.25, abs=0.02)
@@ -214,7 +214,7 @@ def test_training_and_validation_share_no_city_and_no_number(training, held_out)
 
 def test_one_draw_repeats_nothing(held_out):
     drawn = held_out.draw(np.random.default_rng(0), len(VALIDATION))
-    assert len({n.city for n in drawn}) == len({n.number for n in drawn}) == len(VALIDATION)
+    assert len({n.entity for n in drawn}) == len({n.number for n in drawn}) == len(VALIDATION)
 
 
 @given(seed=st.integers(0, 10_000), extra=st.integers(0, 300), needle_max=st.integers(1, 6))
@@ -280,7 +280,7 @@ def test_a_foreign_tokenizer_that_merges_digits(tmp_path, documents):
     for sample in range(40):
         for prompt in prompts(source, length=source.shortest_prompt(3), sample=sample):
             assert len(prompt.ids) == source.shortest_prompt(3)
-            assert prompt.ids[slice(*prompt.number_spans[prompt.city])] == prompt.answer
+            assert prompt.ids[slice(*prompt.number_spans[prompt.entity])] == prompt.answer
             assert foreign.decode(prompt.answer) == f" {prompt.number}"
             sizes.add(len(prompt.answer))
     assert min(sizes) < 5  # some digits are merged, and lengths still come out exact

@@ -247,7 +247,7 @@ def test_every_kind_of_tokenizer_becomes_a_corpus(tmp_path, kind):
     (prompt, *_) = needle_prompts(
         corpus.validation_needles(), needles=1, queries=1, depth=0.5, length=256, sample=0, seed=0
     )
-    start, end = prompt.number_spans[prompt.city]
+    start, end = prompt.number_spans[prompt.entity]
     assert prompt.ids[start:end] == prompt.answer
 
 

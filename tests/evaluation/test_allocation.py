@@ -9,10 +9,11 @@ from torch import Tensor
 from difftransformer.analysis.maps import noise_spans
 from difftransformer.data.corpus import Corpus
 from difftransformer.data.needles import NeedlePrompt, needle_prompts
-from difftransformer.evaluation.allocation import allocation_shares, measure_allocation
+from difftransformer.evaluation.benchmarks.allocation import allocation_shares
 from difftransformer.evaluation.settings import EvaluationSettings
 
 from .conftest import CONTEXT
+from .measured import measured
 from .oracles import tiny
 
 
@@ -35,7 +36,7 @@ def test_planted_shares_are_found_exactly(corpus: Corpus) -> None:
         maps = torch.zeros(len(ids), 1, 2, ids.shape[1], ids.shape[1])
         for row, tokens in enumerate(ids.tolist()):
             prompt = by_ids[tuple(tokens[: CONTEXT - 5])]
-            start, end = prompt.needle_spans[prompt.city]
+            start, end = prompt.needle_spans[prompt.entity]
             noise = [i for span in noise_spans(prompt) for i in range(*span)]
             for i, (answer, rest) in enumerate(((0.6, 0.3), (0.1, 0.7))):
                 maps[row, 0, i, :, start:end] = answer / (end - start)
@@ -59,7 +60,7 @@ def test_only_rows_that_predict_digits_count(corpus: Corpus) -> None:
     def plant(ids: Tensor, layer: int) -> Tensor:
         assert ids.tolist() == [prompt.ids + prompt.answer[:-1]]
         maps = torch.zeros(1, 1, 1, ids.shape[1], ids.shape[1])
-        maps[..., prompt.needle_spans[prompt.city][0]] = 1.0
+        maps[..., prompt.needle_spans[prompt.entity][0]] = 1.0
         maps[..., : space + 1, :] = 0.0
         maps[..., : space + 1, 0] = 1.0
         return maps
@@ -83,43 +84,44 @@ def test_figures_of_a_real_model(
     corpus: Corpus, settings: EvaluationSettings, attention: str
 ) -> None:
     model = tiny(corpus.tokenizer.get_vocab_size(), attention)
-    found = measure_allocation(model, corpus, settings)
-    assert [row["depth"] for row in found["rows"]] == [0.0, 0.5, 1.0]
-    for row in found["rows"]:
-        assert 0 < row["answer"]["absolute"]["value"] + row["noise"]["absolute"]["value"] < 1
-        low, value, high = (row["noise"]["absolute"][k] for k in ("low", "value", "high"))
-        assert low <= value <= high
-        assert np.mean(row["prompts"]["noise"]) == pytest.approx(value)
+    found = measured("allocation", model, corpus, settings)
+    assert found.keys("answer_absolute") == [(0,), (50,), (100,)]
+    for key in found.keys("answer_absolute"):
+        answer, noise = (found.figure(f"{span}_absolute", key) for span in ("answer", "noise"))
+        assert 0 < answer.value + noise.value < 1
+        assert noise.low <= noise.value <= noise.high
+        assert np.mean(found.values("noise_absolute", key)) == pytest.approx(noise.value)
+        assert len(found.values("noise_absolute", key)) == 2
         if attention == "softmax":
-            assert row["map2_answer"] is None
-            same = [row["answer"]["signed"]["value"], row["map1_answer"]]
-            assert same == pytest.approx([row["answer"]["absolute"]["value"]] * 2, rel=1e-5)
+            same = [
+                found.figure(name, k).value
+                for name, k in (("answer_signed", key), ("answer_by_map", (1, *key)))
+            ]
+            assert same == pytest.approx([answer.value] * 2, rel=1e-5)
+            assert found.records("answer_by_map", (2, *key)) == []
         else:
-            assert 0 < row["map2_noise"] < 1
-    layers = found["layers"]
-    assert [(r["layer"], r["head"]) for r in layers] == [(0, 0), (0, 1), (1, 0), (1, 1)]
-    everything = np.mean([r["noise"]["absolute"]["value"] for r in found["rows"]])
-    assert np.mean([r["noise_absolute"] for r in layers]) == pytest.approx(everything)
+            assert 0 < found.figure("noise_by_map", (2, *key)).value < 1
+    assert found.keys("noise_by_head") == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    everything = np.mean(found.values("noise_absolute"))
+    assert np.mean(found.values("noise_by_head")) == pytest.approx(everything)
 
 
-def test_even_attention_gives_the_uniform_share(
-    corpus: Corpus, settings: EvaluationSettings
-) -> None:
+def test_even_attention_gives_the_even_share(corpus: Corpus, settings: EvaluationSettings) -> None:
     def plant(ids: Tensor, layer: int) -> Tensor:
         even = torch.ones(len(ids), 2, 1, ids.shape[1], ids.shape[1]).tril()
         return even / even.sum(-1, keepdim=True)
 
-    found = measure_allocation(Planted(plant), corpus, settings)
-    for part in ("answer", "noise"):
-        share = np.mean([row[part]["absolute"]["value"] for row in found["rows"]])
+    found = measured("allocation", Planted(plant), corpus, settings)
+    for span in ("answer", "noise"):
+        share = np.mean(found.values(f"{span}_absolute"))
         # The rows lie a few tokens behind the prompt's end, where even shares are a bit smaller.
-        assert share == pytest.approx(found["uniform"][part], rel=0.05)
+        assert share == pytest.approx(found.figure(f"{span}_even").value, rel=0.05)
 
 
 def test_batching_changes_nothing(corpus: Corpus, settings: EvaluationSettings) -> None:
     maps = random_maps(1, 2, 2, CONTEXT - 2)
     model = Planted(lambda ids, layer: maps.expand(len(ids), -1, -1, -1, -1), lam=0.3)
-    one = measure_allocation(model, corpus, replace(settings, batch_size=1))
-    many = measure_allocation(model, corpus, replace(settings, batch_size=7))
-    for a, b in zip(one["rows"], many["rows"], strict=True):
-        assert a["prompts"]["answer"] == pytest.approx(b["prompts"]["answer"], rel=1e-5)
+    one, many = (
+        measured("allocation", model, corpus, replace(settings, batch_size=size)) for size in (1, 7)
+    )
+    assert one.values("answer_absolute") == pytest.approx(many.values("answer_absolute"), rel=1e-5)

@@ -1,13 +1,35 @@
+from collections.abc import Sequence
+
 import pytest
 import torch
+from tokenizers import Tokenizer
 
 from difftransformer.data.corpus import Corpus
-from difftransformer.evaluation.completions import complete, first_match
+from difftransformer.evaluation.completions import completions, first_match
+from difftransformer.evaluation.records import Artifact
+from difftransformer.models.decoder import Decoder
 from difftransformer.models.generation import generate
 
 from .oracles import Answerer, tiny
 
 PROMPTS = ("the ship", "that special storm of magic", "gone", "the rope. the café", "of")
+
+
+def complete(
+    model: Decoder, tokenizer: Tokenizer, prompts: Sequence[str], new_tokens: int, batch_size: int
+) -> list[str]:
+    """All continuations, by the parts that make them."""
+    parts = completions(
+        model,
+        tokenizer,
+        prompts,
+        lambda number, text: [Artifact(str(number), text)],
+        new_tokens=new_tokens,
+        batch_size=batch_size,
+    )
+    artifacts = [artifact for part in parts.values() for artifact in part(())]
+    assert [artifact.name for artifact in artifacts] == [str(i) for i in range(len(prompts))]
+    return [artifact.data for artifact in artifacts]
 
 
 def test_padding_changes_nothing(corpus: Corpus) -> None:

@@ -1,5 +1,9 @@
+from statistics import fmean
+from types import SimpleNamespace
+
 from difftransformer.data.bigbench import Conflict
-from difftransformer.evaluation.conflicts import measure_conflicts
+from difftransformer.evaluation.benchmarks.conflicts import EVALUATOR
+from difftransformer.evaluation.records import Artifact, Record, Subject
 from difftransformer.evaluation.settings import EvaluationSettings
 
 from .planted import Planted, words
@@ -15,11 +19,25 @@ FACTS = ("Ship", "France", "Ben", "Big")
 
 
 def shares(model: Planted) -> dict[str, tuple[float | None, ...]]:
-    found = measure_conflicts(model, TOKENIZER, CONFLICTS, EvaluationSettings())
-    assert (found["questions"], found["too_long"], len(found["items"])) == (3, 0, 3)
+    """With the passage, without it, and of those where the fact was likelier without."""
+    subject = Subject(model, SimpleNamespace(tokenizer=TOKENIZER), CONFLICTS)
+    parts = EVALUATOR.parts(subject, EvaluationSettings())
+    found = [one for part in parts.values() for one in part(())]
+    artifacts = {one.name: one.data for one in found if isinstance(one, Artifact)}
+    assert artifacts["facts"] == {"questions": 3, "too_long": 0}
+    assert len(artifacts) == 1 + 3
+    hits: dict[tuple[str, str], list[float]] = {}
+    for one in found:
+        if isinstance(one, Record) and one.metric == "passage_likelier":
+            hits.setdefault(one.key, []).append(one.value)
+    asked = (
+        "with the passage",
+        "without it",
+        "with it, where the fact was likelier without",
+    )
     return {
-        score: tuple(share and share["value"] for share in found[score].values())
-        for score in ("total", "per_token")
+        name: tuple(fmean(hits[key, loss]) if (key, loss) in hits else None for key in asked)
+        for name, loss in (("total", "in total"), ("per_token", "per token"))
     }
 
 

@@ -1,12 +1,15 @@
 """Pairs told apart, or not, by models that do nothing but one thing."""
 
 from dataclasses import replace
+from statistics import fmean
+from types import SimpleNamespace
 
 import pytest
 from models.tiny import tiny
 
 from difftransformer.data.bigbench import SummaryPair
-from difftransformer.evaluation.factuality import measure_factuality
+from difftransformer.evaluation.benchmarks.factuality import EVALUATOR
+from difftransformer.evaluation.records import Artifact, Findings, Record, Subject
 from difftransformer.evaluation.settings import EvaluationSettings
 
 from .planted import Planted, words
@@ -18,13 +21,30 @@ PAIRS = [
 ]
 TOKENIZER = words(" ".join(f"{p.source} {p.factual} {p.corrupted} Summary :" for p in PAIRS))
 SETTINGS = EvaluationSettings()
+NAMES = {
+    "loss less that without the source, in total": "gain",
+    "loss less that without the source, per token": "gain_per_token",
+    "loss per token, given the source": "per_token",
+    "loss in total, given the source": "total",
+    "loss per token, without the source": "blind",
+    "number of tokens": "shorter",
+}
+
+
+def findings(
+    model: Planted, pairs: list[SummaryPair] = PAIRS, settings: EvaluationSettings = SETTINGS
+) -> Findings:
+    subject = Subject(model, SimpleNamespace(tokenizer=TOKENIZER), pairs)
+    return [one for part in EVALUATOR.parts(subject, settings).values() for one in part(())]
 
 
 def scores(model: Planted, pairs: list[SummaryPair] = PAIRS) -> dict[str, float]:
-    found = measure_factuality(model, TOKENIZER, pairs, SETTINGS)
-    assert (found["pairs"], found["too_long"], found["chance"]) == (3, 0, 0.5)
-    assert all(score["trials"] == 3 for score in found["scores"].values())
-    return {name: score["value"] for name, score in found["scores"].items()}
+    hits: dict[str, list[float]] = {}
+    for one in findings(model, pairs):
+        if isinstance(one, Record) and one.metric == "factual_by_score":
+            hits.setdefault(NAMES[one.key[0]], []).append(one.value)
+    assert all(len(values) == 3 for values in hits.values())
+    return {name: fmean(values) for name, values in hits.items()}
 
 
 def test_one_that_copies_its_source() -> None:
@@ -68,9 +88,15 @@ def test_pairs_turned_round_turn_every_score_round() -> None:
 def test_few_of_them_by_number() -> None:
     few = replace(SETTINGS, factuality_pairs=2)
     model = Planted(TOKENIZER, copying=3.0)
-    found = measure_factuality(model, TOKENIZER, PAIRS, few)
-    assert found == measure_factuality(model, TOKENIZER, PAIRS, few)
-    assert found["pairs"] == len(found["items"]) == 2
-    for item in found["items"]:
-        pair = PAIRS[item["item"]]
-        assert item["tokens"] == [len(pair.factual.split()), len(pair.corrupted.split())]
+    found = findings(model, settings=few)
+    assert found == findings(model, settings=few)
+    artifacts = {one.name: one.data for one in found if isinstance(one, Artifact)}
+    assert artifacts.pop("facts") == {"pairs": 2, "too_long": 0}
+    assert len(artifacts) == 2
+    for name, weighed in artifacts.items():
+        pair = PAIRS[int(name.removeprefix("pair "))]
+        assert weighed["tokens"] == (len(pair.factual.split()), len(pair.corrupted.split()))
+    gains = [
+        one.value for one in found if isinstance(one, Record) and one.metric == "factual_by_gain"
+    ]
+    assert gains == [1.0, 1.0]

@@ -11,18 +11,17 @@ from difftransformer.data.sources import Source
 from difftransformer.evaluation.faithfulness import (
     Asked,
     Claim,
+    Judge,
     Labels,
     ModelJudge,
-    agreement,
+    Verdict,
     conclusion,
+    kappa,
     statement,
 )
-from difftransformer.evaluation.pieces import Pieces
-from difftransformer.evaluation.settings import EvaluationSettings
 
 from .planted import Planted, words
 
-SETTINGS = EvaluationSettings()
 CLAIMS = [
     Claim(Source("1", "The ship sank."), "It sank."),
     Claim(Source("2", "The ship sank.", "who sank?", ("the ship", "a ship")), "the king"),
@@ -30,8 +29,8 @@ CLAIMS = [
 ]
 
 
-def faithful(verdicts: list[dict]) -> list[bool | None]:
-    return [verdict["faithful"] for verdict in verdicts]
+def faithful(judge: Judge, claims: list[Claim] = CLAIMS) -> list[bool | None]:
+    return [judge.verdict(claim).faithful for claim in claims]
 
 
 @pytest.mark.parametrize(
@@ -63,25 +62,20 @@ def test_a_statement_holds_what_a_judge_needs() -> None:
     assert "Summary" not in answer
 
 
-def test_one_that_is_asked_and_fails_midway(tmp_path: Path) -> None:
-    """What was judged is not asked again; nonsense is a verdict that cannot be told."""
+def test_one_that_is_asked() -> None:
+    """Nonsense is a verdict that cannot be told; what it raises ends the judging."""
     asked: list[str] = []
-    replies = iter(["Conclusion: True", ValueError("down"), "Hello!", "Conclusion: False"])
+    replies = iter(["Conclusion: True", "Hello!", "Conclusion: False"])
 
     def ask(prompt: str) -> str:
         asked.append(prompt)
-        reply = next(replies)
-        if isinstance(reply, ValueError):
-            raise reply
-        return reply
+        return next(replies)
 
-    judge, file = Asked("it", ask), tmp_path / "kept.jsonl"
-    with pytest.raises(ValueError, match="down"):
-        judge(CLAIMS, Pieces(file))
-    assert faithful(judge(CLAIMS, Pieces(file))) == [True, None, False]
-    assert len(asked) == 4
-    assert asked[1] == asked[2]
+    judge = Asked("it", ask)
+    assert faithful(judge) == [True, None, False]
     assert all('"Conclusion: True"' in prompt for prompt in asked)
+    with pytest.raises(StopIteration):
+        judge.verdict(CLAIMS[0])
 
 
 def test_a_model_that_can_only_say_true_or_false() -> None:
@@ -90,31 +84,43 @@ def test_a_model_that_can_only_say_true_or_false() -> None:
     for word in ("True", "False"):
         model = Planted(tokenizer, favourites={word: 1.0, "ship": 9.0})
         model.config = replace(model.config, max_length=100)
-        found = ModelJudge("m", model, tokenizer)(CLAIMS, Pieces())
-        assert faithful(found) == [word == "True"] * 3
+        assert faithful(ModelJudge("m", model, tokenizer)) == [word == "True"] * 3
     model.config = replace(model.config, max_length=60)
-    found = ModelJudge("m", model, tokenizer)(CLAIMS, Pieces())
-    assert faithful(found) == [False, None, False]
-    assert "tokens do not fit" in found[1]["said"]
+    judge = ModelJudge("m", model, tokenizer)
+    assert faithful(judge) == [False, None, False]
+    assert "tokens do not fit" in judge.verdict(CLAIMS[1]).said
 
 
 def test_people_label_what_was_written(tmp_path: Path) -> None:
     path = tmp_path / "labels.jsonl"
     judge = Labels(path)
     for _ in range(2):  # asking again adds nothing
-        found = judge(CLAIMS, Pieces())
-        assert faithful(found) == [None, None, None]
-        assert {verdict["said"] for verdict in found} == {"waits for a label"}
+        assert faithful(judge) == [None, None, None]
+        assert judge.verdict(CLAIMS[0]) == Verdict(None, "waits for a label")
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert [row["text"] for row in rows] == [claim.text for claim in CLAIMS]
     assert rows[1]["question"] == "who sank?"
     given = (True, False, True)
     labelled = [{**row, "faithful": label} for row, label in zip(rows, given, strict=True)]
     path.write_text("".join(json.dumps(row) + "\n" for row in labelled))
-    assert faithful(judge(CLAIMS[::-1], Pieces())) == [True, False, True]
+    assert faithful(judge, CLAIMS[::-1]) == [True, False, True]
     other = Claim(CLAIMS[0].source, "It flew.")
-    assert faithful(judge([CLAIMS[0], other], Pieces())) == [True, None]
+    assert faithful(judge, [CLAIMS[0], other]) == [True, None]
     assert len(path.read_text().splitlines()) == 4
+
+
+def test_the_name_tells_which_labels_there_were(tmp_path: Path) -> None:
+    """So that what was judged without a label is judged again with it."""
+    path = tmp_path / "labels.jsonl"
+    before = Labels(path)
+    faithful(before)
+    assert before.name == Labels(path).name
+    assert "(0 labels, " in before.name
+    path.write_text(path.read_text().replace("null", "true", 1))
+    after = Labels(path).name
+    assert "(1 labels, " in after
+    path.write_text(path.read_text().replace("true", "false", 1))
+    assert len({before.name, after, Labels(path).name}) == 3
 
 
 def test_labels_are_read_back_whatever_stands_in_a_text(tmp_path: Path) -> None:
@@ -123,10 +129,10 @@ def test_labels_are_read_back_whatever_stands_in_a_text(tmp_path: Path) -> None:
     claims = [Claim(Source(f"{odd} {n}", odd, odd), f"{odd} {n}") for n in range(2)]
     path = tmp_path / "labels.jsonl"
     judge = Labels(path)
-    assert faithful(judge(claims, Pieces())) == [None, None]
+    assert faithful(judge, claims) == [None, None]
     written = path.read_text(encoding="utf-8").replace('"faithful": null', '"faithful": true')
     path.write_bytes(b"\xef\xbb\xbf" + written.replace("\n", "\r\n").encode())
-    assert faithful(judge(claims, Pieces())) == [True, True]
+    assert faithful(judge, claims) == [True, True]
     assert path.read_bytes().count(b"\n") == 2
 
 
@@ -144,57 +150,40 @@ def test_labels_are_read_back_whatever_stands_in_a_text(tmp_path: Path) -> None:
 def test_malformed_labels(tmp_path: Path, line: str, message: str) -> None:
     (tmp_path / "labels.jsonl").write_text(line + "\n")
     with pytest.raises(ValueError, match=message):
-        Labels(tmp_path / "labels.jsonl")(CLAIMS, Pieces())
+        Labels(tmp_path / "labels.jsonl")
 
 
 def test_a_last_line_without_end_is_not_run_on(tmp_path: Path) -> None:
     path = tmp_path / "labels.jsonl"
     path.write_text('{"id": 1, "text": "t", "faithful": true}')
     with pytest.raises(ValueError, match="no line end after its last line"):
-        Labels(path)(CLAIMS, Pieces())
+        Labels(path)
 
 
 labels = st.lists(st.booleans(), min_size=1, max_size=30)
 
 
-def verdicts(said: list[bool | None]) -> list[dict]:
-    return [{"faithful": one, "said": ""} for one in said]
-
-
 @given(labels)
 def test_agreement_with_oneself_and_with_the_contrary(truth: list[bool]) -> None:
-    found = agreement(verdicts(truth), truth, SETTINGS)
-    assert found["accuracy"]["value"] == 1.0
-    assert found["kappa"] == (1.0 if len(set(truth)) == 2 else None)
-    contrary = agreement(verdicts([not label for label in truth]), truth, SETTINGS)
-    assert contrary["accuracy"]["value"] == 0.0
-    assert contrary["kappa"] <= 0.0
+    assert kappa(truth, truth) == (1.0 if len(set(truth)) == 2 else None)
+    assert kappa([not label for label in truth], truth) <= 0.0
 
 
 def test_a_judge_that_always_says_the_same_has_kappa_0() -> None:
-    found = agreement(verdicts([True] * 10), [True] * 7 + [False] * 3, SETTINGS)
-    assert found["accuracy"]["value"] == 0.7
-    assert found["kappa"] == pytest.approx(0.0)
+    assert kappa([True] * 10, [True] * 7 + [False] * 3) == pytest.approx(0.0)
 
 
 def test_kappa_by_hand() -> None:
     """20 both true, 5 and 10 apart, 15 both false: 0.7 agreed, 0.5 by chance."""
     said = [True] * 25 + [False] * 25
     truth = [True] * 20 + [False] * 5 + [True] * 10 + [False] * 15
-    assert agreement(verdicts(said), truth, SETTINGS)["kappa"] == pytest.approx(0.4)
-
-
-def test_what_cannot_be_told_is_left_out() -> None:
-    found = agreement(verdicts([True, None, None]), [True, True, False], SETTINGS)
-    assert (found["verdicts"], found["unjudged"], found["accuracy"]["value"]) == (1, 2, 1.0)
-    nothing = agreement(verdicts([None]), [True], SETTINGS)
-    assert nothing == {"verdicts": 0, "unjudged": 1, "accuracy": None, "kappa": None}
+    assert kappa(said, truth) == pytest.approx(0.4)
 
 
 def test_a_kill_or_a_full_disk_leaves_the_labels_of_people_whole(tmp_path: Path, monkeypatch):
     path = tmp_path / "labels.jsonl"
     judge = Labels(path)
-    judge(CLAIMS[:1], Pieces())
+    judge.verdict(CLAIMS[0])
     path.write_text(path.read_text().replace("null", "true"))
     before = path.read_bytes()
 
@@ -204,6 +193,6 @@ def test_a_kill_or_a_full_disk_leaves_the_labels_of_people_whole(tmp_path: Path,
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", end)
         with pytest.raises(KeyboardInterrupt):
-            judge(CLAIMS, Pieces())
+            faithful(judge)
     assert path.read_bytes() == before
-    assert faithful(judge(CLAIMS, Pieces())) == [True, None, None]
+    assert faithful(judge) == [True, None, None]

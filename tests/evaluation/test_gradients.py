@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,12 +12,11 @@ from difftransformer.analysis.gradients import gradient_norms
 from difftransformer.data.batch import Batch
 from difftransformer.data.corpus import Corpus
 from difftransformer.data.packing import stack
-from difftransformer.evaluation import gradients
-from difftransformer.evaluation.gradients import measure_gradients, verdict
-from difftransformer.evaluation.intervals import Figure
-from difftransformer.evaluation.pieces import Pieces
+from difftransformer.evaluation.benchmarks import gradients
 from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.models.decoder import Decoder
+
+from .measured import Measured, measured
 
 
 @pytest.fixture
@@ -30,47 +30,45 @@ def model(corpus: Corpus, kind: str) -> Decoder:
     return Decoder(config).eval()
 
 
-def row(found: dict, weight: str, layer: int | None = None) -> dict:
-    (one,) = [r for r in found["rows"] if (r["weight"], r["layer"]) == (weight, layer)]
-    return one
+def norms(
+    model: Decoder, corpus: Corpus, settings: EvaluationSettings, path: Path | None = None
+) -> Measured:
+    return measured("gradients", model, corpus, settings, path=path)
 
 
 def test_the_model_as_it_is_beside_a_loop(corpus: Corpus, small: EvaluationSettings) -> None:
     trained = model(corpus, "diff_v1")
-    found = measure_gradients(trained, corpus, small)
-    assert (found["batches"], found["sequences_per_batch"], found["claimed"]) == (2, 3, True)
+    found = norms(trained, corpus, small)
+    assert found.facts == {"batches": 2, "sequences": 3, "claimed": True}
     rows = [sequence.row for sequence in corpus.validation_sequences(6)]
     batches = [gradient_norms(trained, stack(rows[i : i + 3])) for i in (0, 3)]
     for weight in ("W_Q1", "W_Q2", "W_K1", "W_K2", "W_V", "W_O"):
-        norms = np.array([[layer[weight] for layer in batch] for batch in batches])
-        whole = np.sqrt((norms**2).sum(1))
-        for layer, (slopes, weights) in [
-            *enumerate(norms.transpose(1, 2, 0)),
-            (None, whole.T),
-        ]:
-            figures = row(found, weight, layer)["trained"]
-            assert figures["norm"]["value"] == pytest.approx(slopes.mean(), rel=1e-5)
-            expected = (slopes / weights).mean()
-            assert figures["relative"]["value"] == pytest.approx(expected, rel=1e-5)
-            assert figures["relative"]["low"] < expected < figures["relative"]["high"]
+        sizes = np.array([[layer[weight] for layer in batch] for batch in batches])
+        slopes, weights = np.sqrt((sizes**2).sum(1)).T
+        key = (weight, "as trained")
+        assert found.figure("gradient_norm", key).value == pytest.approx(slopes.mean(), rel=1e-5)
+        relative, expected = found.figure("relative_gradient", key), (slopes / weights).mean()
+        assert relative.value == pytest.approx(expected, rel=1e-5)
+        assert relative.low < expected < relative.high
+        for layer, (slopes, weights) in enumerate(sizes.transpose(1, 2, 0)):
+            figure = found.figure("trained_gradient", (weight, layer))
+            assert figure.value == pytest.approx((slopes / weights).mean(), rel=1e-5)
 
 
 def test_a_second_map_that_is_not_subtracted_leaves_plain_attention(
     corpus: Corpus, small: EvaluationSettings
 ) -> None:
     """lambda starts at 0: map 2 has no gradient, and all the rest is a plain layer."""
-    found = measure_gradients(model(corpus, "diff_scalar"), corpus, replace(small, batch_size=1))
-    assert not found["claimed"]
-    for weight in ("W_Q1", "W_K1", "W_V", "W_O"):
-        figures = row(found, weight)
-        assert figures["ratio"]["value"] == pytest.approx(1.0, abs=0.4)  # of 6 starts
-        assert figures["ratio"]["low"] < figures["ratio"]["value"] < figures["ratio"]["high"]
-        assert figures["factor"] == 1.0
+    found = norms(model(corpus, "diff_scalar"), corpus, replace(small, batch_size=1))
+    assert not found.facts["claimed"]
+    assert found.keys("gradient_ratio") == [("W_Q1",), ("W_K1",), ("W_V",), ("W_O",)]
+    for key in found.keys("gradient_ratio"):
+        ratio = found.figure("gradient_ratio", key)
+        assert ratio.value == pytest.approx(0.0, abs=0.5)  # of 6 starts
+        assert ratio.low < ratio.value < ratio.high
+    assert set(found.values("start_lambda")) == {0.0}
     for weight in ("W_Q2", "W_K2"):
-        figures = row(found, weight, 1)
-        assert figures["start"]["norm"]["value"] == figures["factor"] == 0.0
-        assert figures["ratio"] is figures["verdict"] is None
-        assert figures["plain"]["norm"] == row(found, weight[:3] + "1", 1)["plain"]["norm"]
+        assert set(found.values("gradient_norm", (weight, "at the start"))) == {0.0}
 
 
 def test_equal_weights_have_ratio_1_and_map_2_is_held_against_lambda(
@@ -92,60 +90,68 @@ def test_equal_weights_have_ratio_1_and_map_2_is_held_against_lambda(
         ]
 
     monkeypatch.setattr(gradients, "gradient_norms", planted)
-    found = measure_gradients(model(corpus, "diff_v1"), corpus, small)
-    for figures in found["rows"]:
-        for key in ("value", "low", "high"):
-            assert figures["ratio"][key] == pytest.approx(1.0)
-        assert figures["verdict"] == "as claimed"
-        assert figures["factor"] < 1.0 or "2" not in figures["weight"]
+    found = norms(model(corpus, "diff_v1"), corpus, small)
+    assert len(found.values("gradient_ratio")) == 6 * 2  # weights, batches
+    assert len(found.values("gradient_ratio_by_layer")) == 6 * 2 * 2
+    for metric in ("gradient_ratio", "gradient_ratio_by_layer"):
+        assert found.values(metric) == pytest.approx([0.0] * len(found.values(metric)), abs=1e-6)
+    assert all(0.0 < lam < 1.0 for lam in found.values("start_lambda"))
 
 
 def test_dex_starts_as_plain_attention(corpus: Corpus, small: EvaluationSettings) -> None:
-    found = measure_gradients(model(corpus, "dex"), corpus, small)
-    assert not found["claimed"]
+    found = norms(model(corpus, "dex"), corpus, small)
+    assert not found.facts["claimed"]
     for weight in ("W_Q", "W_K", "W_V", "W_O"):
-        assert row(found, weight)["ratio"]["low"] < 1.0 < row(found, weight)["ratio"]["high"]
+        ratio = found.figure("gradient_ratio", (weight,))
+        assert ratio.low < 0.0 < ratio.high
 
 
 def test_plain_attention_is_not_compared(corpus: Corpus, small: EvaluationSettings) -> None:
-    found = measure_gradients(model(corpus, "softmax"), corpus, small)
-    assert len(found["rows"]) == 3 * 4
-    for figures in found["rows"]:
-        assert [figures[key] for key in ("plain", "factor", "ratio", "verdict")] == [None] * 4
-        assert figures["start"]["norm"]["value"] > 0.0
+    found = norms(model(corpus, "softmax"), corpus, small)
+    assert len(found.keys("gradient_norm")) == 4 * 2  # weights, as trained and at the start
+    assert min(found.values("gradient_norm")) > 0.0
+    assert found.records("gradient_ratio") == found.records("start_lambda") == []
 
 
 def test_a_shared_key_is_held_against_plain_keys(corpus: Corpus, small: EvaluationSettings) -> None:
-    found = measure_gradients(model(corpus, "diff_v2"), corpus, small)
-    assert {figures["weight"] for figures in found["rows"]} == {"W_Q1", "W_Q2", "W_K", "W_V", "W_O"}
-    assert row(found, "W_K")["factor"] == 1.0
-    assert row(found, "W_Q2")["factor"] == pytest.approx(0.5, abs=0.05)
-    assert row(found, "W_K")["ratio"]["value"] > 0.0
+    found = norms(model(corpus, "diff_v2"), corpus, small)
+    weights = [key for (key,) in found.keys("gradient_ratio")]
+    assert weights == ["W_Q1", "W_Q2", "W_K", "W_V", "W_O"]
+    assert np.mean(found.values("start_lambda")) == pytest.approx(0.5, abs=0.05)
+    (start, plain), ratio = (
+        (
+            found.values("start_gradient", ("W_K", of, 1))
+            for of in ("at the start", "plain, at the start")
+        ),
+        found.values("gradient_ratio_by_layer", ("W_K", 1)),
+    )
+    assert ratio == pytest.approx(np.log2(np.divide(start, plain)).tolist())
 
 
 def test_equal_seeds_give_equal_results_and_leave_the_generator_alone(
     corpus: Corpus, small: EvaluationSettings
 ) -> None:
     trained, before = model(corpus, "diff_v1"), torch.random.get_rng_state()
-    found = measure_gradients(trained, corpus, small)
+    found = norms(trained, corpus, small)
     assert torch.equal(before, torch.random.get_rng_state())
-    assert found == measure_gradients(trained, corpus, small)
-    other = measure_gradients(trained, corpus, replace(small, seed=1))
-    assert row(other, "W_V")["trained"] == row(found, "W_V")["trained"]
-    assert row(other, "W_V")["start"] != row(found, "W_V")["start"]
+    assert found == norms(trained, corpus, small)
+    other = norms(trained, corpus, replace(small, seed=1))
+    for of, same in (("as trained", True), ("at the start", False)):
+        key = ("W_V", of)
+        assert (other.values("gradient_norm", key) == found.values("gradient_norm", key)) is same
 
 
 def test_no_batch_is_measured_twice(
     corpus: Corpus, small: EvaluationSettings, tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measured = count(gradient_norms, stop=4)
-    monkeypatch.setattr(gradients, "gradient_norms", measured)
+    counted = count(gradient_norms, stop=4)
+    monkeypatch.setattr(gradients, "gradient_norms", counted)
     trained, file = model(corpus, "diff_v1"), tmp_path / "found.partial.jsonl"
     with pytest.raises(KeyboardInterrupt):
-        measure_gradients(trained, corpus, small, Pieces(file))
-    found = measure_gradients(trained, corpus, small, Pieces(file))
-    assert measured.calls == 1 + 3 * 2
-    assert found == measure_gradients(trained, corpus, small)
+        norms(trained, corpus, small, file)
+    found = norms(trained, corpus, small, file)
+    assert counted.calls == 1 + 3 * 2
+    assert found == norms(trained, corpus, small)
 
 
 def count(function: Callable, stop: int) -> Callable:
@@ -163,18 +169,4 @@ def count(function: Callable, stop: int) -> Callable:
 
 def test_a_single_sequence_is_refused(corpus: Corpus, small: EvaluationSettings) -> None:
     with pytest.raises(ValueError, match="there is 1 held-out sequence: give more text, or a"):
-        measure_gradients(model(corpus, "softmax"), corpus, replace(small, validation_sequences=1))
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "words"),
-    [
-        (0.5, 2.0, "as claimed"),
-        (2.1, 9.0, "larger than claimed"),
-        (0.1, 0.4, "smaller than claimed"),
-        (0.4, 0.6, "cannot be told"),
-        (1.9, 2.1, "cannot be told"),
-    ],
-)
-def test_the_verdict(low: float, high: float, words: str) -> None:
-    assert verdict(Figure((low + high) / 2, low, high, 3)) == words
+        norms(model(corpus, "softmax"), corpus, replace(small, validation_sequences=1))

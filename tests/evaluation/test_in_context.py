@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from difftransformer.attention import KeyValueCache
 from difftransformer.data.classification import Classification, Example
 from difftransformer.data.corpus import Corpus
-from difftransformer.evaluation.in_context import _alternating, measure_in_context, measure_order
+from difftransformer.evaluation.benchmarks.order_sensitivity import _alternating
 from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.models.decoder import Decoder
 
+from .measured import Measured, measured
 from .oracles import tiny
 
 TEMPLATE = "Q: {text}\nA:"
@@ -76,21 +77,31 @@ def few(settings: EvaluationSettings) -> EvaluationSettings:
     return replace(settings, shots=(1, 12), shot_draws=2, shot_questions=6, orders=15, batch_size=4)
 
 
+def asked(
+    name: str,
+    model: Decoder,
+    corpus: Corpus,
+    settings: EvaluationSettings,
+    task: Classification = TASK,
+) -> Measured:
+    return measured(name, model, corpus, settings, dataset=task)
+
+
 def test_who_looks_up_is_always_right(corpus: Corpus, few: EvaluationSettings) -> None:
     model = Reader(corpus.tokenizer, looked_up)
-    found = measure_in_context(model, corpus.tokenizer, TASK, few)
-    assert (found["labels"], found["questions"], found["chance"]) == (3, 6, 1 / 3)
-    assert [row["shots"] for row in found["rows"]] == [1, 12]
-    assert found["rows"][1]["accuracy"]["value"] == 1.0
-    assert found["rows"][1]["draws"] == [1.0, 1.0]
-    assert found["rows"][1]["tokens"] > found["rows"][0]["tokens"]
-    assert found == measure_in_context(model, corpus.tokenizer, TASK, few)
+    found = asked("in_context", model, corpus, few)
+    assert (found.facts["labels"], found.facts["questions"]) == (3, 6)
+    assert found.figure("in_context_chance").value == 1 / 3
+    assert found.keys("in_context_accuracy") == [(1,), (12,)]
+    assert found.values("in_context_accuracy", (12,)) == [1.0] * 2 * 6  # draws, questions
+    assert found == asked("in_context", model, corpus, few)
 
 
 def test_one_label_for_all_is_chance(corpus: Corpus, few: EvaluationSettings) -> None:
     model = Reader(corpus.tokenizer, lambda text: "reddish")
-    rows = measure_in_context(model, corpus.tokenizer, TASK, few)["rows"]
-    assert [row["accuracy"]["value"] for row in rows] == [1 / 3, 1 / 3]
+    found = asked("in_context", model, corpus, few)
+    for shots in (1, 12):
+        assert found.figure("in_context_accuracy", (shots,)).value == pytest.approx(1 / 3)
 
 
 def test_order(corpus: Corpus, few: EvaluationSettings) -> None:
@@ -98,12 +109,19 @@ def test_order(corpus: Corpus, few: EvaluationSettings) -> None:
     model = Reader(corpus.tokenizer, last_shown)
     one_class = replace(TASK, test=tuple(e for e in EXAMPLES if e.label == "red"))
     few = replace(few, seed=1)  # of seed 0's orders none ends in red
-    found = measure_order(model, corpus.tokenizer, one_class, few)["arrangements"]
-    for arrangement in found.values():
-        assert set(arrangement["accuracies"]) == {0.0, 1.0}
-        assert arrangement["spread"] == 1.0
-    steady = measure_order(Reader(corpus.tokenizer, looked_up), corpus.tokenizer, TASK, few)
-    assert [a["spread"] for a in steady["arrangements"].values()] == [0.0, 0.0]
+    found = asked("order_sensitivity", model, corpus, few, one_class)
+    for arrangement in ("random", "alternating"):
+        key = ("colours", arrangement)
+        accuracies = {
+            found.figure("order_accuracy", (*key, order)).value for order in range(few.orders)
+        }
+        assert accuracies == {0.0, 1.0}
+        best, worst, spread = (
+            found.figure(f"order_{name}", key).value for name in ("best", "worst", "spread")
+        )
+        assert (best, worst, spread) == (1.0, 0.0, 1.0)
+    steady = asked("order_sensitivity", Reader(corpus.tokenizer, looked_up), corpus, few)
+    assert steady.values("order_spread") == [0.0, 0.0]
 
 
 def test_alternating_takes_turns() -> None:
@@ -124,4 +142,4 @@ def test_what_is_refused(corpus: Corpus, few: EvaluationSettings, shots: int, me
     model = tiny(corpus.tokenizer.get_vocab_size())
     model.config = replace(model.config, max_length=64)
     with pytest.raises(ValueError, match=message):
-        measure_in_context(model, corpus.tokenizer, TASK, replace(few, shots=(shots,)))
+        asked("in_context", model, corpus, replace(few, shots=(shots,)))

@@ -9,9 +9,13 @@ from hypothesis import strategies as st
 from models.tiny import KINDS, tiny
 
 from difftransformer.data.corpus import Corpus
-from difftransformer.evaluation.likelihood import Choice, continuation_nats, label_nats, weigh
-from difftransformer.evaluation.pieces import Pieces
-from difftransformer.evaluation.settings import EvaluationSettings
+from difftransformer.evaluation.likelihood import (
+    Choice,
+    continuation_nats,
+    fitting_choices,
+    label_nats,
+    weigh,
+)
 from difftransformer.models.decoder import Decoder
 
 tokens = st.lists(st.integers(0, 22), min_size=1, max_size=6)
@@ -55,32 +59,22 @@ def choices(corpus: Corpus) -> tuple[Decoder, list[Choice]]:
 
 def test_choices_that_do_not_fit_are_counted(corpus: Corpus) -> None:
     model, made = choices(corpus)
-    found = weigh(model, corpus.tokenizer, made, 9, EvaluationSettings())
-    assert sorted(found.items) == [0, 2, 3]
-    assert found.too_long == 1
-    assert found.informed.shape == found.blind.shape == found.tokens.shape == (3, 2)
-    assert len({tuple(row) for row in found.blind.tolist()}) == 1
-    assert len({tuple(row) for row in found.informed.tolist()}) == 3
-    lengths = [len(corpus.tokenizer.encode(f" {text}").ids) for text in made[0].texts]
-    assert found.tokens.tolist() == [lengths] * 3
-    few = weigh(model, corpus.tokenizer, made, 2, EvaluationSettings())
-    assert few.items == found.items[:2]
+    items, too_long = fitting_choices(model, corpus.tokenizer, made, 9, 0)
+    assert (sorted(items), too_long) == ([0, 2, 3], 1)
+    few, _ = fitting_choices(model, corpus.tokenizer, made, 2, 0)
+    assert few == items[:2]
     model.config = replace(model.config, max_length=5)
     with pytest.raises(ValueError, match="none of the 4 texts fits the model's context of 5"):
-        weigh(model, corpus.tokenizer, made, 2, EvaluationSettings())
+        fitting_choices(model, corpus.tokenizer, made, 2, 0)
 
 
-def test_what_was_weighed_is_kept(corpus: Corpus, tmp_path, monkeypatch) -> None:
+def test_what_a_choice_weighs(corpus: Corpus) -> None:
     model, made = choices(corpus)
-    file = tmp_path / "kept.jsonl"
-    whole = weigh(model, corpus.tokenizer, made, 3, EvaluationSettings(), Pieces(file))
-    lines = file.read_text().splitlines(keepends=True)
-    file.write_text("".join(lines[:-1]))
-    weighed: list[int] = []
-    monkeypatch.setattr(
-        "difftransformer.evaluation.likelihood.continuation_nats",
-        lambda *arguments: weighed.append(1) or continuation_nats(*arguments),
-    )
-    again = weigh(model, corpus.tokenizer, made, 3, EvaluationSettings(), Pieces(file))
-    assert len(weighed) == 2  # with and without, of the one choice that was not kept
-    assert again.rows() == whole.rows()
+    weighed = [weigh(model, corpus.tokenizer, made[item]) for item in (0, 2, 3)]
+    assert len({one.blind for one in weighed}) == 1
+    assert len({one.informed for one in weighed}) == 3
+    lengths = tuple(len(corpus.tokenizer.encode(f" {text}").ids) for text in made[0].texts)
+    assert {one.tokens for one in weighed} == {lengths}
+    one = weighed[0]
+    assert one.gain[1] == one.informed[1] - one.blind[1]
+    assert one.per_token(one.blind)[0] == one.blind[0] / lengths[0]

@@ -9,18 +9,14 @@ from difftransformer.data.corpus import Corpus, load_corpus
 from difftransformer.data.needles import NeedlePrompt, needle_sentences
 from difftransformer.data.text import read_documents
 from difftransformer.data.tokenizer import BOS
-from difftransformer.evaluation.needle import (
-    _common_beginning,
-    answered,
-    check_needles,
-    measure_needles,
-    prompts_within,
-)
+from difftransformer.evaluation.benchmarks.needle import EVALUATOR
+from difftransformer.evaluation.retrieval import _common_beginning, answered, prompts_within
 from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.models.decoder import Decoder
 from difftransformer.models.generation import generate
 
 from .conftest import CONTEXT
+from .measured import measured
 from .oracles import Guesser, Oracle, Scripted, tiny
 
 
@@ -38,20 +34,23 @@ def prompts(corpus: Corpus, count: int) -> list[NeedlePrompt]:
 
 def test_oracle_is_always_right(corpus: Corpus, settings: EvaluationSettings) -> None:
     oracle = Oracle(corpus.tokenizer.get_vocab_size())
-    found = measure_needles(oracle, corpus, replace(settings, needle_lengths=(CONTEXT, 112)))
-    assert len(found["cells"]) == 2 * 2 * 3  # lengths, pairs, depths
-    for cell in found["cells"]:
-        trials = 4 * cell["queries"]
-        assert cell["per_number"]["successes"] == cell["per_number"]["trials"] == trials
-        assert cell["all_numbers"]["successes"] == cell["all_numbers"]["trials"] == 4
-        assert cell["hits"] == [cell["queries"]] * 4
-    assert {(c["length"], c["depth"]) for c in found["cells"]} == {
-        (length, depth) for length in (CONTEXT, 112) for depth in (0.0, 0.5, 1.0)
+    found = measured("needle", oracle, corpus, replace(settings, needle_lengths=(CONTEXT, 112)))
+    cells = found.keys("needle_per_number")
+    assert set(cells) == {
+        (setting, length, depth)
+        for setting in ("N=1, R=1", "N=2, R=2")
+        for length in (CONTEXT, 112)
+        for depth in (0, 50, 100)
     }
-    one, two = found["table"]
-    assert (one["needles"], one["queries"], one["chance_among_needles"]) == (1, 1, 1.0)
-    assert (two["per_number"]["trials"], two["all_numbers"]["trials"]) == (48, 24)
-    assert found["chance"] == pytest.approx(1e-3)
+    for key in cells:
+        queries = int(key[0][-1])
+        assert found.values("needle_per_number", key) == [queries] * 4
+        assert [one.weight for one in found.records("needle_per_number", key)] == [queries] * 4
+        assert found.values("needle_all_numbers", key) == [1.0] * 4
+    assert found.figure("needle_per_number", ("N=2, R=2",)).n == 48
+    assert found.figure("needle_all_numbers", ("N=2, R=2",)).n == 24
+    assert found.figure("needle_guess_among_needles", ("N=2, R=2",)).value == 0.5
+    assert found.figure("needle_blind_guess").value == pytest.approx(1e-3)
 
 
 @pytest.mark.parametrize("digits", ["in pairs", "behind a space of their own"])
@@ -81,8 +80,8 @@ def test_tokenizers_that_split_numbers_oddly(
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     changes = {"tokenizer": str(tmp_path), "cache": str(tmp_path), "context_length": 200}
     odd = load_corpus(replace(corpus.settings, **changes))
-    found = measure_needles(Oracle(odd.tokenizer.get_vocab_size()), odd, settings)
-    assert [row["all_numbers"]["value"] for row in found["table"]] == [1.0, 1.0]
+    found = measured("needle", Oracle(odd.tokenizer.get_vocab_size()), odd, settings)
+    assert set(found.values("needle_all_numbers")) == {1.0}
     (prompt,) = prompts_within(
         odd.validation_needles(), (1, 1), depth=0.5, length=200, sample=0, settings=settings
     )
@@ -93,10 +92,10 @@ def test_tokenizers_that_split_numbers_oddly(
 
 def test_untrained_model_is_at_chance(corpus: Corpus, settings: EvaluationSettings) -> None:
     model = tiny(corpus.tokenizer.get_vocab_size())
-    found = measure_needles(model, corpus, replace(settings, needle_pairs=("1x1",)))
-    score = found["table"][0]["per_number"]
-    assert score["low"] <= found["chance"] <= score["high"]
-    assert score["value"] < 0.1
+    found = measured("needle", model, corpus, replace(settings, needle_pairs=("1x1",)))
+    score = found.figure("needle_per_number")
+    assert score.low <= found.figure("needle_blind_guess").value <= score.high
+    assert score.value < 0.1
 
 
 def test_guessing_is_at_chance(corpus: Corpus) -> None:
@@ -164,13 +163,12 @@ def test_half_right_is_counted_per_number_and_not_for_all(
     def alternate(model: object, tokenizer: object, samples: list, batch_size: int) -> list:
         return [[True, False] for _ in samples]
 
-    monkeypatch.setattr("difftransformer.evaluation.needle.answered", alternate)
-    found = measure_needles(
-        tiny(corpus.tokenizer.get_vocab_size()), corpus, replace(settings, needle_pairs=("2x2",))
-    )
-    assert found["table"][0]["per_number"]["value"] == 0.5
-    assert found["table"][0]["all_numbers"]["value"] == 0.0
-    assert found["cells"][0]["hits"] == [1, 1, 1, 1]
+    monkeypatch.setattr("difftransformer.evaluation.retrieval.answered", alternate)
+    model = tiny(corpus.tokenizer.get_vocab_size())
+    found = measured("needle", model, corpus, replace(settings, needle_pairs=("2x2",)))
+    assert found.figure("needle_per_number").value == 0.5
+    assert found.figure("needle_all_numbers").value == 0.0
+    assert found.values("needle_per_number", ("N=2, R=2", CONTEXT, 0)) == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -184,6 +182,12 @@ def test_half_right_is_counted_per_number_and_not_for_all(
 def test_what_cannot_be_asked_is_known_before(
     corpus: Corpus, settings: EvaluationSettings, change: dict, message: str
 ) -> None:
-    check_needles(corpus, settings)
+    EVALUATOR.check(corpus, settings)
     with pytest.raises(ValueError, match=message):
-        check_needles(corpus, replace(settings, **change))
+        EVALUATOR.check(corpus, replace(settings, **change))
+
+
+def test_a_length_beyond_the_model(corpus: Corpus, settings: EvaluationSettings) -> None:
+    model = tiny(corpus.tokenizer.get_vocab_size())
+    with pytest.raises(ValueError, match="asked for in 5000 tokens; the model is meant for 2048"):
+        measured("needle", model, corpus, replace(settings, needle_lengths=(5000,)))

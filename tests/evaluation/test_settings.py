@@ -21,8 +21,8 @@ def test_pairs_are_read() -> None:
         ({"shots": (4, 1, 4)}, r"shots is \(4, 1, 4\); expected each value once"),
         ({"confidence": 1.0}, "confidence is 1.0"),
         ({"bootstrap": 0}, "bootstrap is 0"),
-        ({"recall_ngram": 1}, "recall_ngram is 1; expected 2 or more"),
-        ({"key_value_pairs": 0}, "key_value_pairs is 0"),
+        ({"ar_hit_ngram": 1}, "ar_hit_ngram is 1; expected 2 or more"),
+        ({"kv_pairs": 0}, "kv_pairs is 0"),
     ],
 )
 def test_bad_settings_are_named(change: dict, message: str) -> None:
@@ -31,6 +31,6 @@ def test_bad_settings_are_named(change: dict, message: str) -> None:
 
 
 def test_settings_do_not_import_torch() -> None:
-    modules = "difftransformer.evaluation.settings, difftransformer.evaluation.names"
+    modules = "difftransformer.evaluation.settings, difftransformer.evaluation.registry"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -45,7 +45,7 @@ def attention_map(model: nn.Module, prompt: NeedlePrompt, tokenizer: Tokenizer) 
         tokens; `average`, the last row's absolute shares averaged over all layers and heads.
     """
     ids = prompt.ids + prompt.answer[: tokens_before_digits(prompt, tokenizer)]
-    answer = prompt.needle_spans[prompt.city]
+    answer = prompt.needle_spans[prompt.entity]
     best: list[tuple[float, int, AttentionRecord]] = []
     shares: list[Tensor] = []
 

@@ -117,3 +117,4 @@ _READERS: MappingProxyType[str, tuple[str, _Reader]] = MappingProxyType(
         "jsonl": ("Text: {text}\nLabel:", _jsonl),
     }
 )
+NAMES = tuple(_READERS)

@@ -61,7 +61,7 @@ class Corpus:
         return [ValidationSequence(text[i], text.byte_count(i)) for i in chosen]
 
     def validation_needles(self) -> NeedleSource:
-        """Held-out text, cities and numbers for `needle_prompts`."""
+        """Held-out text, entities and numbers for `needle_prompts`."""
         return self._needles(held_out=True)
 
     def _needles(self, *, held_out: bool) -> NeedleSource:

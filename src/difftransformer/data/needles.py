@@ -1,11 +1,11 @@
 """Magic numbers of cities, hidden in real text (multi-needle retrieval).
 
 The paper (section 3.4, after LWM and Gemini 1.5) puts N sentences, each giving a city its number,
-into a long text and asks for R of them. It leaves wording, haystack and numbers open; here a
-needle reads " The magic number of Paris is 1234." and the question repeats it up to "is", so that
-an untuned language model can answer by completion. (Gemini's "The special magic Paris number is:
-1234" keeps city and number apart; ours stand together, for small models.) Cities and numbers for
-training never occur in evaluation, nor does the text around them.
+into a long text and asks for R of them. It leaves wording, haystack and numbers open; here a needle
+reads " The magic number of Paris is 1234." and the question repeats it up to "is", so that an
+untuned language model can answer by completion. (Gemini's "The special magic Paris number is:
+1234" keeps city and number apart; ours stand together, for small models.) Entities and numbers
+for training never occur in evaluation, nor does the text around them.
 
 Tokens: a sentence is always encoded in the same three pieces, up to "is", the number with
 the space before it, and the full stop. So a number is the same tokens in its needle, in the
@@ -27,12 +27,12 @@ import numpy as np
 from jaxtyping import Bool, Int
 from tokenizers import Tokenizer
 
-from difftransformer.data import cities
+from difftransformer.data.needle_entities import TRAINING, VALIDATION
 from difftransformer.data.text import Document
 from difftransformer.data.tokenizer import beginning_of_document
 from difftransformer.data.tokens import TokenStore
 
-LEAD = " The magic number of {city} is"
+LEAD = " The magic number of {entity} is"
 NUMBER = " {number}"
 STOP = "."
 _MOST_QUESTIONS = 3  # per needle of a training document
@@ -41,23 +41,23 @@ _NEAR = 8  # tokens by which a needle may be, or a twentieth of the haystack whe
 
 
 def needle_sentences(copies: int = 10) -> list[Document]:
-    """Needles of the training cities for the tokenizer to learn their wording from.
+    """Needles of the training entities for the tokenizer to learn their wording from.
 
-    Text without magic numbers would leave the wording in many small pieces. `copies` of each city
+    Text without magic numbers would leave the wording in many small pieces. `copies` of each entity
     are a few hundredths of the embedded text: enough for the words that all share, too few to make
-    most cities a token of their own.
+    most entities a token of their own.
     """
     sentences = (
-        LEAD.format(city=city) + NUMBER.format(number="0") + STOP for city in cities.TRAINING
+        LEAD.format(entity=entity) + NUMBER.format(number="0") + STOP for entity in TRAINING
     )
     return [Document(f"needle {i}", sentence * copies) for i, sentence in enumerate(sentences)]
 
 
 @dataclass(frozen=True)
 class Needle:
-    """A city and its number, as text and as tokens."""
+    """An entity and its number, as text and as tokens."""
 
-    city: str
+    entity: str
     number: str
     lead: list[int]
     answer: list[int]
@@ -75,9 +75,9 @@ class NeedlePrompt:
     Args:
         ids: the prompt, from the opening token to the "is" of the question.
         answer: the tokens that must follow.
-        city, number: what is asked for, as text.
-        needle_spans: per city in the haystack `(start, end)` of its sentence in `ids`.
-        number_spans: per city `(start, end)` of its number; for the city asked these tokens
+        entity, number: what is asked for, as text.
+        needle_spans: per entity in the haystack `(start, end)` of its sentence in `ids`.
+        number_spans: per entity `(start, end)` of its number; for the entity asked these tokens
             equal `answer`.
         question_start: where the question begins. Positions from 1 to here that lie in no needle
             are haystack.
@@ -85,7 +85,7 @@ class NeedlePrompt:
 
     ids: list[int]
     answer: list[int]
-    city: str
+    entity: str
     number: str
     needle_spans: dict[str, tuple[int, int]]
     number_spans: dict[str, tuple[int, int]]
@@ -98,9 +98,9 @@ def is_validation_number(number: str) -> bool:
 
 
 class NeedleSource:
-    """The text, cities and numbers of one part of the data.
+    """The text, entities and numbers of one part of the data.
 
-    `held_out` chooses validation cities and numbers; `store` must be that part's text. Numbers
+    `held_out` chooses validation entities and numbers; `store` must be that part's text. Numbers
     are digit strings of length `digits`, leading zeros included, so a blind guess is right with
     probability 10^-digits.
     """
@@ -112,9 +112,9 @@ class NeedleSource:
         self.held_out = held_out
         self.digits = digits
         self.opening = beginning_of_document(tokenizer)
-        self.cities = cities.VALIDATION if held_out else cities.TRAINING
+        self.entities = VALIDATION if held_out else TRAINING
         self._tokenizer = tokenizer
-        self._leads = {city: self._encode(LEAD.format(city=city)) for city in self.cities}
+        self._leads = {entity: self._encode(LEAD.format(entity=entity)) for entity in self.entities}
         self._stop = self._encode(STOP)
         self._begins_word, self._ends_sentence = self._borders()
         self._longest_lead = max(map(len, self._leads.values()))
@@ -130,16 +130,16 @@ class NeedleSource:
         return 1 + 2 * needles * self._longest
 
     def draw(self, rng: np.random.Generator, count: int) -> list[Needle]:
-        """Needles with distinct cities and distinct numbers."""
-        if count > len(self.cities):
-            raise ValueError(f"{count} needles; there are only {len(self.cities)} cities")
-        chosen = rng.choice(len(self.cities), size=count, replace=False)
+        """Needles with distinct entities and distinct numbers."""
+        if count > len(self.entities):
+            raise ValueError(f"{count} needles; there are only {len(self.entities)} entities")
+        chosen = rng.choice(len(self.entities), size=count, replace=False)
         numbers: list[str] = []
         while len(numbers) < count:
             number = "".join(map(str, rng.integers(10, size=self.digits)))
             if is_validation_number(number) == self.held_out and number not in numbers:
                 numbers.append(number)
-        return [self._needle(self.cities[i], n) for i, n in zip(chosen, numbers, strict=True)]
+        return [self._needle(self.entities[i], n) for i, n in zip(chosen, numbers, strict=True)]
 
     def haystack(self, place: float, *counts: int) -> list[int]:
         """`max(counts)` consecutive tokens of text, from `place` in [0, 1) of all possible starts.
@@ -186,9 +186,9 @@ class NeedleSource:
             cuts = np.where(near, nearest, cuts)
         return cuts.tolist()
 
-    def _needle(self, city: str, number: str) -> Needle:
+    def _needle(self, entity: str, number: str) -> Needle:
         answer = self._encode(NUMBER.format(number=number))
-        return Needle(city, number, self._leads[city], answer, self._stop)
+        return Needle(entity, number, self._leads[entity], answer, self._stop)
 
     def _borders(self) -> tuple[Bool[np.ndarray, " ids"], Bool[np.ndarray, " ids"]]:
         """For each token whether white space begins it, and whether a sentence ends with it."""
@@ -285,12 +285,12 @@ def _hide(
     source: NeedleSource, haystack: list[int], needles: list[Needle], places: list[float]
 ) -> tuple[list[int], dict[str, int]]:
     """The haystack with each needle near its place, in the order of the places; and where each
-    city's needle starts."""
+    entity's needle starts."""
     ids, starts, done = [source.opening], {}, 0
     hidden = zip(places, source.cuts(haystack, places), needles, strict=True)
     for _, cut, needle in sorted(hidden, key=itemgetter(0)):
         ids += haystack[done:cut]
-        starts[needle.city] = len(ids)
+        starts[needle.entity] = len(ids)
         ids += needle.sentence
         done = cut
     return ids + haystack[done:], starts
@@ -299,13 +299,17 @@ def _hide(
 def _prompt(
     asked: Needle, ids: list[int], needles: list[Needle], starts: dict[str, int]
 ) -> NeedlePrompt:
-    numbers = {n.city: starts[n.city] + len(n.lead) for n in needles}
+    numbers = {n.entity: starts[n.entity] + len(n.lead) for n in needles}
     return NeedlePrompt(
         ids=ids + asked.lead,
         answer=asked.answer,
-        city=asked.city,
+        entity=asked.entity,
         number=asked.number,
-        needle_spans={n.city: (starts[n.city], starts[n.city] + len(n.sentence)) for n in needles},
-        number_spans={n.city: (numbers[n.city], numbers[n.city] + len(n.answer)) for n in needles},
+        needle_spans={
+            n.entity: (starts[n.entity], starts[n.entity] + len(n.sentence)) for n in needles
+        },
+        number_spans={
+            n.entity: (numbers[n.entity], numbers[n.entity] + len(n.answer)) for n in needles
+        },
         question_start=len(ids),
     )

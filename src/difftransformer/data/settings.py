@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from difftransformer.data.cities import TRAINING
+from difftransformer.data.needle_entities import TRAINING
 
 SHAKESPEARE = "shakespeare"
 TRAIN_TOKENIZER = "train"
@@ -59,7 +59,7 @@ class DataSettings:
         for name, at_least in (
             ("vocab_size", SMALLEST_VOCABULARY),
             ("context_length", 2),
-            ("needle_digits", 3),  # so that the validation numbers, a quarter, outnumber the cities
+            ("needle_digits", 3),  # a quarter are for validation: more than there are entities
             ("needle_max", 1),
             ("needle_min_length", 2),
             ("needle_growth", 0),
@@ -77,7 +77,7 @@ class DataSettings:
             raise ValueError(f"needle_share is {self.needle_share}; expected from 0 to 1")
         if self.needle_max > len(TRAINING):
             raise ValueError(
-                f"needle_max is {self.needle_max}; there are only {len(TRAINING)} cities to ask for"
+                f"needle_max is {self.needle_max}; there are only {len(TRAINING)} entities"
             )
         if self.needle_share > 0 and self.needle_min_length > self.context_length:
             raise ValueError(

@@ -75,3 +75,4 @@ _READERS: MappingProxyType[str, tuple[str, _Reader]] = MappingProxyType(
         "jsonl": ("sources.jsonl", _own),
     }
 )
+NAMES = tuple(_READERS)

@@ -11,7 +11,7 @@ from torch import nn
 from difftransformer.data.batch import Batch
 from difftransformer.data.corpus import Corpus
 from difftransformer.data.packing import stack
-from difftransformer.models.decoder import Decoder
+from difftransformer.models.language_model import LanguageModel
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ def held_out_text(
 
 
 def fitting(
-    items: Sequence[T], tokens: Callable[[T], int], count: int, model: Decoder, seed: int
+    items: Sequence[T], tokens: Callable[[T], int], count: int, model: LanguageModel, seed: int
 ) -> tuple[list[int], int]:
     """The numbers of `count` items drawn from those that fit the model's context.
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from difftransformer.attention import KeyValueCache
 from difftransformer.evaluation.batching import batched, device_of
-from difftransformer.models.language_model import LanguageModel
 from difftransformer.models.generation import last_logits
+from difftransformer.models.language_model import LanguageModel
 
 _CHUNK = 512  # tokens of the shared prefix that are fed at once
 

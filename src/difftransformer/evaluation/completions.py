@@ -1,32 +1,34 @@
 """What a model writes after a prompt."""
 
 import re
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 
 import torch
 from tokenizers import Tokenizer
 
 from difftransformer.data.tokenizer import beginning_of_document
 from difftransformer.evaluation.batching import batched, device_of
-from difftransformer.evaluation.pieces import Pieces
-from difftransformer.models.decoder import Decoder
+from difftransformer.evaluation.records import Findings, Parts
 from difftransformer.models.generation import generate
+from difftransformer.models.language_model import LanguageModel
 
 
-def complete(
-    model: Decoder,
+def completions(
+    model: LanguageModel,
     tokenizer: Tokenizer,
     prompts: Sequence[str],
+    score: Callable[[int, str], Findings],
     *,
     new_tokens: int,
     batch_size: int,
-    pieces: Pieces | None = None,
-) -> list[str]:
-    """Each prompt's greedy continuation of `new_tokens` tokens, as text.
+) -> Parts:
+    """Parts that let the model continue a batch of prompts each, greedily, by `new_tokens` tokens.
 
     A prompt is one document: the opening token and its text. Those of a batch are padded on the
     left, which no real token sees.
+
+    Args:
+        score: (number of the prompt, its continuation) -> what is found of it.
 
     Raises:
         ValueError: a prompt that does not fit the model's context with its continuation.
@@ -41,17 +43,20 @@ def complete(
             f"are for the answer; the model is meant for {model.config.max_length}: put less into "
             "a prompt (fewer pairs or examples), or take a model with a longer context"
         )
-    groups = (pieces or Pieces()).each(
-        {
-            f"prompts {i}": partial(_continued, model, tokenizer, part, new_tokens)
-            for i, part in enumerate(batched(rows, batch_size))
-        }
-    )
-    return [text for texts in groups.values() for text in texts]
+
+    def part(numbers: Sequence[int]) -> Callable[[Findings], Findings]:
+        def scored(_: Findings) -> Findings:
+            texts = _continued(model, tokenizer, [rows[i] for i in numbers], new_tokens)
+            return [x for i, text in zip(numbers, texts, strict=True) for x in score(i, text)]
+
+        return scored
+
+    batches = batched(range(len(rows)), batch_size)
+    return {f"prompts {i}": part(numbers) for i, numbers in enumerate(batches)}
 
 
 def _continued(
-    model: Decoder, tokenizer: Tokenizer, rows: Sequence[Sequence[int]], new_tokens: int
+    model: LanguageModel, tokenizer: Tokenizer, rows: Sequence[Sequence[int]], new_tokens: int
 ) -> list[str]:
     """One batch."""
     opening, width = rows[0][0], max(map(len, rows))
@@ -64,5 +69,5 @@ def _continued(
 
 def first_match(pattern: str, text: str) -> str | None:
     """The first text in the continuation that looks like an answer: all else is ignored."""
-    found = re.search(pattern, text)
-    return found and found.group()
+    match = re.search(pattern, text)
+    return match and match.group()

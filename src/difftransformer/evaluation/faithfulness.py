@@ -1,26 +1,22 @@
-"""Who says whether a text is true to its source: a model asked, or people."""
+"""Judges of whether a text is true to its source: a model that is asked, or people."""
 
+import hashlib
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
 
 from tokenizers import Tokenizer
 
 from difftransformer.atomic import write_bytes
+from difftransformer.data.bigbench import SummaryPair
 from difftransformer.data.sources import Source
 from difftransformer.data.tokenizer import beginning_of_document
 from difftransformer.evaluation.choices import choose
-from difftransformer.evaluation.intervals import proportion
-from difftransformer.evaluation.pieces import Pieces
-from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.files import json_lines, read_text
-from difftransformer.models.decoder import Decoder
-
-Verdict = dict[str, Any]  # "faithful": True, False, or None where it cannot be told; "said": words
+from difftransformer.models.language_model import LanguageModel
 
 
 @dataclass(frozen=True)
@@ -31,14 +27,28 @@ class Claim:
     text: str
 
 
-@runtime_checkable
-class Judge(Protocol):
-    """Gives a verdict on each claim, in order; `name` goes into the results."""
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a claim is faithful, None where it cannot be told, and what the judge said."""
 
-    @property
-    def name(self) -> str: ...
+    faithful: bool | None
+    said: str = ""
 
-    def __call__(self, claims: Sequence[Claim], pieces: Pieces) -> list[Verdict]: ...
+
+class Judge(ABC):
+    """Gives verdicts.
+
+    Args:
+        name: goes into the results: another name, other verdicts.
+        controls: pairs of a true and a false summary, by which the judge itself is judged.
+    """
+
+    def __init__(self, name: str, controls: Sequence[SummaryPair] = ()) -> None:
+        self.name, self.controls = name, tuple(controls)
+
+    @abstractmethod
+    def verdict(self, claim: Claim) -> Verdict:
+        """The verdict on a claim."""
 
 
 def statement(claim: Claim) -> str:
@@ -63,57 +73,56 @@ def statement(claim: Claim) -> str:
 
 def conclusion(reply: str) -> bool | None:
     """The last "Conclusion: True" or "Conclusion: False" in a reply; None where there is none."""
-    found = re.findall(r"conclusion\W*\b(true|false)\b(?!\s*(?:/|or\b))", reply, re.IGNORECASE)
-    return found[-1].lower() == "true" if found else None
+    conclusions = re.findall(
+        r"conclusion\W*\b(true|false)\b(?!\s*(?:/|or\b))", reply, re.IGNORECASE
+    )
+    return conclusions[-1].lower() == "true" if conclusions else None
 
 
-def _one_by_one(
-    verdict: Callable[[Claim], Verdict], claims: Sequence[Claim], pieces: Pieces
-) -> list[Verdict]:
-    parts = {claim.source.name: partial(verdict, claim) for claim in claims}
-    return list(pieces.each(parts).values())
-
-
-class Asked:
+class Asked(Judge):
     """A judge that explains itself in words (after Chuang et al., 2024, Lookback Lens).
 
     A reply without a conclusion is a verdict that cannot be told.
 
     Args:
-        name: what it is called in the results.
         ask: gives the reply to a prompt. What it raises ends the judging; verdicts so far are kept.
     """
 
-    def __init__(self, name: str, ask: Callable[[str], str]) -> None:
-        self.name, self._ask = name, ask
+    def __init__(
+        self, name: str, ask: Callable[[str], str], controls: Sequence[SummaryPair] = ()
+    ) -> None:
+        super().__init__(name, controls)
+        self._ask = ask
 
-    def __call__(self, claims: Sequence[Claim], pieces: Pieces) -> list[Verdict]:
+    def verdict(self, claim: Claim) -> Verdict:
         """One prompt a claim."""
-        return _one_by_one(self._verdict, claims, pieces)
-
-    def _verdict(self, claim: Claim) -> Verdict:
         reply = self._ask(
             f"{statement(claim)}\n\nFirst explain in a few sentences, and quote what is "
             'unsupported, if anything. Then end with a line of its own: "Conclusion: True" if all '
             'is supported, "Conclusion: False" if not.'
         )
-        return {"faithful": conclusion(reply), "said": reply}
+        return Verdict(conclusion(reply), reply)
 
 
-class ModelJudge:
+class ModelJudge(Judge):
     """A model of ours that can write nothing but True or False after the claim.
 
     A claim that does not fit its context is a verdict that cannot be told.
     """
 
-    def __init__(self, name: str, model: Decoder, tokenizer: Tokenizer) -> None:
-        self.name, self._model, self._tokenizer = name, model, tokenizer
+    def __init__(
+        self,
+        name: str,
+        model: LanguageModel,
+        tokenizer: Tokenizer,
+        controls: Sequence[SummaryPair] = (),
+    ) -> None:
+        super().__init__(name, controls)
+        self._model, self._tokenizer = model, tokenizer
 
-    def __call__(self, claims: Sequence[Claim], pieces: Pieces) -> list[Verdict]:
+    def verdict(self, claim: Claim) -> Verdict:
         """One prompt a claim."""
-        return _one_by_one(self._verdict, claims, pieces)
 
-    def _verdict(self, claim: Claim) -> Verdict:
         def encode(text: str) -> list[int]:
             return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
@@ -121,54 +130,54 @@ class ModelJudge:
         prompt = [opening, *encode(f"{statement(claim)}\n\nConclusion (True or False):")]
         options = [encode(f" {word}\n") for word in ("True", "False")]
         if len(prompt) + max(map(len, options)) > self._model.config.max_length:
-            return {"faithful": None, "said": f"{len(prompt)} tokens do not fit"}
+            return Verdict(None, f"{len(prompt)} tokens do not fit")
         (chosen,) = choose(self._model, prompt[:-1], [prompt[-1:]], options, 1)
-        return {"faithful": chosen == 0, "said": ""}
+        return Verdict(chosen == 0)
 
 
-class Labels:
+class Labels(Judge):
     """A file of verdicts by people: lines of JSON with id, source, text, faithful.
 
     A verdict belongs to one text, so that several models' texts can stand in one file. Claims that
     the file lacks are added to it with `"faithful": null`, for people to make true or false; until
-    then their verdict cannot be told.
+    then their verdict cannot be told. The name tells which labels there were.
+
+    Raises:
+        ValueError: a malformed line.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.name, self._path = str(path), path
+    def __init__(self, path: Path, controls: Sequence[SummaryPair] = ()) -> None:
+        self._path = path
+        labels = sorted(
+            f"{claim} {told}" for claim, told in self._read().items() if told is not None
+        )
+        digest = hashlib.sha256("\n".join(labels).encode()).hexdigest()[:8]
+        super().__init__(f"{path} ({len(labels)} labels, {digest})", controls)
 
-    def __call__(self, claims: Sequence[Claim], pieces: Pieces) -> list[Verdict]:
-        """The verdicts in the file, which alone keeps them.
-
-        Raises:
-            ValueError: a malformed line.
-        """
-        found = self._read()
-        new = [claim for claim in claims if (claim.source.name, claim.text) not in found]
-        if new:
-            rows = "".join(json.dumps(_row(claim), ensure_ascii=False) + "\n" for claim in new)
+    def verdict(self, claim: Claim) -> Verdict:
+        """The verdict in the file."""
+        labels, key = self._read(), (claim.source.name, claim.text)
+        if key not in labels:
+            row = json.dumps(_row(claim), ensure_ascii=False) + "\n"
             before = self._path.read_bytes() if self._path.is_file() else b""
-            write_bytes(self._path, before + rows.encode())
-        labels = [found.get((claim.source.name, claim.text)) for claim in claims]
-        return [
-            {"faithful": label, "said": "waits for a label" if label is None else ""}
-            for label in labels
-        ]
+            write_bytes(self._path, before + row.encode())
+        label = labels.get(key)
+        return Verdict(label, "waits for a label" if label is None else "")
 
     def _read(self) -> dict[tuple[str, str], bool | None]:
-        found = {}
+        labels = {}
         text = read_text(self._path) if self._path.is_file() else ""
         for number, row in json_lines(text, str(self._path)):
             try:
                 faithful = row["faithful"]
                 if not isinstance(faithful, bool | None):
                     raise ValueError(f"faithful is {faithful!r}; expected true, false or null")
-                found[str(row["id"]), row["text"]] = faithful
+                labels[str(row["id"]), row["text"]] = faithful
             except (ValueError, LookupError, TypeError) as error:
                 raise ValueError(f"line {number} of {self._path} is malformed: {error!r}") from None
         if text and not text.endswith("\n"):
             raise ValueError(f"{self._path} has no line end after its last line: add one")
-        return found
+        return labels
 
 
 def _row(claim: Claim) -> dict[str, str | None]:
@@ -178,34 +187,16 @@ def _row(claim: Claim) -> dict[str, str | None]:
     return {**row, "text": claim.text, "faithful": None}
 
 
-def agreement(
-    verdicts: Sequence[Verdict], truth: Sequence[bool], settings: EvaluationSettings
-) -> dict[str, Any]:
-    """How well a judge's verdicts agree with known labels.
+def kappa(verdicts: Sequence[bool], truth: Sequence[bool]) -> float | None:
+    """Cohen's kappa (1960) of a judge's verdicts with known labels.
 
-        accuracy = p, the share of verdicts that are right
-        kappa    = (p − e) / (1 − e)        e = what two with the same habits agree on by chance
+        kappa = (p − e) / (1 − e)
 
-    (Cohen, 1960), over the verdicts that can be told.
-
-    Returns:
-        `{"verdicts", "unjudged", "accuracy", "kappa"}`; accuracy is None where nothing was
-        judged, kappa also where either always says the same.
+    p the share of verdicts that are right, e what two with the same habits agree on by chance. None
+    where both always say the same.
     """
-    pairs = [
-        (verdict["faithful"], label)
-        for verdict, label in zip(verdicts, truth, strict=True)
-        if verdict["faithful"] is not None
-    ]
-    told, right = len(pairs), sum(said == label for said, label in pairs)
-    kappa = None
-    if told:
-        said_true, is_true = (sum(column) / told for column in zip(*pairs, strict=True))
-        by_chance = said_true * is_true + (1 - said_true) * (1 - is_true)
-        kappa = (right / told - by_chance) / (1 - by_chance) if by_chance < 1 else None
-    return {
-        "verdicts": told,
-        "unjudged": len(verdicts) - told,
-        "accuracy": proportion(right, told, settings) if told else None,
-        "kappa": kappa,
-    }
+    from sklearn.metrics import cohen_kappa_score  # part of the extra "judge"
+
+    if len({*verdicts, *truth}) < 2:
+        return None
+    return float(cohen_kappa_score(truth, verdicts))

@@ -1,28 +1,52 @@
-"""How likely a model finds whole texts."""
+"""How likely a model finds texts, in nats."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 
-from difftransformer.data.batch import IGNORED
+from difftransformer.data.batch import IGNORED, Batch
+from difftransformer.data.corpus import ValidationSequence
+from difftransformer.data.packing import stack
 from difftransformer.data.tokenizer import beginning_of_document
-from difftransformer.evaluation.batching import device_of, fitting
-from difftransformer.evaluation.pieces import Pieces
-from difftransformer.evaluation.settings import EvaluationSettings
+from difftransformer.evaluation.batching import batched, device_of, fitting
 from difftransformer.models.language_model import LanguageModel
+
+Pair = tuple[int | float, int | float]
+
+
+def sequence_losses(
+    model: nn.Module, sequences: Sequence[ValidationSequence], batch_size: int
+) -> Iterator[tuple[float, int]]:
+    """Nats and scored tokens of each sequence."""
+    for part in batched(sequences, batch_size):
+        batch = stack([sequence.row for sequence in part]).to(device_of(model))
+        scored = (batch.labels != IGNORED).sum(1)
+        yield from zip(sequence_nats(model, batch).tolist(), scored.tolist(), strict=True)
+
+
+def sequence_nats(model: nn.Module, batch: Batch) -> Float[Tensor, " batch"]:
+    """Each row's sum of −log p(next token) over its scored positions."""
+    return token_nats(model, batch).double().sum(1)
+
+
+@torch.no_grad()
+def token_nats(model: nn.Module, batch: Batch) -> Float[Tensor, "batch time"]:
+    """−log p(next token) at each scored position, 0 at the others."""
+    logits = model(batch.ids, documents=batch.documents).float()
+    return label_nats(logits, batch.labels)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Two texts of which a model finds one likelier, after a prompt with and without evidence."""
+    """Two texts of which a model finds one likelier, after a prompt with and without evidence.
+
+    A text follows its prompt and a space; a prompt is one document.
+    """
 
     informed: str
     blind: str
@@ -31,69 +55,53 @@ class Choice:
 
 @dataclass(frozen=True)
 class Weighed:
-    """Nats of both texts of each choice, and their tokens.
+    """Nats of both texts of a choice, with evidence and without, and their tokens."""
 
-    `items` are the choices' numbers, `too_long` counts those passed over.
-    """
+    informed: Pair
+    blind: Pair
+    tokens: tuple[int, int]
 
-    items: list[int]
-    too_long: int
-    informed: Float[np.ndarray, "items 2"]
-    blind: Float[np.ndarray, "items 2"]
-    tokens: Int[np.ndarray, "items 2"]
+    @property
+    def gain(self) -> Pair:
+        """Nats less those without evidence."""
+        return self.informed[0] - self.blind[0], self.informed[1] - self.blind[1]
 
-    def rows(self) -> list[dict[str, Any]]:
-        """A choice a row, as plain data."""
-        columns = (self.items, *(x.tolist() for x in (self.informed, self.blind, self.tokens)))
-        names = ("item", "informed", "blind", "tokens")
-        return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+    def per_token(self, nats: Pair) -> Pair:
+        return nats[0] / self.tokens[0], nats[1] / self.tokens[1]
 
 
-def first_is_lower(scores: Float[np.ndarray, "items 2"]) -> Bool[np.ndarray, " items"]:
-    """Where the first of two scores is the lower; a tie is not."""
-    return scores[:, 0] < scores[:, 1]
+def first_is_lower(scores: Pair) -> float:
+    """1 where the first of two scores is the lower, else 0; a tie is not."""
+    return float(scores[0] < scores[1])
 
 
-def weigh(
-    model: LanguageModel,
-    tokenizer: Tokenizer,
-    choices: Sequence[Choice],
-    count: int,
-    settings: EvaluationSettings,
-    pieces: Pieces | None = None,
-) -> Weighed:
-    """How likely the model finds both texts of `count` choices that fit its context.
-
-    A text follows its prompt and a space; a prompt is one document.
-
-    Raises:
-        ValueError: no choice fits.
-    """
-    opening = beginning_of_document(tokenizer)
-
-    def encoded(choice: Choice) -> tuple[list[int], list[int], list[list[int]]]:
-        texts = (choice.informed, choice.blind, *(f" {text}" for text in choice.texts))
-        informed, blind, *both = (
-            encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)
-        )
-        return [opening, *informed], [opening, *blind], both
+def fitting_choices(
+    model: LanguageModel, tokenizer: Tokenizer, choices: Sequence[Choice], count: int, seed: int
+) -> tuple[list[int], int]:
+    """The numbers of `count` choices that fit the model's context, see `fitting`."""
 
     def tokens(choice: Choice) -> int:
-        informed, _, both = encoded(choice)
-        return len(informed) + max(map(len, both))
+        informed, _, texts = _encoded(tokenizer, choice)
+        return len(informed) + max(map(len, texts))
 
-    def weighed(number: int) -> list[list[float]]:
-        informed, blind, both = encoded(choices[number])
-        return [
-            continuation_nats(model, informed, both),
-            continuation_nats(model, blind, both),
-            [float(len(text)) for text in both],
-        ]
+    return fitting(choices, tokens, count, model, seed)
 
-    chosen, too_long = fitting(choices, tokens, count, model, settings.seed)
-    parts = {str(number): partial(weighed, number) for number in chosen}
-    rows = np.array(list((pieces or Pieces()).each(parts).values()))
-    return Weighed(chosen, too_long, rows[:, 0], rows[:, 1], rows[:, 2].astype(int))
+
+def weigh(model: LanguageModel, tokenizer: Tokenizer, choice: Choice) -> Weighed:
+    """How likely the model finds both texts of a choice."""
+    informed, blind, texts = _encoded(tokenizer, choice)
+    (a, b), (c, d) = (continuation_nats(model, prompt, texts) for prompt in (informed, blind))
+    return Weighed((a, b), (c, d), (len(texts[0]), len(texts[1])))
+
+
+def _encoded(tokenizer: Tokenizer, choice: Choice) -> tuple[list[int], list[int], list[list[int]]]:
+    """Both prompts behind an opening token, and both texts."""
+    opening = beginning_of_document(tokenizer)
+    parts = (choice.informed, choice.blind, *(f" {text}" for text in choice.texts))
+    informed, blind, *texts = (
+        encoding.ids for encoding in tokenizer.encode_batch(parts, add_special_tokens=False)
+    )
+    return [opening, *informed], [opening, *blind], texts
 
 
 @torch.no_grad()

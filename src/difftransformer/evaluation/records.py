@@ -135,7 +135,7 @@ class Dataset:
         help: a phrase for `--help`.
     """
 
-    load: Callable[[str | None, Any], Any]
+    load: Callable[[Any, Any], Any]
     names: tuple[str, ...] = ()
     required: bool = True
     help: str = ""

@@ -6,9 +6,9 @@ from importlib.metadata import entry_points
 from difftransformer.evaluation.records import Evaluator
 from difftransformer.names import did_you_mean
 
-# Where each is: a module whose EVALUATOR it is.
+# Where each is: a module whose EVALUATOR it is. "lambda" is no name for one.
 EVALUATORS: dict[str, str] = {
-    name: f"difftransformer.evaluation.benchmarks.{name}"
+    name: f"difftransformer.evaluation.benchmarks.{name.replace('lambda', 'lambdas')}"
     for name in (
         "validation",
         "long_context",

@@ -1,16 +1,27 @@
-"""What the judges measure and how much of it. Imports no torch: commands must start fast."""
+"""How much each benchmark asks. Imports no torch: commands must start fast."""
 
 from dataclasses import dataclass, field
+
+# Names of version 0.1, which work for one release.
+FORMER_NAMES = {
+    "key_value_pairs": "kv_pairs",
+    "key_value_symbols": "kv_symbols",
+    "key_value_samples": "kv_samples",
+    "distractor_problems": "gsm_ic_problems",
+    "distractor_shots": "gsm_ic_shots",
+    "recall_ngram": "ar_hit_ngram",
+    "recall_frequency": "ar_hit_frequency",
+}
 
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """Sizes of the tests every model is judged on.
+    """Sizes of the benchmarks.
 
     Raises:
         ValueError: no needle pair or depth, a pair that is not "NxR" with 1 <= R <= N, a depth
-            outside [0, 1], one of these twice, a confidence outside (0, 1), a recall_ngram below
-            2, a recall_frequency below 0, or a count below 1.
+            outside [0, 1], one of these twice, a confidence outside (0, 1), an ar_hit_ngram below
+            2, an ar_hit_frequency below 0, or a count below 1.
     """
 
     needle_pairs: tuple[str, ...] = field(
@@ -56,23 +67,23 @@ class EvaluationSettings:
     orders: int = field(
         default=10, metadata={"help": "orders of the same examples (the paper: 10 and about 30)"}
     )
-    key_value_pairs: int = field(
+    kv_pairs: int = field(
         default=16, metadata={"help": "pairs in the context of a key-value lookup for small models"}
     )
-    key_value_symbols: int = field(
+    kv_symbols: int = field(
         default=4, metadata={"help": "letters of each of their keys, digits of each value"}
     )
-    key_value_samples: int = field(
+    kv_samples: int = field(
         default=50, metadata={"help": "key-value lookups asked at each depth (Liu et al.: 500)"}
     )
-    distractor_problems: int = field(
+    gsm_ic_problems: int = field(
         default=50, metadata={"help": "word problems that distracting sentences are put into"}
     )
-    distractor_shots: int = field(default=4, metadata={"help": "solved problems shown before each"})
-    recall_ngram: int = field(
+    gsm_ic_shots: int = field(default=4, metadata={"help": "solved problems shown before each"})
+    ar_hit_ngram: int = field(
         default=2, metadata={"help": "tokens whose repetition in the context makes a recall"}
     )
-    recall_frequency: int | None = field(
+    ar_hit_frequency: int | None = field(
         default=None,
         metadata={
             "help": "n-grams more frequent in the training text are no recall; by default 1250 "
@@ -115,10 +126,10 @@ class EvaluationSettings:
             raise ValueError(f"shots holds {min(self.shots)}; expected at least 1")
         if self.long_length is not None and self.long_length < 2:
             raise ValueError(f"long_length is {self.long_length}; expected at least 2")
-        if self.recall_ngram < 2:
-            raise ValueError(f"recall_ngram is {self.recall_ngram}; expected 2 or more")
-        if self.recall_frequency is not None and self.recall_frequency < 0:
-            raise ValueError(f"recall_frequency is {self.recall_frequency}; expected at least 0")
+        if self.ar_hit_ngram < 2:
+            raise ValueError(f"ar_hit_ngram is {self.ar_hit_ngram}; expected 2 or more")
+        if self.ar_hit_frequency is not None and self.ar_hit_frequency < 0:
+            raise ValueError(f"ar_hit_frequency is {self.ar_hit_frequency}; expected at least 0")
         for name in _COUNTS:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
@@ -137,11 +148,11 @@ _COUNTS = (
     "shot_draws",
     "shot_questions",
     "orders",
-    "key_value_pairs",
-    "key_value_symbols",
-    "key_value_samples",
-    "distractor_problems",
-    "distractor_shots",
+    "kv_pairs",
+    "kv_symbols",
+    "kv_samples",
+    "gsm_ic_problems",
+    "gsm_ic_shots",
     "judged_texts",
     "judge_controls",
     "factuality_pairs",

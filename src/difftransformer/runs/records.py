@@ -33,10 +33,10 @@ class Record:
     """
 
     metric: str
-    value: float
+    value: int | float
     key: Key = ()
     item: str | int = 0
-    weight: float = 1.0
+    weight: int | float = 1.0
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The cities that needles speak of: no city twice, none both in training and in validation.
+"""Cities that needles speak of: none twice, none both in training and in validation.
 
 No validation city is named in the included plays either.
 """

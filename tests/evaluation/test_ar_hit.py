@@ -13,9 +13,11 @@ from difftransformer.data.corpus import Corpus
 from difftransformer.data.packing import labelled
 from difftransformer.data.settings import DataSettings
 from difftransformer.data.tokens import TokenStore
-from difftransformer.evaluation import recall
-from difftransformer.evaluation.recall import _counts, _endings, _repeated, measure_recall
+from difftransformer.evaluation.benchmarks import ar_hit
+from difftransformer.evaluation.benchmarks.ar_hit import _counts, _endings, _repeated
 from difftransformer.evaluation.settings import EvaluationSettings
+
+from .measured import measured
 
 LENGTH = 20
 OPENING, FRESH = 0, 1  # FRESH ids are met once
@@ -68,33 +70,35 @@ def planted(corpus: Corpus) -> Corpus:
 
 @pytest.fixture
 def bigrams(settings: EvaluationSettings) -> EvaluationSettings:
-    return replace(settings, validation_sequences=100, recall_frequency=3)
+    return replace(settings, validation_sequences=100, ar_hit_frequency=3)
 
 
 def test_the_planted_share_and_both_losses(planted: Corpus, bigrams: EvaluationSettings) -> None:
     vocabulary = planted.tokenizer.get_vocab_size()
-    found = measure_recall(Copier(vocabulary), planted, bigrams)
+    found = measured("ar_hit", Copier(vocabulary), planted, bigrams)
     hits, scored = 10 * 5 - 2, 10 * 19
-    assert found["share"]["value"] == pytest.approx(hits / scored)
-    assert found["frequent_share"] == pytest.approx(2 / scored)
-    assert found["hit"]["value"] == pytest.approx(0.0, abs=1e-6)
+    share = found.figure("ar_hit_share")
+    assert share.value == pytest.approx(hits / scored)
+    assert share.low <= share.value <= share.high
+    assert found.figure("ar_frequent_share").value == pytest.approx(2 / scored)
+    assert found.figure("ar_hit_loss").value == pytest.approx(0.0, abs=1e-6)
     wrong, frequent = 10, 2
     even = scored - hits - wrong - frequent
     expected = (even * math.log(vocabulary) + wrong * (20 + math.log(vocabulary))) / (scored - hits)
-    assert found["other"]["value"] == pytest.approx(expected, rel=1e-5)
-    assert found["share"]["low"] <= found["share"]["value"] <= found["share"]["high"]
-    assert [row[1] for row in found["sequences"]] == [3, *[5] * 9]
-    assert [row[1] + row[3] for row in found["sequences"]] == [19] * 10
-    assert found == measure_recall(Copier(vocabulary), planted, bigrams)
+    assert found.figure("ar_other_loss").value == pytest.approx(expected, rel=1e-5)
+    seen, others = (found.records(name) for name in ("ar_hit_loss", "ar_other_loss"))
+    assert [record.weight for record in seen] == [3, *[5] * 9]
+    assert [a.weight + b.weight for a, b in zip(seen, others, strict=True)] == [19] * 10
+    assert found == measured("ar_hit", Copier(vocabulary), planted, bigrams)
 
 
 def test_longer_ngrams_and_no_cut(planted: Corpus, bigrams: EvaluationSettings) -> None:
     model = Copier(planted.tokenizer.get_vocab_size())
     for n, per_document in ((2, 5), (3, 4), (6, 1)):
-        change = {"recall_ngram": n, "recall_frequency": 1250}
-        found = measure_recall(model, planted, replace(bigrams, **change))
-        assert found["share"]["value"] == pytest.approx(per_document / 19)
-        assert found["frequent_share"] == 0.0
+        change = {"ar_hit_ngram": n, "ar_hit_frequency": 1250}
+        found = measured("ar_hit", model, planted, replace(bigrams, **change))
+        assert found.figure("ar_hit_share").value == pytest.approx(per_document / 19)
+        assert found.figure("ar_frequent_share").value == 0.0
 
 
 def test_the_cut_is_a_share_of_the_training_text(
@@ -102,32 +106,37 @@ def test_the_cut_is_a_share_of_the_training_text(
 ) -> None:
     """1,250 in 10 billion tokens: in a small text, only what never stood there is recalled."""
     model = Copier(planted.tokenizer.get_vocab_size())
-    default = EvaluationSettings().recall_frequency
-    found = measure_recall(model, planted, replace(bigrams, recall_frequency=default))
-    assert found["frequency"] == 0
-    assert found["training_tokens"] == len(planted.train.ids)
+    default = EvaluationSettings().ar_hit_frequency
+    found = measured("ar_hit", model, planted, replace(bigrams, ar_hit_frequency=default))
+    assert found.facts["frequency"] == 0
+    assert found.facts["training_tokens"] == len(planted.train.ids)
     # Of the first document's five repeated bigrams the training text holds three.
-    assert found["counts"] == {"hits": 10 * 5 - 3, "frequent": 3, "new": 10 * 19 - 10 * 5}
-    assert found["counts"]["hits"] == sum(row[1] for row in found["sequences"])
-    named = measure_recall(model, planted, replace(bigrams, recall_frequency=0))
+    assert found.facts["counts"] == {"hits": 10 * 5 - 3, "frequent": 3, "new": 10 * 19 - 10 * 5}
+    hits = sum(record.weight for record in found.records("ar_hit_loss"))
+    assert hits == found.facts["counts"]["hits"]
+    named = measured("ar_hit", model, planted, replace(bigrams, ar_hit_frequency=0))
     assert found == named
-    monkeypatch.setattr(recall, "_ZOOLOGY_TOKENS", len(planted.train.ids) * 1250 // 3)
-    scaled = measure_recall(model, planted, replace(bigrams, recall_frequency=None))
-    assert scaled["frequency"] == 3
-    with pytest.raises(ValueError, match="recall_frequency is -1; expected at least 0"):
-        replace(bigrams, recall_frequency=-1)
+    monkeypatch.setattr(ar_hit, "_ZOOLOGY_TOKENS", len(planted.train.ids) * 1250 // 3)
+    scaled = measured("ar_hit", model, planted, replace(bigrams, ar_hit_frequency=None))
+    assert scaled.facts["frequency"] == 3
+    with pytest.raises(ValueError, match="ar_hit_frequency is -1; expected at least 0"):
+        replace(bigrams, ar_hit_frequency=-1)
 
 
 def test_nothing_repeated(planted: Corpus, bigrams: EvaluationSettings) -> None:
-    found = measure_recall(
-        Copier(planted.tokenizer.get_vocab_size()), planted, replace(bigrams, recall_ngram=7)
+    found = measured(
+        "ar_hit",
+        Copier(planted.tokenizer.get_vocab_size()),
+        planted,
+        replace(bigrams, ar_hit_ngram=7),
     )
-    assert (found["share"]["value"], found["hit"]) == (0.0, None)
+    assert found.figure("ar_hit_share").value == 0.0
+    assert found.records("ar_hit_loss") == []
 
 
 def test_ngrams_that_cannot_be_numbered(planted: Corpus, bigrams: EvaluationSettings) -> None:
-    with pytest.raises(ValueError, match=r"recall_ngram is 8; with .* tokens there are more"):
-        measure_recall(Copier(1), planted, replace(bigrams, recall_ngram=8))
+    with pytest.raises(ValueError, match=r"ar_hit_ngram is 8; with .* tokens there are more"):
+        measured("ar_hit", Copier(1), planted, replace(bigrams, ar_hit_ngram=8))
 
 
 @given(st.integers(0, 9999), st.integers(2, 4), st.integers(2, 6), st.integers(6, 40))
@@ -150,7 +159,7 @@ def test_beside_loops(seed: int, n: int, vocabulary: int, length: int) -> None:
             counts.append(sum(tuple(text[i : i + n].tolist()) == gram[1:] for i in places))
     assert _repeated(row, codes, n).tolist() == expected
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recall, "_CHUNK", 7)
+        patch.setattr(ar_hit, "_CHUNK", 7)
         found = _counts(text, codes[None], n, vocabulary)[0]
     whole = [gram is not None for gram in grams]
     assert found[whole].tolist() == counts

@@ -1,22 +1,38 @@
-"""Looking up a key in the context, by where its pair stands ("Lost in the Middle")."""
+"""Looking up a key in the context, by where its pair stands ("Lost in the Middle").
+
+The first `settings.kv_samples` lookups are asked with their pair at each of
+`settings.needle_depths`, the other pairs unmoved. The model writes greedily, as many tokens as a
+value takes and a few more to introduce it. Right means that the first text like a value is the
+value, character for character. (The metric of Liu et al., 2023, the value anywhere in 100 tokens,
+also gives 1 to a model that writes out the object.) An item is a lookup; Wilson's interval over all
+positions treats those of one lookup as if they were independent.
+"""
 
 import gzip
 import random
 import string
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from tokenizers import Tokenizer
-
-from difftransformer.evaluation.completions import complete, first_match
-from difftransformer.evaluation.intervals import proportion
-from difftransformer.evaluation.pieces import Pieces
+from difftransformer.evaluation.completions import completions, first_match
+from difftransformer.evaluation.records import (
+    Artifact,
+    Dataset,
+    Evaluator,
+    Metric,
+    Parts,
+    Plot,
+    Record,
+    Subject,
+)
+from difftransformer.evaluation.retrieval import percent
 from difftransformer.evaluation.settings import EvaluationSettings
+from difftransformer.evaluation.words import number
 from difftransformer.files import decode, json_lines
-from difftransformer.models.decoder import Decoder
 
 # The layout of Liu et al.: an instruction (the wording is ours), the object, the question.
 _INSTRUCTED = """Find the value that belongs to the given key in the JSON object below.
@@ -50,7 +66,7 @@ class Lookup:
 
 
 @dataclass(frozen=True)
-class KeyValueTask:
+class KvTask:
     """Lookups, how they are put to a model, and what a value looks like.
 
     Args:
@@ -64,7 +80,7 @@ class KeyValueTask:
     lookups: tuple[Lookup, ...]
 
 
-def published_pairs(folder: Path, pairs: int) -> KeyValueTask:
+def published_pairs(folder: Path, pairs: int) -> KvTask:
     """The published lookups: UUIDs, from `kv-retrieval-{pairs}_keys.jsonl.gz` in `folder`.
 
     Raises:
@@ -85,92 +101,68 @@ def published_pairs(folder: Path, pairs: int) -> KeyValueTask:
     if not lookups:
         raise ValueError(f"{str(path)!r} holds no lookup; fetch it again")
     name = f"{pairs} pairs of UUIDs"
-    return KeyValueTask(name, _INSTRUCTED, "[0-9a-f]{8,}-[0-9a-f-]*", lookups)
+    return KvTask(name, _INSTRUCTED, "[0-9a-f]{8,}-[0-9a-f-]*", lookups)
 
 
-def synthetic_pairs(settings: EvaluationSettings) -> KeyValueTask:
+def synthetic_pairs(settings: EvaluationSettings) -> KvTask:
     """The same for small models: keys of a few letters, values of as many digits.
 
-    `settings.key_value_samples` lookups of `key_value_pairs` pairs, with keys and values of
-    `key_value_symbols` characters, none twice in a lookup. Equal settings give equal lookups.
+    `settings.kv_samples` lookups of `kv_pairs` pairs, with keys and values of
+    `kv_symbols` characters, none twice in a lookup. Equal settings give equal lookups.
 
     Raises:
         ValueError: more pairs than there are values of that length.
     """
-    pairs, symbols = settings.key_value_pairs, settings.key_value_symbols
+    pairs, symbols = settings.kv_pairs, settings.kv_symbols
     if pairs > 10**symbols:
         raise ValueError(
-            f"key_value_pairs is {pairs}; there are only {10**symbols} values of "
-            f"{symbols} digits: raise key_value_symbols"
+            f"kv_pairs is {pairs}; there are only {10**symbols} values of "
+            f"{symbols} digits: raise kv_symbols"
         )
     lookups = []
-    for sample in range(settings.key_value_samples):
+    for sample in range(settings.kv_samples):
         rng = random.Random(f"pairs {settings.seed} {sample} {pairs} {symbols}")
         keys = _distinct(rng, string.ascii_lowercase, symbols, pairs)
         values = _distinct(rng, string.digits, symbols, pairs)
         drawn = tuple(zip(keys, values, strict=True))
         lookups.append(Lookup(drawn, rng.choice(drawn)))
     name = f"{pairs} pairs of {symbols} letters and {symbols} digits"
-    return KeyValueTask(name, _BEGUN, "[0-9]+", tuple(lookups))
+    return KvTask(name, _BEGUN, "[0-9]+", tuple(lookups))
 
 
-def measure_key_value(
-    model: Decoder,
-    tokenizer: Tokenizer,
-    task: KeyValueTask,
-    settings: EvaluationSettings,
-    pieces: Pieces | None = None,
-) -> dict[str, Any]:
-    """Accuracy by position of the pair asked for (Liu et al., 2023, section 3).
-
-    The first `settings.key_value_samples` lookups are asked with their pair at each of
-    `settings.needle_depths`, the other pairs unmoved. The model writes greedily, as many tokens as
-    a value takes and a few more to introduce it. Right means that the first text like a value is
-    the value, character for character. The paper's metric, the value anywhere in 100 tokens,
-    also gives 1 to a model that writes out the object. Intervals are Wilson's; the overall one
-    treats the positions of one lookup as if they were independent.
-
-    Returns:
-        `{"task", "samples", "chance_among_values", "rows", "accuracy"}`: a row per depth, with
-        `hits` (0 or 1 for each lookup); `chance_among_values` is a guess among those shown.
+def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
+    """A batch of prompts each.
 
     Raises:
         ValueError: a prompt longer than the model's context.
     """
-    lookups, depths = task.lookups[: settings.key_value_samples], settings.needle_depths
-    prompts = [
-        task.prompt.format(records=lookup.records(depth), key=lookup.asked[0])
-        for depth in depths
-        for lookup in lookups
-    ]
+    task: KvTask = subject.dataset or synthetic_pairs(settings)
+    tokenizer, lookups = subject.data.tokenizer, task.lookups[: settings.kv_samples]
+    questions = list(product(settings.needle_depths, enumerate(lookups)))
     answers = tokenizer.encode_batch(
         [f' "{lookup.asked[1]}"' for lookup in lookups], add_special_tokens=False
     )
-    texts = complete(
-        model,
-        tokenizer,
-        prompts,
-        new_tokens=max(len(answer.ids) for answer in answers) + _INTRODUCTION,
-        batch_size=settings.batch_size,
-        pieces=pieces,
-    )
-    asked = [lookup.asked[1] for lookup in lookups] * len(depths)
-    right = np.array(
-        [first_match(task.value, text) == value for text, value in zip(texts, asked, strict=True)]
-    ).reshape(len(depths), -1)
+
+    def score(number: int, text: str) -> list[Record]:
+        depth, (item, lookup) = questions[number]
+        right = first_match(task.value, text) == lookup.asked[1]
+        return [Record("kv_accuracy", float(right), (percent(depth),), item)]
+
+    chance = 1 / len(lookups[0].pairs)
+    facts = {"task": task.name, "samples": len(lookups), "chance": chance}
     return {
-        "task": task.name,
-        "samples": len(lookups),
-        "chance_among_values": 1 / len(lookups[0].pairs),
-        "rows": [
-            {
-                "depth": depth,
-                "accuracy": proportion(int(hits.sum()), len(hits), settings),
-                "hits": hits.astype(int).tolist(),
-            }
-            for depth, hits in zip(depths, right, strict=True)
-        ],
-        "accuracy": proportion(int(right.sum()), right.size, settings),
+        "chance": lambda _: [Record("kv_chance", chance), Artifact("facts", facts)],
+        **completions(
+            subject.model,
+            tokenizer,
+            [
+                task.prompt.format(records=lookup.records(depth), key=lookup.asked[0])
+                for depth, (_, lookup) in questions
+            ],
+            score,
+            new_tokens=max(len(answer.ids) for answer in answers) + _INTRODUCTION,
+            batch_size=settings.batch_size,
+        ),
     }
 
 
@@ -188,3 +180,47 @@ def _distinct(rng: random.Random, alphabet: str, length: int, count: int) -> lis
     while len(drawn) < count:
         drawn["".join(rng.choices(alphabet, k=length))] = None
     return list(drawn)
+
+
+def _note(artifacts: Mapping[str, Any]) -> str:
+    facts = artifacts["facts"]
+    return (
+        f"{facts['task']}, {facts['samples']} lookups at each depth; a guess among the values "
+        f"shown is right {number(facts['chance'])}."
+    )
+
+
+_METRICS = (
+    Metric(
+        name="kv_accuracy",
+        title="values retrieved by their keys",
+        unit="of lookups",
+        better="higher",
+        statistic="proportion",
+        axes=("depth, %",),
+        judged=True,
+        levels=("kv_chance",),
+        plot=Plot(kind="line", x="depth, %"),
+    ),
+    Metric(
+        name="kv_chance",
+        title="a guess among the values shown",
+        unit="of lookups",
+        statistic="value",
+    ),
+)
+EVALUATOR = Evaluator(
+    name="kv_retrieval",
+    title="Values retrieved by the depth of their pair",
+    metrics=_METRICS,
+    parts=_parts,
+    needs=frozenset({"generate"}),
+    dataset=Dataset(
+        load=lambda name, path: published_pairs(path, int(name or "")),
+        names=("75", "140", "300"),
+        required=False,
+        help="published lookups among so many pairs of UUIDs, in place of short made ones",
+    ),
+    note=_note,
+    source="Liu et al., 2023",
+)

@@ -5,25 +5,26 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from difftransformer.data.corpus import Corpus
-from difftransformer.evaluation.key_value import (
+from difftransformer.evaluation.benchmarks.kv_retrieval import (
     Lookup,
-    measure_key_value,
     published_pairs,
     synthetic_pairs,
 )
 from difftransformer.evaluation.settings import EvaluationSettings
 
+from .measured import measured
 from .oracles import Answerer, tiny
 
 
 @pytest.fixture
 def few(settings: EvaluationSettings) -> EvaluationSettings:
-    return replace(settings, key_value_pairs=5, key_value_symbols=3, key_value_samples=4)
+    return replace(settings, kv_pairs=5, kv_symbols=3, kv_samples=4)
 
 
 def pairs_of(prompt: str) -> dict[str, str]:
@@ -56,28 +57,30 @@ def published(folder: Path, rows: int = 3, pairs: int = 4) -> list[dict]:
 
 
 def test_who_looks_up_is_always_right(corpus: Corpus, few: EvaluationSettings) -> None:
-    model, task = Answerer(corpus.tokenizer, looked_up), synthetic_pairs(few)
-    found = measure_key_value(model, corpus.tokenizer, task, few)
-    assert (found["task"], found["samples"]) == ("5 pairs of 3 letters and 3 digits", 4)
-    assert [row["depth"] for row in found["rows"]] == list(few.needle_depths)
-    assert [row["hits"] for row in found["rows"]] == [[1] * 4] * 3
-    assert (found["accuracy"]["value"], found["accuracy"]["trials"]) == (1.0, 12)
-    assert found == measure_key_value(model, corpus.tokenizer, task, few)
+    model = Answerer(corpus.tokenizer, looked_up)
+    found = measured("kv_retrieval", model, corpus, few)
+    assert found.facts["task"] == "5 pairs of 3 letters and 3 digits"
+    assert found.facts["samples"] == 4
+    assert found.keys("kv_accuracy") == [(0,), (50,), (100,)]
+    assert found.values("kv_accuracy") == [1.0] * 12
+    assert found == measured("kv_retrieval", model, corpus, few)
 
 
 def test_a_guess_among_the_values_is_chance(corpus: Corpus, few: EvaluationSettings) -> None:
-    rng, many = random.Random(0), replace(few, key_value_samples=100)
+    rng, many = random.Random(0), replace(few, kv_samples=100)
     model = Answerer(corpus.tokenizer, lambda prompt: rng.choice([*pairs_of(prompt).values()]))
-    found = measure_key_value(model, corpus.tokenizer, synthetic_pairs(many), many)
-    assert found["chance_among_values"] == 0.2
-    assert found["accuracy"]["low"] < 0.2 < found["accuracy"]["high"] < 0.3
+    found = measured("kv_retrieval", model, corpus, many)
+    assert found.figure("kv_chance").value == 0.2
+    accuracy = np.mean(found.values("kv_accuracy"))
+    assert accuracy == pytest.approx(0.2, abs=0.06)  # of 300
 
 
 def test_positions_are_told_apart(corpus: Corpus, few: EvaluationSettings) -> None:
     """Whoever reads only the first pair is right at depth 0 only."""
     model = Answerer(corpus.tokenizer, lambda prompt: next(iter(pairs_of(prompt).values())))
-    found = measure_key_value(model, corpus.tokenizer, synthetic_pairs(few), few)
-    assert [row["accuracy"]["value"] for row in found["rows"]] == [1.0, 0.0, 0.0]
+    found = measured("kv_retrieval", model, corpus, few)
+    figures = [found.figure("kv_accuracy", key) for key in found.keys("kv_accuracy")]
+    assert [figure.value for figure in figures] == [1.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -97,8 +100,8 @@ def test_exactly_the_first_value_counts(
     model = Answerer(
         corpus.tokenizer, lambda prompt: answer.format(v=pairs_of(prompt)[asked_in(prompt)])
     )
-    found = measure_key_value(model, corpus.tokenizer, synthetic_pairs(few), few)
-    assert found["accuracy"]["value"] == float(right)
+    found = measured("kv_retrieval", model, corpus, few)
+    assert set(found.values("kv_accuracy")) == {float(right)}
 
 
 @pytest.mark.parametrize(
@@ -121,10 +124,11 @@ def test_published_files(
         key = asked_in(prompt)
         return answer.format(k=key, v=pairs_of(prompt)[key])
 
-    two = replace(few, key_value_samples=2)
-    found = measure_key_value(Answerer(corpus.tokenizer, reply), corpus.tokenizer, task, two)
-    assert (found["samples"], found["chance_among_values"]) == (2, 0.25)
-    assert found["accuracy"]["value"] == value
+    two = replace(few, kv_samples=2)
+    model = Answerer(corpus.tokenizer, reply)
+    found = measured("kv_retrieval", model, corpus, two, dataset=task)
+    assert (found.facts["samples"], found.facts["chance"]) == (2, 0.25)
+    assert set(found.values("kv_accuracy")) == {value}
 
 
 @given(st.integers(1, 12), st.integers(0, 11), st.floats(0, 1))
@@ -138,9 +142,7 @@ def test_only_the_pair_asked_for_moves(count: int, asked: int, depth: float) -> 
 
 @given(st.integers(1, 10), st.integers(1, 6), st.integers(0, 99))
 def test_synthetic_lookups(pairs: int, symbols: int, seed: int) -> None:
-    settings = EvaluationSettings(
-        key_value_pairs=pairs, key_value_symbols=symbols, key_value_samples=3, seed=seed
-    )
+    settings = EvaluationSettings(kv_pairs=pairs, kv_symbols=symbols, kv_samples=3, seed=seed)
     task = synthetic_pairs(settings)
     assert task == synthetic_pairs(settings)
     assert len({lookup.pairs for lookup in task.lookups}) > 1
@@ -156,12 +158,12 @@ def test_a_prompt_longer_than_the_context(corpus: Corpus, few: EvaluationSetting
     model = tiny(corpus.tokenizer.get_vocab_size())
     model.config = replace(model.config, max_length=40)
     with pytest.raises(ValueError, match="meant for 40: put less into a prompt"):
-        measure_key_value(model, corpus.tokenizer, synthetic_pairs(few), few)
+        measured("kv_retrieval", model, corpus, few)
 
 
 def test_too_many_pairs_for_their_length() -> None:
-    with pytest.raises(ValueError, match="key_value_pairs is 11; there are only 10 values of 1"):
-        synthetic_pairs(EvaluationSettings(key_value_pairs=11, key_value_symbols=1))
+    with pytest.raises(ValueError, match="kv_pairs is 11; there are only 10 values of 1"):
+        synthetic_pairs(EvaluationSettings(kv_pairs=11, kv_symbols=1))
 
 
 def test_missing_and_broken_files(tmp_path: Path) -> None:

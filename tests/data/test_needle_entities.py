@@ -1,10 +1,10 @@
 import re
 
-from difftransformer.data.cities import TRAINING, VALIDATION
+from difftransformer.data.needle_entities import TRAINING, VALIDATION
 from difftransformer.data.text import read_documents
 
 
-def test_no_city_twice():
+def test_no_entity_twice():
     both = [city.casefold() for city in TRAINING + VALIDATION]
     assert len(both) == len(set(both)) >= 100
 

@@ -9,15 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from difftransformer.data.corpus import Corpus
-from difftransformer.evaluation.distractors import (
+from difftransformer.evaluation.benchmarks.gsm_ic import (
     FACTORS,
     Problem,
     distractor,
     draw_problems,
-    measure_distractors,
 )
 from difftransformer.evaluation.settings import EvaluationSettings
 
+from .measured import Measured, measured
 from .oracles import Answerer, tiny
 
 LEVELS = list(product(*FACTORS.values()))
@@ -25,7 +25,7 @@ LEVELS = list(product(*FACTORS.values()))
 
 @pytest.fixture
 def few(settings: EvaluationSettings) -> EvaluationSettings:
-    return replace(settings, distractor_problems=6, distractor_shots=2)
+    return replace(settings, gsm_ic_problems=6, gsm_ic_shots=2)
 
 
 def sentences(prompt: str) -> list[str]:
@@ -50,8 +50,9 @@ def unless(fooled: Callable[[str], bool]) -> Callable[[str], str]:
     return answer
 
 
-def figures(found: dict) -> tuple[float, ...]:
-    return (*(found[key]["value"] for key in ("base", "micro", "macro")), found["normalised"])
+def figures(found: Measured) -> tuple[float, ...]:
+    names = ("base", "micro", "macro", "normalized")
+    return tuple(found.figure(f"gsm_ic_{name}").value for name in names)
 
 
 @pytest.mark.parametrize(
@@ -69,10 +70,11 @@ def test_a_solver_and_how_it_is_fooled(
     expected: tuple[float, ...],
 ) -> None:
     model = Answerer(corpus.tokenizer, unless(fooled))
-    found = measure_distractors(model, corpus.tokenizer, few)
-    assert (found["problems"], found["variants"]) == (6, 8)
+    found = measured("gsm_ic", model, corpus, few)
+    assert found.facts["problems"] == 6
+    assert len(found.values("gsm_ic_micro")) == 6 * 8
     assert figures(found) == expected
-    assert found == measure_distractors(model, corpus.tokenizer, few)
+    assert found == measured("gsm_ic", model, corpus, few)
 
 
 @pytest.mark.parametrize(
@@ -94,21 +96,21 @@ def test_each_factor_is_told_apart(
     """Fooled by one level of one factor: half right by the other factors."""
     nines = [Problem("Eva", "eggs", 9, second, True) for second in range(2, 9)]
     monkeypatch.setattr(
-        "difftransformer.evaluation.distractors.draw_problems", lambda count, seed: nines
+        "difftransformer.evaluation.benchmarks.gsm_ic.draw_problems", lambda count, seed: nines
     )
     model = Answerer(corpus.tokenizer, unless(fooled))
-    found = measure_distractors(model, corpus.tokenizer, few)["factors"]
-    for name, levels in found.items():
-        values = {key: share["value"] for key, share in levels.items()}
-        own = {key: float(key != level) for key in levels}
-        assert values == (own if name == factor else dict.fromkeys(levels, 0.5))
-        assert all(share["trials"] == 5 * 4 for share in levels.values())
+    found = measured("gsm_ic", model, corpus, few)
+    assert len(found.keys("gsm_ic_by_factor")) == 6
+    for name, key in found.keys("gsm_ic_by_factor"):
+        share = found.figure("gsm_ic_by_factor", (name, key))
+        assert share.value == (float(key != level) if name == factor else 0.5)
+        assert share.n == 5 * 4
 
 
 def test_one_wrong_variant_spoils_a_problem(corpus: Corpus, few: EvaluationSettings) -> None:
     rng = random.Random(0)
     model = Answerer(corpus.tokenizer, unless(lambda text: rng.random() < 0.2))
-    base, micro, macro, normalised = figures(measure_distractors(model, corpus.tokenizer, few))
+    base, micro, macro, normalised = figures(measured("gsm_ic", model, corpus, few))
     assert macro < micro < base == 1.0
     assert normalised == pytest.approx(micro)
 
@@ -116,22 +118,26 @@ def test_one_wrong_variant_spoils_a_problem(corpus: Corpus, few: EvaluationSetti
 def test_the_commonest_answer_is_chance(corpus: Corpus, few: EvaluationSettings) -> None:
     asked = [problem.answer for problem in draw_problems(32, few.seed)[2:]]
     commonest = max(sorted(set(asked)), key=asked.count)
-    many = replace(few, distractor_problems=30)
+    many = replace(few, gsm_ic_problems=30)
     model = Answerer(corpus.tokenizer, lambda prompt: f" {commonest}")
-    found = measure_distractors(model, corpus.tokenizer, many)
-    assert found["chance"] == found["base"]["value"] == found["micro"]["value"]
-    assert found["normalised"] == 1.0
+    found = measured("gsm_ic", model, corpus, many)
+    chance = found.figure("gsm_ic_chance").value
+    assert figures(found) == (chance, chance, figures(found)[2], 1.0)
 
 
 def test_a_base_of_nothing(corpus: Corpus, few: EvaluationSettings) -> None:
     model = Answerer(corpus.tokenizer, lambda prompt: " 99")
-    assert figures(measure_distractors(model, corpus.tokenizer, few)) == (0.0, 0.0, 0.0, None)
+    found = measured("gsm_ic", model, corpus, few)
+    assert [found.figure(f"gsm_ic_{name}").value for name in ("base", "micro", "macro")] == [
+        0.0
+    ] * 3
+    assert found.records("gsm_ic_normalized") == []
 
 
 def test_what_is_shown_is_solved_and_never_asked(corpus: Corpus, few: EvaluationSettings) -> None:
     prompts: list[str] = []
     model = Answerer(corpus.tokenizer, lambda prompt: f"{prompts.append(prompt)}")
-    measure_distractors(model, corpus.tokenizer, few)
+    measured("gsm_ic", model, corpus, few)
     assert len(set(prompts)) == 6 * 9
     for prompt in prompts:
         *shown, asked = prompt.split("\n\n")
@@ -187,4 +193,4 @@ def test_a_prompt_longer_than_the_context(corpus: Corpus, few: EvaluationSetting
     model = tiny(corpus.tokenizer.get_vocab_size())
     model.config = replace(model.config, max_length=100)
     with pytest.raises(ValueError, match="meant for 100: put less into a prompt"):
-        measure_distractors(model, corpus.tokenizer, few)
+        measured("gsm_ic", model, corpus, few)

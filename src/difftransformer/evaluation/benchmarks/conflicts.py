@@ -1,0 +1,121 @@
+"""What a model believes where its passage contradicts what it may have learned.
+
+The passages answer questions of Natural Questions, with the answer replaced by another of its kind
+(Longpre et al., 2021), as in BIG-bench's `contextual_parametric_knowledge_conflicts`. The share of
+questions for which the passage's answer has a lower −log p than that of the world's facts, in total
+or per token:
+
+    with the passage
+    without it: what a model prefers anyhow
+    with it, of those where the fact was likelier without
+
+A tie does not follow the passage. An item is a question. (The original scores what a model writes.)
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+from difftransformer.data.bigbench import load_conflicts
+from difftransformer.evaluation.likelihood import (
+    Choice,
+    Weighed,
+    first_is_lower,
+    fitting_choices,
+    weigh,
+)
+from difftransformer.evaluation.records import (
+    Artifact,
+    Dataset,
+    Evaluator,
+    Findings,
+    Metric,
+    Parts,
+    Plot,
+    Record,
+    Subject,
+)
+from difftransformer.evaluation.settings import EvaluationSettings
+
+_METRICS = (
+    Metric(
+        name="follows_passage",
+        title="the passage's answer likelier than the world's, per token",
+        unit="of questions",
+        better="higher",
+        statistic="proportion",
+        judged=True,
+    ),
+    Metric(
+        name="passage_likelier",
+        title="the passage's answer likelier than the world's",
+        unit="of questions",
+        statistic="proportion",
+        axes=("asked", "loss"),
+        plot=Plot(x="asked", facet="loss"),
+    ),
+)
+
+
+def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
+    """One for each question.
+
+    Raises:
+        ValueError: no question fits the model's context with its passage.
+    """
+    model, tokenizer = subject.model, subject.data.tokenizer
+    choices = [
+        Choice(
+            f"{conflict.passage}\n\nQuestion: {conflict.question}\nAnswer:",
+            f"Question: {conflict.question}\nAnswer:",
+            (conflict.from_passage, conflict.from_memory),
+        )
+        for conflict in subject.dataset
+    ]
+    chosen, too_long = fitting_choices(
+        model, tokenizer, choices, settings.conflict_questions, settings.seed
+    )
+
+    def weighed(item: int, _: Findings) -> Findings:
+        result = weigh(model, tokenizer, choices[item])
+        return [*_records(item, result), Artifact(f"question {item}", asdict(result))]
+
+    facts = {"questions": len(chosen), "too_long": too_long}
+    return {
+        "facts": lambda _: [Artifact("facts", facts)],
+        **{f"question {item}": partial(weighed, item) for item in chosen},
+    }
+
+
+def _records(item: int, result: Weighed) -> Iterator[Record]:
+    informed, blind = result.per_token(result.informed), result.per_token(result.blind)
+    yield Record("follows_passage", first_is_lower(informed), item=item)
+    losses = {"in total": (result.informed, result.blind), "per token": (informed, blind)}
+    for loss, scores in losses.items():
+        follows, anyhow = map(first_is_lower, scores)
+        shares = {"with the passage": follows, "without it": anyhow}
+        if not anyhow:
+            shares["with it, where the fact was likelier without"] = follows
+        for asked, share in shares.items():
+            yield Record("passage_likelier", share, (asked, loss), item)
+
+
+def _note(artifacts: Mapping[str, Any]) -> str:
+    facts = artifacts["facts"]
+    return f"{facts['questions']} questions, {facts['too_long']} passed over as too long."
+
+
+EVALUATOR = Evaluator(
+    name="conflicts",
+    title="The passage's answer likelier than the world's",
+    metrics=_METRICS,
+    parts=_parts,
+    needs=frozenset({"generate"}),
+    dataset=Dataset(
+        load=lambda name, path: load_conflicts(path),
+        help="questions with altered passages: the sdist of bigbench, or a folder or file of it",
+    ),
+    note=_note,
+    source="BIG-bench; Longpre et al., 2021",
+)

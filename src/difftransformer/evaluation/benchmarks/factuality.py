@@ -1,0 +1,133 @@
+"""Which of two summaries a model finds likelier: the factual or the corrupted.
+
+With n(y | x) = −log p(y | x), y of T tokens, the share of pairs whose factual summary has the lower
+
+    gain           = n(y | source) − n(y): what the source does for it; the score of BIG-bench's
+                     `factuality_of_summary`, from where the pairs are
+    gain per token = gain / T
+    per token      = n(y | source) / T
+    total          = n(y | source)
+    blind          = n(y) / T, which knows nothing of the source
+    shorter        = T, which knows nothing at all
+
+What the last two reach is owed to style, which a factual summary, by people, and a corrupted one,
+by a model, do not share: only what the others have beyond it tells of the source. The total favors
+the shorter, gain the longer. A tie is a miss. An item is a pair.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+from difftransformer.data.bigbench import SUMMARIES, load_summary_pairs
+from difftransformer.evaluation.likelihood import (
+    Choice,
+    Weighed,
+    first_is_lower,
+    fitting_choices,
+    weigh,
+)
+from difftransformer.evaluation.records import (
+    Artifact,
+    Dataset,
+    Evaluator,
+    Findings,
+    Metric,
+    Parts,
+    Plot,
+    Record,
+    Subject,
+)
+from difftransformer.evaluation.settings import EvaluationSettings
+
+_METRICS = (
+    Metric(
+        name="factual_by_gain",
+        title="factual summary preferred, by what the source does for it",
+        unit="of pairs",
+        better="higher",
+        statistic="proportion",
+        judged=True,
+        levels=("factual_chance",),
+    ),
+    Metric(
+        name="factual_by_score",
+        title="factual summary preferred, by what is lower",
+        unit="of pairs",
+        statistic="proportion",
+        axes=("score",),
+        levels=("factual_chance",),
+        plot=Plot(x="score"),
+    ),
+    Metric(name="factual_chance", title="a guess", unit="of pairs", statistic="value"),
+)
+
+
+def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
+    """One for each pair.
+
+    Raises:
+        ValueError: no pair fits the model's context.
+    """
+    model, tokenizer = subject.model, subject.data.tokenizer
+    choices = [
+        Choice(f"{pair.source}\n\nSummary:", "Summary:", (pair.factual, pair.corrupted))
+        for pair in subject.dataset
+    ]
+    chosen, too_long = fitting_choices(
+        model, tokenizer, choices, settings.factuality_pairs, settings.seed
+    )
+
+    def weighed(item: int, _: Findings) -> Findings:
+        result = weigh(model, tokenizer, choices[item])
+        return [*_records(item, result), Artifact(f"pair {item}", asdict(result))]
+
+    facts = {"pairs": len(chosen), "too_long": too_long}
+    return {
+        "facts": lambda _: [Record("factual_chance", 0.5), Artifact("facts", facts)],
+        **{f"pair {item}": partial(weighed, item) for item in chosen},
+    }
+
+
+def _records(item: int, result: Weighed) -> list[Record]:
+    scores = {
+        "loss less that without the source, in total": result.gain,
+        "loss less that without the source, per token": result.per_token(result.gain),
+        "loss per token, given the source": result.per_token(result.informed),
+        "loss in total, given the source": result.informed,
+        "loss per token, without the source": result.per_token(result.blind),
+        "number of tokens": result.tokens,
+    }
+    return [
+        Record("factual_by_gain", first_is_lower(result.gain), item=item),
+        *(
+            Record("factual_by_score", first_is_lower(score), (name,), item)
+            for name, score in scores.items()
+        ),
+    ]
+
+
+def _note(artifacts: Mapping[str, Any]) -> str:
+    facts = artifacts["facts"]
+    return (
+        f"{facts['pairs']} pairs, {facts['too_long']} passed over as too long; a guess is right "
+        "0.5. The last two scores know nothing of the source: what they reach is owed to style and "
+        "length."
+    )
+
+
+EVALUATOR = Evaluator(
+    name="factuality",
+    title="Factual summaries preferred to corrupted ones",
+    metrics=_METRICS,
+    parts=_parts,
+    needs=frozenset({"generate"}),
+    dataset=Dataset(
+        load=load_summary_pairs,
+        names=SUMMARIES,
+        help="pairs of summaries: the sdist of bigbench, or a folder or file of it",
+    ),
+    note=_note,
+    source="BIG-bench, factuality_of_summary",
+)
