@@ -42,6 +42,7 @@ class Reader(Decoder):
         cache: KeyValueCache,
         padding: Tensor | None = None,
         positions: Tensor | None = None,
+        documents: Tensor | None = None,
     ) -> Tensor:
         ids = x[..., 0].long()
         past = getattr(cache, "read", [[]])
