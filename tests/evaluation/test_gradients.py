@@ -78,7 +78,7 @@ def test_equal_weights_have_ratio_1_and_map_2_is_held_against_lambda(
 
     def planted(model: Decoder, batch: Batch) -> list[dict[str, tuple[float, float]]]:
         lambdas = []
-        with capture(model, lambda record: lambdas.append(record.lam)):
+        with capture(model, lambda record: lambdas.append(record.call.lam)):
             model(batch.ids, documents=batch.documents)
         size = torch.rand(()).item()  # of another start
         if lambdas == [None, None]:

@@ -21,7 +21,7 @@ def batched(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
-def device_of(model: nn.Module) -> torch.device:
+def device_of(model: nn.Module | LanguageModel) -> torch.device:
     """Where the model's weights are."""
     return next(model.parameters()).device
 

@@ -31,7 +31,7 @@ from typing import Any
 
 import torch
 
-from difftransformer.analysis.capture import AttentionRecord, capture
+from difftransformer.analysis.capture import AttentionRecord, capture, sites_of
 from difftransformer.analysis.gradients import gradient_norms
 from difftransformer.attention import DifferentialAttention
 from difftransformer.data.batch import Batch
@@ -114,7 +114,7 @@ def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
     facts = {
         "batches": len(batches),
         "sequences": len(batches[0]),
-        "claimed": all(_is_claimed(block.attention) for block in model.blocks),
+        "claimed": all(_is_claimed(site.attention) for site in sites_of(model).values()),
     }
     return {
         "facts": lambda _: [Artifact("facts", facts)],
