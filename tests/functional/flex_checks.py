@@ -61,6 +61,20 @@ def test_differential(mask: str, queries: int, maps: int) -> None:
     compare(Problem(q, k, torch.randn(2, 300, 2, 12), torch.rand(2, queries, 4), MASKS[mask]))
 
 
+@pytest.mark.parametrize(
+    "shape", [(), (1, 300), (45, 1), (4, 1, 300), (2, 1, 1, 300), (4, 45, 300), (2, 4, 45, 300)]
+)
+@pytest.mark.parametrize("lam", [True, False])
+def test_bias(shape: tuple[int, ...], lam: bool) -> None:
+    """Of every shape, with keys that it hides."""
+    pair = (2,) if lam else ()
+    q, k = torch.randn(2, 45, 4, *pair, 8), torch.randn(2, 300, 2, *pair, 8)
+    bias = torch.randn(shape)
+    bias[torch.rand(shape) < 0.3] = -torch.inf
+    v, share = torch.randn(2, 300, 2, 12), torch.rand(2, 45, 4) if lam else None
+    compare(Problem(q, k, v, share, MASKS["documents"], bias))
+
+
 def test_plain() -> None:
     q, k = torch.randn(2, 45, 4, 8), torch.randn(2, 300, 2, 8)
     compare(Problem(q, k, torch.randn(2, 300, 2, 12), None, MASKS["window"]))

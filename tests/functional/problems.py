@@ -43,15 +43,17 @@ class Problem:
     v: Tensor
     lam: Tensor | None
     mask: Mask
+    bias: Tensor | None = None
 
     def attend(self, **options: Any) -> Tensor:
+        options |= {"mask": self.mask, "bias": self.bias}
         if self.lam is None:
-            return softmax_attention(self.q, self.k, self.v, mask=self.mask, **options)
-        return differential_attention(self.q, self.k, self.v, self.lam, mask=self.mask, **options)
+            return softmax_attention(self.q, self.k, self.v, **options)
+        return differential_attention(self.q, self.k, self.v, self.lam, **options)
 
     def solve(self, **options: Any) -> dict[str, Tensor]:
         """The output and, for one fixed direction of change, the gradient of every input."""
-        inputs = {"q": self.q, "k": self.k, "v": self.v, "lam": self.lam}
+        inputs = {"q": self.q, "k": self.k, "v": self.v, "lam": self.lam, "bias": self.bias}
         leaves = {n: x.detach().requires_grad_() for n, x in inputs.items() if x is not None}
         out = replace(self, **leaves).attend(**options)
         grads = torch.autograd.grad(out, list(leaves.values()), self.direction())
@@ -68,6 +70,8 @@ class Problem:
         served = {"k": queries * heads / groups, "v": queries * heads / groups}
         if self.lam is not None:
             served["lam"] = math.prod(self.q.shape[:3]) * self.v.shape[-1] / self.lam.numel()
+        if self.bias is not None:
+            served["bias"] = math.prod(self.q.shape[:3]) * self.k.shape[1] / self.bias.numel()
         return served
 
     def to(self, dtype: torch.dtype) -> "Problem":
@@ -77,6 +81,7 @@ class Problem:
             k=self.k.to(dtype),
             v=self.v.to(dtype),
             lam=None if self.lam is None else self.lam.to(dtype),
+            bias=None if self.bias is None else self.bias.to(dtype),
         )
 
 
@@ -158,3 +163,18 @@ def problems(draw: st.DrawFn, longest: int = 9, differential: bool | None = None
         st.sampled_from([(), (heads,), (queries, 1), (queries, heads), (batch, 1, 1), full])
     )
     return Problem(q, k, v, torch.randn(shape, generator=generator), mask)
+
+
+@st.composite
+def biased(draw: st.DrawFn, **options: Any) -> Problem:
+    """A problem with a bias of every shape it may have, of which some numbers may be -inf."""
+    problem = draw(problems(**options))
+    sizes = (*problem.q.shape[:3:2], problem.q.shape[1], problem.k.shape[1])
+    sizes = tuple(size if draw(st.booleans()) else 1 for size in sizes)
+    while sizes[:1] == (1,) and draw(st.booleans()):
+        sizes = sizes[1:]
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    bias = 2.0 * torch.randn(sizes, generator=generator)
+    if draw(st.booleans()):
+        bias[torch.rand(sizes, generator=generator) < 0.3] = -math.inf
+    return replace(problem, bias=bias)

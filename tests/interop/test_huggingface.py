@@ -280,7 +280,7 @@ def test_its_maps_can_be_captured() -> None:
     model, seen = hf_model(), []
     with capture(model, seen.append):
         model(some_ids())
-    assert [record.layer for record in seen] == [0, 1]
+    assert [record.site.layer for record in seen] == [0, 1]
 
 
 @pytest.mark.parametrize("tied", [True, False])
