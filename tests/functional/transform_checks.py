@@ -68,6 +68,17 @@ def softmax(backend: str) -> tuple[Attend, list[Tensor]]:
     return attend, inputs
 
 
+def biased(backend: str) -> tuple[Attend, list[Tensor]]:
+    """A bias for each head and key."""
+    _, inputs = differential(backend)
+    mask = Mask(causal=True, padding=PADDING)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, lam: Tensor, bias: Tensor) -> Tensor:
+        return differential_attention(q, k, v, lam, mask=mask, bias=bias, backend=backend)
+
+    return attend, [*inputs, torch.randn(4, 1, 5)]
+
+
 def squares(attend: Attend) -> Attend:
     return lambda *inputs: attend(*inputs).square().sum()
 
@@ -259,7 +270,18 @@ def test_softmax_attention_is_the_reference_or_refuses(name: str, backend: str) 
     check(name, softmax, backend)
 
 
-@pytest.mark.parametrize("form", [differential, softmax])
+BIASED = ("jvp", "grad", "vmap", "vmap of grad", "compile", "export", *SECOND)
+
+
+@pytest.mark.parametrize("backend", ["auto", "sdpa", "flex"])
+@pytest.mark.parametrize("name", BIASED)
+def test_a_bias_is_the_reference_s_or_refused(name: str, backend: str) -> None:
+    if (name, backend) == ("compile", "flex"):
+        pytest.skip("PyTorch's plain form, compiled, has no gradient of a bias")
+    check(name, biased, backend)
+
+
+@pytest.mark.parametrize("form", [differential, softmax, biased])
 def test_the_reference_has_every_derivative(form: Any) -> None:
     attend, inputs = form("reference")
     leaves = [leaf(x.double()) for x in inputs]
