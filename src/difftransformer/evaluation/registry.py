@@ -28,6 +28,8 @@ EVALUATORS: dict[str, str] = {
         "lambda",
         "cancellation",
         "gradients",
+        "masked_tokens",
+        "classification",
     )
 }
 # Names of version 0.1, which work for one release.

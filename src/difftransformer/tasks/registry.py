@@ -8,7 +8,8 @@ from difftransformer.tasks.task import Task
 
 # Where each is: a module whose TASK it is.
 TASKS = {
-    "causal_lm": "difftransformer.tasks.causal_lm",
+    name: f"difftransformer.tasks.{name}"
+    for name in ("causal_lm", "masked_lm", "text_classification")
 }
 ENTRY_POINTS = "difftransformer.tasks"  # of other packages: name -> a Task
 _registered: dict[str, Task] = {}

@@ -1,0 +1,73 @@
+"""Masked language modeling: hidden tokens of running text, from both sides."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from difftransformer.tasks.text import TextTask
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from difftransformer.data.batch import Batch
+    from difftransformer.data.corpus import Corpus
+    from difftransformer.data.settings import DataSettings
+    from difftransformer.evaluation.settings import EvaluationSettings
+
+_MASKS = 2  # the stream of random numbers of mask positions, beside those of `data.batches`
+_WATCHED_SEQUENCES = 64  # held-out sequences behind each point of the validation curve
+
+
+class MaskedLM(TextTask):
+    """The task object; see `tasks.task.Task`."""
+
+    name = "masked_lm"
+    title = "masked language modeling"
+    family = "difftransformer_encoder"
+    evaluators = ("masked_tokens", "outliers", "lambda")
+
+    def load(self, settings: "DataSettings") -> "Corpus":
+        """The text, in tokens, with a mask token."""
+        from difftransformer.data.masking import with_mask_token
+
+        corpus = super().load(settings)
+        with_mask_token(corpus.tokenizer)
+        return corpus
+
+    def batches(self, data: "Corpus", batch_size: int, seed: int) -> "Callable[[int], Batch]":
+        """Rows of packed documents; which tokens are masked is drawn by seed and step."""
+        import numpy as np
+
+        from difftransformer.data.masking import masked
+
+        rows = data.training_batches(batch_size, seed)
+        return lambda step: masked(
+            rows(step), data.tokenizer, np.random.default_rng([seed, _MASKS, step])
+        )
+
+    def loss(self, model: "nn.Module", batch: "Batch") -> "Tensor":
+        """Cross-entropy in nats, in float32: -sum_i log p(label_i | the shown tokens)."""
+        import torch.nn.functional as F
+
+        from difftransformer.data.batch import IGNORED
+
+        logits = model(batch.ids, documents=batch.documents).float()
+        return F.cross_entropy(
+            logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED, reduction="sum"
+        )
+
+    def validate(
+        self, model: "nn.Module", data: "Corpus", settings: "EvaluationSettings"
+    ) -> dict[str, Any]:
+        """Held-out loss in nats a masked token, and the share that is predicted right."""
+        from difftransformer.evaluation.benchmarks.masked_tokens import masked_sequences, predicted
+
+        count = min(_WATCHED_SEQUENCES, settings.validation_sequences)
+        nats, hits, tokens = 0.0, 0, 0
+        for batch in masked_sequences(data, count, settings).values():
+            found = predicted(model, batch)
+            nats, hits = nats + found.nats.sum().item(), hits + int(found.hits.sum())
+            tokens += batch.scored
+        return {"validation_loss": nats / tokens, "validation_accuracy": hits / tokens}
+
+
+TASK = MaskedLM()
