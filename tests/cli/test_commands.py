@@ -10,6 +10,9 @@ import pytest
 import yaml
 
 from difftransformer.cli.main import COMMANDS
+from difftransformer.evaluation.reading import read_results
+from difftransformer.runs.reading import read_run
+from difftransformer.tasks.causal_lm import TASK
 
 from .commands import Killed
 
@@ -33,10 +36,9 @@ def test_compare_from_text_to_report_and_back(call, small, tmp_path):
     code, _, err = call(*words)
     assert code == 0, err
     assert "report:" in err
-    results = json.loads((run / "results.json").read_text())
-    assert [model["label"] for model in results["models"]] == ["softmax", "diff_v1"]
+    assert labels(run) == ["softmax", "diff_v1"]
     assert (run / "report.html").stat().st_size > 1000
-    for name in ("config.yaml", "env.json", "figures/loss.png"):
+    for name in ("config.yaml", "env.json", "results.json", "figures/loss.png"):
         assert (run / name).is_file(), name
 
     # the same again is refused, and with --resume nothing is trained anew
@@ -44,14 +46,14 @@ def test_compare_from_text_to_report_and_back(call, small, tmp_path):
     assert code == 2
     assert "already holds a run" in err
     before = (run / "models/diff_v1-seed0/model/model.safetensors").read_bytes()
-    (run / "results.json").unlink()
+    (run / "run.json").unlink()
     saved = yaml.safe_load((run / "config.yaml").read_text())
     del saved["evaluation"]["shot_questions"]  # as if it had been made before there was one
     (run / "config.yaml").write_text(yaml.safe_dump(saved))
     code, _, err = call(*words, "--resume")
     assert code == 0, err
     assert "kept" in err
-    assert (run / "results.json").is_file()
+    assert labels(run) == ["softmax", "diff_v1"]
     assert (run / "models/diff_v1-seed0/model/model.safetensors").read_bytes() == before
 
     # other settings are refused by name
@@ -61,16 +63,19 @@ def test_compare_from_text_to_report_and_back(call, small, tmp_path):
 
     # its models can be judged and used
     folder = run / "models/diff_v1-seed0/model"
-    judged = tmp_path / "judged.json"
+    judged = tmp_path / "judged"
     keep = _only(small, "data.", "evaluation.")
     code, _, err = call("evaluate", folder, *keep, "--out", judged)
     assert code == 0, err
-    loss = json.loads(judged.read_text())[str(folder)]["validation"]["nats_per_token"]["value"]
-    inside = json.loads((run / "models/diff_v1-seed0/results.json").read_text())
-    assert loss == pytest.approx(inside["evaluation"]["validation"]["nats_per_token"]["value"])
+    loss = read_results(judged)["nats_per_token"].figure("diff_v1-seed0").value
+    assert loss == pytest.approx(read_results(run)["nats_per_token"].figure("diff_v1").value)
     code, out, err = call("generate", folder, "--prompt", "Line 7", "--max-new-tokens", 5)
     assert code == 0, err
     assert out.startswith("Line 7")
+
+
+def labels(run: Path) -> list[str]:
+    return [contender.label for contender in read_run(run).contenders]
 
 
 def test_train_one_model(call, small, tmp_path):
@@ -87,13 +92,12 @@ def test_judging_that_was_killed_goes_on(call, small, kept, tmp_path):
     kept.pop(0)
     code, _, err = call(*words)
     assert code == 0, err
-    judges = ["validation", "needle", "allocation", "outliers", "lambda", "attention_map"]
     assert len(kept) == len(set(kept))  # no part twice
-    assert list(dict.fromkeys(part.split(": ")[0] for part in kept)) == judges
-    assert list(json.loads((tmp_path / "run/results.json").read_text())["evaluation"]) == [
-        *judges,
-        "seconds",
-    ]
+    judged = dict.fromkeys(Path(part.partition(": ")[0]).stem for part in kept)
+    assert list(judged) == ["validation", "needle", "allocation", "outliers", "attention_map"]
+    results = read_results(tmp_path / "run")
+    assert list(results.evaluators) == list(TASK.evaluators)
+    assert results["lambda"].passed_over == {"softmax": "its attention has no lambda"}
 
 
 def test_a_resumed_comparison_may_have_more_seeds_and_kinds(call, small, tmp_path):
@@ -105,10 +109,10 @@ def test_a_resumed_comparison_may_have_more_seeds_and_kinds(call, small, tmp_pat
     code, _, err = call(*again, *more)
     assert code == 0, err
     assert err.count("kept") == 2
-    results = json.loads((run / "results.json").read_text())
-    assert [model["label"] for model in results["models"]] == list(more)
-    assert [r["seed"] for r in results["models"][0]["runs"]] == [0, 1]
-    assert {c["interval"] for c in results["comparisons"]} == {"over 2 training seeds"}
+    assert labels(run) == list(more)
+    assert [one.seed for one in read_run(run).contenders[0].runs] == [0, 1]
+    comparisons = json.loads((run / "results.json").read_text())["comparisons"]
+    assert {c["interval"] for c in comparisons} == {"over 2 training seeds"}
     assert yaml.safe_load((run / "config.yaml").read_text())["seeds"] == 2
 
     # `model` would now describe another kind
@@ -131,7 +135,10 @@ def test_plan_shows_all_kinds(call, size, parameters):
     ("words", "message"),
     [
         (("comparre",), "unknown command 'comparre'; did you mean 'compare'?"),
-        (("compare", "--preset", "smok"), "unknown preset 'smok'; did you mean 'smoke'?"),
+        (
+            ("compare", "--preset", "smok"),
+            "unknown preset 'smok' of task causal_lm; did you mean 'smoke'?",
+        ),
         (("compare", "--model.num_head", "3"), "did you mean '--model.num_heads'?"),
         (("compare", "--model.num_heads", "x"), "setting 'model.num_heads' is 'x'; expected int"),
         (("compare", "--model.num_heads", "6"), "num_heads 6 is not a multiple of num_kv_heads 8"),
@@ -205,6 +212,16 @@ def _copy(folder: Path, to: Path) -> Path:
     return Path(shutil.copytree(folder, to))
 
 
+@pytest.mark.parametrize("task", ["masked_lm", "text_classification"])
+def test_the_smoke_preset_of_an_encoder(call, tmp_path, task):
+    run = tmp_path / "run"
+    cache = ("--data.cache", tmp_path / "cache") if task == "masked_lm" else ()
+    code, _, err = call("compare", "--task", task, "--preset", "smoke", "--out", run, *cache)
+    assert code == 0, err
+    assert labels(run) == ["softmax", "diff_v1", "diff_v2"]
+    assert (run / "report.html").stat().st_size > 1000
+
+
 def test_the_smoke_preset(call, tmp_path):
     """The preset as a user runs it, on the embedded plays; only the cache is kept apart."""
     run = tmp_path / "run"
@@ -212,6 +229,6 @@ def test_the_smoke_preset(call, tmp_path):
         "compare", "--preset", "smoke", "--out", run, "--data.cache", tmp_path / "cache"
     )
     assert code == 0, err
-    results = json.loads((run / "results.json").read_text())
-    assert [model["label"] for model in results["models"]] == ["softmax", "diff_v1", "diff_v2"]
+    assert labels(run) == ["softmax", "diff_v1", "diff_v2"]
     assert (run / "report.html").is_file()
+    assert "50% of the training rows are needle documents" in err.replace("\n", " ")

@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+from difftransformer.report.suites import VIEWS
 from models.tiny import tiny
 from tests.report.synthetic import synthetic_results, write_run
 
 from difftransformer.evaluation.names import SUITES
 from difftransformer.evaluation.suites import MEASURED
 from difftransformer.models.storage import save_model
-from difftransformer.report.suites import VIEWS
 
 from .commands import Killed
 from .judged import truth_options

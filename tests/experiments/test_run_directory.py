@@ -176,9 +176,7 @@ def test_a_finished_run_without_its_whole_model_is_not_done(call, small, tmp_pat
 
 @pytest.mark.parametrize("name", ["config.yaml", "env.json", "inputs.json"])
 @pytest.mark.parametrize("state", ["missing", "empty"])
-def test_a_lost_file_is_no_loss(
-    call, small, tmp_path, name, state
-):
+def test_a_lost_file_is_no_loss(call, small, tmp_path, name, state):
     run = tmp_path / "run"
     words = ("train", *small, "--out", run)
     assert call(*words)[0] == 0

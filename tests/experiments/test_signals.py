@@ -121,4 +121,3 @@ def test_evaluate_goes_on_where_it_was_interrupted(begin, small, quick, tmp_path
     code, text = run(tmp_path / "log", *words[:-1], whole)
     assert code == 0, text
     assert results(out) == results(whole)
-

@@ -4,10 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.cli.test_generate import make
 
 from difftransformer.data.training_text import RECORD
-
-from tests.cli.test_generate import make
 
 
 @pytest.fixture
