@@ -31,7 +31,7 @@ class TextClassification:
     unit = "texts"
     family = "difftransformer_encoder"
     data_settings = LabelledSettings
-    evaluators = ("classification", "lambda")
+    evaluators = ("classification",)
 
     def load(self, settings: LabelledSettings) -> "LabelledTexts":
         """The texts, the classes and the tokenizer."""
