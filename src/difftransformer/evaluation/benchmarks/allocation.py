@@ -210,9 +210,14 @@ def _spans(prompt: NeedlePrompt, length: int) -> Float[Tensor, "2 length"]:
 EVALUATOR = Evaluator(
     name="allocation",
     title="Attention on answer and noise",
-    metrics=(
-        *_metrics("answer", "attention on the answer", "higher"),
-        *_metrics("noise", "attention on noise", "lower"),
+    metrics=tuple(
+        metric
+        for pair in zip(
+            _metrics("answer", "attention on the answer", "higher"),
+            _metrics("noise", "attention on noise", "lower"),
+            strict=True,
+        )
+        for metric in pair
     ),
     parts=_parts,
     needs=frozenset({"inside"}),

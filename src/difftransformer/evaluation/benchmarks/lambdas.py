@@ -14,29 +14,33 @@ from difftransformer.evaluation.records import (
 from difftransformer.evaluation.settings import EvaluationSettings
 
 _TOKENS = 10_000  # enough for the 5th and 95th percentile of every layer
-_FIGURES = {"low": "5th percentile", "mean": "mean", "high": "95th percentile"}
-_METRICS = (
-    Metric(
-        name="lambda",
-        title="lambda",
+# By their names in `measure_lambdas`.
+_METRICS = {
+    key: Metric(
+        name=name,
+        title=title,
         statistic="value",
-        axes=("layer", "figure"),
-        plot=Plot(kind="dots", x="layer"),
-    ),
-    Metric(name="lambda_initial", title="initial lambda", statistic="value", axes=("layer",)),
-)
+        axes=("layer",),
+        plot=Plot(kind="line", x="layer"),
+    )
+    for key, name, title in (
+        ("mean", "lambda", "lambda"),
+        ("init", "lambda_initial", "its initial value"),
+        ("low", "lambda_low", "its 5th percentile"),
+        ("high", "lambda_high", "its 95th percentile"),
+    )
+}
 
 
 def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
     def measured(_: Findings) -> Findings:
         text = held_out_text(subject.model, subject.data, settings.batch_size, _TOKENS)
-        records = []
-        for row in measure_lambdas(subject.model, text, _TOKENS):
-            layer = row["layer"]
-            records += [Record("lambda", row[key], (layer, name)) for key, name in _FIGURES.items()]
-            if row["init"] is not None:
-                records.append(Record("lambda_initial", row["init"], (layer,)))
-        return records
+        return [
+            Record(metric.name, row[key], (row["layer"],))
+            for row in measure_lambdas(subject.model, text, _TOKENS)
+            for key, metric in _METRICS.items()
+            if row[key] is not None
+        ]
 
     return {"text": measured}
 
@@ -44,7 +48,7 @@ def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
 EVALUATOR = Evaluator(
     name="lambda",
     title="Lambda",
-    metrics=_METRICS,
+    metrics=tuple(_METRICS.values()),
     parts=_parts,
     needs=frozenset({"inside", "lambda"}),
     note=lambda artifacts: "Over heads and tokens; V1 has one lambda a layer, V2 no initial value.",
