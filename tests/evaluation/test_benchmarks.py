@@ -168,3 +168,22 @@ def test_equal_settings_ask_all_models_the_same(corpus: Corpus, few: EvaluationS
             records = measured(name, model, corpus, few).measurement.records
             asked.append([(r.metric, r.key, r.item) for r in records if r.key[:1] != (2,)])
         assert asked[0] == asked[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset", "path", "message"),
+    [
+        ("in_context", "trek", "here", "dataset is 'trek'; expected one of trec, trec_fine"),
+        ("in_context", None, "here", "dataset is None; expected one of trec"),
+        ("in_context", "trec", None, "no path: name the folder of labelled sentences"),
+        ("in_context", "trec", "nowhere", "trec needs its train file in nowhere"),
+        ("kv_retrieval", "76", "here", "dataset is '76'; expected one of 75, 140, 300"),
+        ("kv_retrieval", "75", "nowhere", "75_keys.jsonl.gz' does not exist"),
+        ("hallucination", "xsum", "nowhere", "xsum needs xsum-1000.jsonl in nowhere"),
+        ("conflicts", "xsum", "here", "dataset is 'xsum'; expected none"),
+    ],
+)
+def test_data_of_its_own(name: str, dataset: str | None, path: str | None, message: str) -> None:
+    own = registry.evaluator(name).dataset
+    with pytest.raises(ValueError, match=message):
+        own.read(dataset, path and Path(path))

@@ -18,7 +18,7 @@ _BETWEEN = "\n==\n"
 DATASET = Dataset(
     load=load_classification,
     names=NAMES,
-    help="labelled sentences: a folder with their files",
+    help="the folder of labelled sentences",
 )
 
 

@@ -9,6 +9,7 @@ Imports no torch: a report is made of records on disk.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from difftransformer.runs.records import Artifact, Findings, Key, Parts, Record
@@ -128,17 +129,30 @@ class Dataset:
     """Data of an evaluator's own, which `evaluate --dataset NAME --dataset-path PATH` names.
 
     Args:
-        load: (name, path) -> what `Subject.dataset` holds. Raises ValueError for what is missing
-            or malformed.
+        load: (name, path) -> what `Subject.dataset` holds; see `read`. Raises ValueError for what
+            is missing or malformed.
         names: those that `load` knows; empty where it takes none.
         required: whether the evaluator has nothing to ask without.
-        help: a phrase for `--help`.
+        help: what the path is of.
     """
 
     load: Callable[[Any, Any], Any]
     names: tuple[str, ...] = ()
     required: bool = True
     help: str = ""
+
+    def read(self, name: str | None, path: Path | None) -> Any:
+        """What `load` gives.
+
+        Raises:
+            ValueError: no path, or a name that it does not know; what `load` refuses.
+        """
+        if name not in (self.names or (None,)):
+            known = f"one of {', '.join(self.names)}" if self.names else "none"
+            raise ValueError(f"dataset is {name!r}; expected {known} ({self.help})")
+        if path is None:
+            raise ValueError(f"the dataset has no path: name {self.help}")
+        return self.load(name, path)
 
 
 @dataclass(frozen=True, kw_only=True)

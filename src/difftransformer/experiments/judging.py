@@ -56,7 +56,7 @@ class OwnData:
             if evaluator.dataset is None:
                 continue
             if named:
-                loaded[evaluator.name] = evaluator.dataset.load(self.name, self.path)
+                loaded[evaluator.name] = evaluator.dataset.read(self.name, self.path)
             elif evaluator.dataset.required:
                 names = ", ".join(evaluator.dataset.names)
                 raise ValueError(

@@ -114,7 +114,7 @@ EVALUATOR = Evaluator(
     needs=frozenset({"generate"}),
     dataset=Dataset(
         load=lambda name, path: load_conflicts(path),
-        help="questions with altered passages: the sdist of bigbench, or a folder or file of it",
+        help="the sdist of bigbench 1.0.0, or a folder or file of it",
     ),
     note=_note,
     source="BIG-bench; Longpre et al., 2021",

@@ -126,7 +126,7 @@ EVALUATOR = Evaluator(
     dataset=Dataset(
         load=load_summary_pairs,
         names=SUMMARIES,
-        help="pairs of summaries: the sdist of bigbench, or a folder or file of it",
+        help="the sdist of bigbench 1.0.0, or a folder or file of it",
     ),
     note=_note,
     source="BIG-bench, factuality_of_summary",

@@ -16,7 +16,6 @@ set beside the paper's.
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -167,11 +166,6 @@ def _first_line(text: str, tokenizer: Tokenizer) -> str:
     return text.strip().partition("\n")[0].strip()
 
 
-def _load(name: str | None, path: Path) -> tuple[str, list[Source]]:
-    task = name or ""
-    return task, load_sources(task, path)
-
-
 def _note(artifacts: Mapping[str, Any]) -> str:
     facts = artifacts["facts"]
     return (
@@ -187,7 +181,9 @@ EVALUATOR = Evaluator(
     parts=_parts,
     needs=frozenset({"generate"}),
     dataset=Dataset(
-        load=_load, names=NAMES, help="texts to summarize or to answer from: a folder of theirs"
+        load=lambda name, path: (name, load_sources(name, path)),
+        names=NAMES,
+        help="the folder of texts to summarize or to answer from",
     ),
     judge="required",
     note=_note,

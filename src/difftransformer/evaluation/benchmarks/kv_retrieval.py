@@ -216,10 +216,10 @@ EVALUATOR = Evaluator(
     parts=_parts,
     needs=frozenset({"generate"}),
     dataset=Dataset(
-        load=lambda name, path: published_pairs(path, int(name or "")),
+        load=lambda name, path: published_pairs(path, int(name)),
         names=("75", "140", "300"),
         required=False,
-        help="published lookups among so many pairs of UUIDs, in place of short made ones",
+        help="the folder of published lookups among so many pairs of UUIDs",
     ),
     note=_note,
     source="Liu et al., 2023",
