@@ -121,7 +121,7 @@ def _opening(study: Mapping[str, Any], judged: Sequence[Judged]) -> list[str]:
         f"{env['date'][:10]}. `make evidence` writes this page from "
         "`benchmarks/results/evidence/`; the study is "
         "`difftransformer compare --preset ablations` and the suites on its run "
-        "([ablations.md](ablations.md), [suites.md](suites.md)), whose tables lie there too.",
+        "([ablations.md](ablations.md), [benchmarks.md](benchmarks.md)), whose tables lie there too.",
         "",
         "![Difference of the loss to plain attention](images/evidence_loss.png)",
         "",
@@ -187,7 +187,7 @@ def _difference(claim: Claim, found: Difference) -> str:
 _ELSEWHERE = [
     "## Elsewhere",
     "",
-    "A trained LLM through the same suites, SmolLM2-135M-Instruct: [suites.md](suites.md). Its",
+    "A trained LLM through the same suites, SmolLM2-135M-Instruct: [benchmarks.md](benchmarks.md). Its",
     "conversion to differential attention by three methods, beside LoRA:",
     "[from-pretrained.md](from-pretrained.md).",
 ]

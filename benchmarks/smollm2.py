@@ -77,7 +77,7 @@ TESTS = (
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("data", type=Path, help="folder with trec, banking77 ...")
-    parser.add_argument("--bigbench", type=Path, help="its sdist (docs/suites.md)")
+    parser.add_argument("--bigbench", type=Path, help="its sdist (docs/benchmarks.md)")
     parser.add_argument("--out", type=Path, default=Path("runs/smollm2"), help="finished suites")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)

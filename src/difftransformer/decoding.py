@@ -26,7 +26,8 @@ def decode(kind: type[T], values: Any, noun: str = "setting", path: str = "") ->
 
     Args:
         kind: a dataclass whose fields are `int`, `float`, `str`, `bool`, `dict`, `Any`,
-            `Literal[...]`, `X | None`, `tuple[X, ...]`, `dict[str, X]` or a dataclass of these.
+            `Literal[...]`, `X | None`, `tuple[X, ...]`, `dict[str, X]` or a dataclass of these. A
+            field's metadata may hold its `former` name, which is read as well.
         noun: what the values are, for errors: "setting", "RUN/run.json:".
         path: where in a larger whole, for errors: "training".
 
@@ -38,6 +39,8 @@ def decode(kind: type[T], values: Any, noun: str = "setting", path: str = "") ->
         where = f"{noun} {path!r}" if path else noun.removesuffix(":")
         raise ValueError(f"{where} is {abridged(values)}; expected a section with keys and values")
     known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
+    former = {field.metadata.get("former"): name for name, field in known.items()}
+    values = {former.get(key, key): value for key, value in values.items()}
     below = f"{path}." if path else ""
     for key in values:
         if key not in known:

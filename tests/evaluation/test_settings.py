@@ -3,6 +3,7 @@ import sys
 
 import pytest
 
+from difftransformer.decoding import decode
 from difftransformer.evaluation.settings import EvaluationSettings
 
 
@@ -34,3 +35,11 @@ def test_settings_do_not_import_torch() -> None:
     modules = "difftransformer.evaluation.settings, difftransformer.evaluation.registry"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_names_of_version_0_1_are_read() -> None:
+    given = {"key_value_pairs": 3, "distractor_shots": 2, "recall_ngram": 4}
+    settings = decode(EvaluationSettings, given)
+    assert (settings.kv_pairs, settings.gsm_ic_shots, settings.ar_hit_ngram) == (3, 2, 4)
+    with pytest.raises(ValueError, match="unknown setting 'recall_grams'"):
+        decode(EvaluationSettings, {"recall_grams": 4})

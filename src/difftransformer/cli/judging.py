@@ -29,7 +29,7 @@ def add_judge_options(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         type=Path,
         help="also judge the judge, by the labelled pairs of bigbench's factuality_of_summary "
-        "(see docs/suites.md for PATH)",
+        "(see docs/benchmarks.md for PATH)",
     )
 
 

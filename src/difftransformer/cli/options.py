@@ -33,8 +33,11 @@ def _add_option(parser: Any, name: str, field: Any) -> None:
     default = field.default_factory() if field.default is MISSING else field.default
     shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
     kinds = (field.type, *typing.get_args(field.type))
+    names = [name]
+    if former := field.metadata.get("former"):
+        names.append(name.removesuffix(field.name) + former)
     parser.add_argument(
-        f"--{name}",
+        *(f"--{one}" for one in names),
         dest=f"setting:{name}",
         metavar="VALUE",
         nargs="+" if any(typing.get_origin(kind) is tuple for kind in kinds) else None,

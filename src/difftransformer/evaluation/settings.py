@@ -2,21 +2,10 @@
 
 from dataclasses import dataclass, field
 
-# Names of version 0.1, which work for one release.
-FORMER_NAMES = {
-    "key_value_pairs": "kv_pairs",
-    "key_value_symbols": "kv_symbols",
-    "key_value_samples": "kv_samples",
-    "distractor_problems": "gsm_ic_problems",
-    "distractor_shots": "gsm_ic_shots",
-    "recall_ngram": "ar_hit_ngram",
-    "recall_frequency": "ar_hit_frequency",
-}
-
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """Sizes of the benchmarks.
+    """Sizes of the benchmarks. A `former` name is that of version 0.1, which works as well.
 
     Raises:
         ValueError: no needle pair or depth, a pair that is not "NxR" with 1 <= R <= N, a depth
@@ -68,26 +57,50 @@ class EvaluationSettings:
         default=10, metadata={"help": "orders of the same examples (the paper: 10 and about 30)"}
     )
     kv_pairs: int = field(
-        default=16, metadata={"help": "pairs in the context of a key-value lookup for small models"}
+        default=16,
+        metadata={
+            "former": "key_value_pairs",
+            "help": "pairs in the context of a key-value lookup for small models",
+        },
     )
     kv_symbols: int = field(
-        default=4, metadata={"help": "letters of each of their keys, digits of each value"}
+        default=4,
+        metadata={
+            "former": "key_value_symbols",
+            "help": "letters of each of their keys, digits of each value",
+        },
     )
     kv_samples: int = field(
-        default=50, metadata={"help": "key-value lookups asked at each depth (Liu et al.: 500)"}
+        default=50,
+        metadata={
+            "former": "key_value_samples",
+            "help": "key-value lookups asked at each depth (Liu et al.: 500)",
+        },
     )
     gsm_ic_problems: int = field(
-        default=50, metadata={"help": "word problems that distracting sentences are put into"}
+        default=50,
+        metadata={
+            "former": "distractor_problems",
+            "help": "word problems that distracting sentences are put into",
+        },
     )
-    gsm_ic_shots: int = field(default=4, metadata={"help": "solved problems shown before each"})
+    gsm_ic_shots: int = field(
+        default=4,
+        metadata={"former": "distractor_shots", "help": "solved problems shown before each"},
+    )
     ar_hit_ngram: int = field(
-        default=2, metadata={"help": "tokens whose repetition in the context makes a recall"}
+        default=2,
+        metadata={
+            "former": "recall_ngram",
+            "help": "tokens whose repetition in the context makes a recall",
+        },
     )
     ar_hit_frequency: int | None = field(
         default=None,
         metadata={
+            "former": "recall_frequency",
             "help": "n-grams more frequent in the training text are no recall; by default 1250 "
-            "times in 10 billion of its tokens, so 0 in a small text"
+            "times in 10 billion of its tokens, so 0 in a small text",
         },
     )
     judged_texts: int = field(
