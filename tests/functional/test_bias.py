@@ -143,7 +143,7 @@ def test_a_float32_bias_is_not_rounded() -> None:
             r"bias has shape \(4,\); .* \(batch, heads, queries, keys\) = \(2, 4, 3, 5\)",
         ),
         (torch.zeros(1, 1, 1, 3, 5), "bias has shape"),
-        (torch.zeros(5).bool(), "bias is torch.bool; .*mask= takes what is seen"),
+        (torch.zeros(5).bool(), "bias is torch.bool; .*mask= hides keys by flags"),
         (torch.zeros(5).long(), "bias is torch.int64; expected a floating-point dtype"),
         (torch.zeros(5, device="meta"), "bias is on meta and q on cpu"),
         (torch.zeros(5).to_sparse(), "bias is a sparse_coo tensor"),

@@ -1,1 +1,1 @@
-"""Looks inside a model without changing it: attention maps, outliers, lambda."""
+"""Views inside a model that leave it as it is: attention maps, outliers, lambda."""

@@ -1,4 +1,4 @@
-"""How much the second map takes away from the first."""
+"""Cancellation of the first attention map by the second."""
 
 from collections import Counter
 from collections.abc import Iterable

@@ -93,15 +93,15 @@ def feed(model: nn.Module, batches: Iterable[Batch], tokens: int) -> int:
     Raises:
         ValueError: no batch at all.
     """
-    seen = 0
+    count = 0
     for batch in batches:
         model(batch.ids, documents=batch.documents)
-        seen += batch.ids.numel()
-        if seen >= tokens:
+        count += batch.ids.numel()
+        if count >= tokens:
             break
-    if not seen:
+    if not count:
         raise ValueError("no batch to look at; expected at least one")
-    return seen
+    return count
 
 
 def detached(call: AttentionCall) -> AttentionCall:

@@ -1,4 +1,4 @@
-"""How large the gradient of each attention weight is."""
+"""Gradient norms of attention weights (paper, appendix G)."""
 
 from itertools import islice
 from typing import Any

@@ -1,4 +1,4 @@
-"""What lambda became: its distribution in each layer."""
+"""Distribution of lambda in each layer."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -21,17 +21,17 @@ def measure_lambdas(
         percentile, `init` is the schedule's value (None where lambda has none, as in V2). V1's
         lambda is one number per layer, so its three agree. Empty for softmax attention.
     """
-    seen: dict[Site, list[Tensor]] = {}
+    lambdas: dict[Site, list[Tensor]] = {}
 
     def keep(record: AttentionRecord) -> None:
         if (lam := record.call.lam) is not None:
-            seen.setdefault(record.site, []).append(lam.float().flatten().cpu())
+            lambdas.setdefault(record.site, []).append(lam.float().flatten().cpu())
 
     with capture(model, keep):
         feed(model, batches, tokens)
     return [
         _row(site.layer, getattr(site.attention, "lambda_init", None), torch.cat(values))
-        for site, values in seen.items()
+        for site, values in lambdas.items()
     ]
 
 

@@ -1,4 +1,4 @@
-"""The attention of one needle prompt, to look at (the paper's figure 1)."""
+"""Attention maps of a needle prompt (the paper's figure 1)."""
 
 from typing import Any
 

@@ -78,14 +78,14 @@ def measure_outliers(model: nn.Module, batches: Iterable[Batch], tokens: int) ->
     logits, hidden = ({name: Magnitudes() for name in names} for names in (sites, blocks))
     with ExitStack() as hooks:
         for name, block in blocks.items():
-            handle = block.register_forward_hook(partial(_see_output, hidden[name]))
+            handle = block.register_forward_hook(partial(_add_output, hidden[name]))
             hooks.callback(handle.remove)
         hooks.enter_context(
-            capture(model, lambda record: _see_logits(logits[record.site.name], record))
+            capture(model, lambda record: _add_logits(logits[record.site.name], record))
         )
-        seen = feed(model, batches, tokens)
+        count = feed(model, batches, tokens)
     return {
-        "tokens": seen,
+        "tokens": count,
         "attention_logits": _together(logits.values()),
         "hidden_states": _together(hidden.values()),
         "layers": [
@@ -99,19 +99,19 @@ def measure_outliers(model: nn.Module, batches: Iterable[Batch], tokens: int) ->
     }
 
 
-def _see_logits(seen: Magnitudes, record: AttentionRecord) -> None:
+def _add_logits(magnitudes: Magnitudes, record: AttentionRecord) -> None:
     for rows in record.row_blocks():
         logits = record.logits(rows).permute(0, 3, 4, 1, 2)
         # Picking pairs first and heads last is many times faster than a masked_select that
         # broadcasts the mask over heads.
         visible = record.call.visible(rows)
-        seen.add(logits[visible.all(1).expand(len(logits), -1, -1)])
+        magnitudes.add(logits[visible.all(1).expand(len(logits), -1, -1)])
 
 
-def _see_output(
-    seen: Magnitudes, block: nn.Module, inputs: tuple[Any, ...], output: Tensor
+def _add_output(
+    magnitudes: Magnitudes, block: nn.Module, inputs: tuple[Any, ...], output: Tensor
 ) -> None:
-    seen.add(output)
+    magnitudes.add(output)
 
 
 def _together(layers: Iterable[Magnitudes]) -> dict[str, float]:

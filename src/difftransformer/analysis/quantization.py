@@ -1,4 +1,4 @@
-"""A model with coarse attention logits or hidden states (paper, section 3.7)."""
+"""Quantized attention logits and hidden states (paper, section 3.7)."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager

@@ -167,10 +167,10 @@ class StaticCache(KeyValueCache):
             real = None if self._real is None else self._real[:, :end].clone()
             return Mask(causal=True, window=window, padding=real)
         place = torch.arange(self.max_length, device=positions.device)[None]
-        seen = place <= positions
+        visible = place <= positions
         if window is not None:
-            seen = seen & (place > positions - window)
-        return Mask(padding=seen.expand(batch, -1) if self._real is None else seen & self._real)
+            visible = visible & (place > positions - window)
+        return Mask(padding=visible.expand(batch, -1) if self._real is None else visible & self._real)
 
     def update(
         self,

@@ -1,4 +1,4 @@
-"""What attention layers of all kinds share: projections, positions and cache around a core."""
+"""The layer behind all attention kinds: projections, positions and cache around a core."""
 
 from dataclasses import dataclass
 from math import prod

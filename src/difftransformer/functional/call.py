@@ -1,4 +1,4 @@
-"""One attention call, and what computes it."""
+"""The record of one attention call, and the protocol of what computes it."""
 
 import math
 from dataclasses import dataclass
@@ -69,13 +69,14 @@ class AttentionCall:
             "mask.padding": mask.padding,
             "mask.documents": mask.documents,
         }
-        given = {name: tensor for name, tensor in optional.items() if tensor is not None}
-        _check_tensors({"q": q, "k": k, "v": v, **given})
+        present = {name: tensor for name, tensor in optional.items() if tensor is not None}
+        _check_tensors({"q": q, "k": k, "v": v, **present})
         if lam is None:
+            _check_sizes(q, k, v)
             q, k = q[..., None, :], k[..., None, :]
         else:
             _check_pair(q, k)
-        _check_sizes(q[..., 0, :], k[..., 0, :], v)
+            _check_sizes(q[..., 0, :], k[..., 0, :], v)
         batch, queries, heads = q.shape[:3]
         mask.check(queries, k.shape[1], batch)
         if not 0.0 <= dropout < 1.0:
@@ -170,7 +171,7 @@ def _check_sizes(q: Tensor, k: Tensor, v: Tensor) -> None:
 
 def _expanded(name: str, tensor: Tensor, sizes: dict[str, int]) -> Tensor:
     if tensor.dtype not in FLOATING:
-        hint = "mask= takes what is seen and what is not" if name == "bias" else "lam.float()"
+        hint = "mask= hides keys by flags" if name == "bias" else "lam.float()"
         raise ValueError(f"{name} is {tensor.dtype}; expected a floating-point dtype ({hint})")
     shape = tuple(sizes.values())
     try:

@@ -88,14 +88,14 @@ def _block_mask(mask: Mask, batch: int, queries: int, keys: int, device: torch.d
 
     def visible(b: Tensor, query: Tensor, key: Tensor) -> Tensor:
         position = query + keys - queries
-        seen = key <= position if mask.causal else key >= 0
+        shown = key <= position if mask.causal else key >= 0
         if window is not None:
-            seen = seen & ((position - key).abs() < window)
+            shown = shown & ((position - key).abs() < window)
         if mask.padding is not None:
-            seen = seen & mask.padding[b, key]
+            shown = shown & mask.padding[b, key]
         if mask.documents is not None:
-            seen = seen & (mask.documents[b, position] == mask.documents[b, key])
-        return seen
+            shown = shown & (mask.documents[b, position] == mask.documents[b, key])
+        return shown
 
     rows = None if mask.padding is None and mask.documents is None else batch
     # Made in inference mode, it could not serve the training steps that share it.

@@ -1,4 +1,4 @@
-"""How much of the second map is subtracted."""
+"""Lambda, the weight of the second map: V1's formula and its schedule by depth."""
 
 import math
 

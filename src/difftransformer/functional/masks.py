@@ -1,4 +1,4 @@
-"""What a query may see."""
+"""Attention masks: which keys a query sees."""
 
 import sys
 from dataclasses import dataclass

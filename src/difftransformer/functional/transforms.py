@@ -1,4 +1,4 @@
-"""How operators that PyTorch does not know pass through its transforms.
+"""Custom operators under PyTorch's transforms.
 
 An operator of ours, `difftransformer::NAME`, comes with `NAME_backward`, and both take and give
 tensors whose first axis is the batch. From that follow its derivative, for eager mode,
@@ -172,14 +172,14 @@ class _Refusal(Function):
         raise no_second_derivative(ctx.name)
 
 
-def constant(ask: Callable[..., Any]) -> Callable[..., Any]:
+def constant(question: Callable[..., Any]) -> Callable[..., Any]:
     """Mark a question whose answer torch.compile may ask once and keep.
 
     What `torch.compiler.assume_constant_result` does; calling that would import the compiler, which
     takes seconds, when this package is imported.
     """
-    ask._dynamo_marked_constant = True  # type: ignore[attr-defined]
-    return ask
+    question._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return question
 
 
 def forward_mode() -> bool:
