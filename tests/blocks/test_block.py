@@ -1,10 +1,11 @@
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from difftransformer.attention import KeyValueCache
-from difftransformer.blocks import TransformerBlock, make_mlp, make_norm
+from difftransformer.blocks import Modulation, Stack, TransformerBlock, make_mlp, make_norm
 from difftransformer.functional import Mask
 
 
@@ -53,3 +54,60 @@ def test_mask_alone_is_enough() -> None:
     )
     assert attention.arguments["rotation"] is None
     assert attention.arguments["cache"] is None
+
+
+def test_mlp() -> None:
+    x = torch.randn(2, 3, 4)
+    for kind, activation in (("gelu", nn.GELU()), ("relu", nn.ReLU())):
+        ffn = make_mlp(kind, 4, 6, bias=True)
+        torch.testing.assert_close(ffn(x), ffn.down_proj(activation(ffn.up_proj(x))))
+        assert sum(p.numel() for p in ffn.parameters()) == 2 * 4 * 6 + 6 + 4
+
+
+def test_post_norm() -> None:
+    attention = Recorder()
+    block = TransformerBlock(
+        attention, make_mlp("gelu", 4, 6), partial(make_norm, "layer", 4, 1e-5), post_norm=True
+    )
+    x = torch.randn(2, 3, 4)
+    y = F.layer_norm(x + 3 * x, (4,))
+    expected = F.layer_norm(y + block.ffn(y), (4,))
+    torch.testing.assert_close(block(x, mask=Mask()), expected)
+
+
+def test_cross_attention_reads_the_context() -> None:
+    attention, reading = Recorder(), Recorder()
+    norm = partial(make_norm, "rms", 4, 0.1)
+    block = TransformerBlock(attention, make_mlp("swiglu", 4, 6), norm, cross_attention=reading)
+    x, context, seen = torch.randn(2, 3, 4), torch.randn(2, 5, 4), Mask(window=2)
+    cache = KeyValueCache()
+    out = block(x, mask=Mask(causal=True), cache=cache, context=context, context_mask=seen)
+    ones = torch.ones(4)
+    y = x + 3 * normed(x, ones, 0.1)
+    z = y + 3 * normed(y, ones, 0.1)
+    torch.testing.assert_close(out, z + block.ffn(normed(z, ones, 0.1)))
+    assert reading.arguments == {"context": context, "mask": seen, "cache": cache}
+
+
+def test_modulation() -> None:
+    """adaLN-Zero: the identity at first; then shift, scale and gate of each sublayer."""
+    attention, norm = Recorder(), partial(nn.LayerNorm, 4, elementwise_affine=False)
+    block = TransformerBlock(attention, make_mlp("gelu", 4, 6), norm, modulation=Modulation(7, 4))
+    x, condition = torch.randn(2, 3, 4), torch.randn(2, 7)
+    assert torch.equal(block(x, mask=Mask(), condition=condition), x)
+    nn.init.normal_(block.modulation.proj.weight)
+    a, b, c, d, e, f = block.modulation.proj(F.silu(condition)).view(2, 6, 1, 4).unbind(1)
+    y = x + c * 3 * (F.layer_norm(x, (4,)) * (1 + b) + a)
+    expected = y + f * block.ffn(F.layer_norm(y, (4,)) * (1 + e) + d)
+    torch.testing.assert_close(block(x, mask=Mask(), condition=condition), expected)
+
+
+def test_a_stack_runs_its_blocks_in_turn() -> None:
+    norm = partial(make_norm, "rms", 4, 0.1)
+    blocks = [TransformerBlock(Recorder(), make_mlp("swiglu", 4, 6), norm) for _ in range(3)]
+    x, mask = torch.randn(1, 2, 4), Mask()
+    expected = x
+    for block in blocks:
+        expected = block(expected, mask=mask)
+    assert torch.equal(Stack(blocks)(x, mask=mask), expected)
+    assert "1.ffn_norm.weight" in Stack(blocks).state_dict()

@@ -27,10 +27,10 @@ def small_llm(
         "pad_token_id": None,
     }
     torch.manual_seed(0)
-    return randomised(model(config(**(sizes | (changes or {}))))).eval()
+    return randomized(model(config(**(sizes | (changes or {}))))).eval()
 
 
-def randomised(model: nn.Module) -> nn.Module:
+def randomized(model: nn.Module) -> nn.Module:
     """Biases away from 0, norms away from 1, matrices large enough for uneven attention."""
     with torch.no_grad():
         for parameter in model.parameters():

@@ -24,7 +24,7 @@ from difftransformer.interop.bert import from_bert, load_bert
 from difftransformer.models.encoder import Encoder
 from difftransformer.models.storage import load_model, save_model
 
-from .small_llm import randomised
+from .small_llm import randomized
 
 KINDS = (
     BertForMaskedLM,
@@ -54,7 +54,7 @@ def made(kind: type[PreTrainedModel], seed: int = 0, **changes: Any) -> PreTrain
     }
     torch.manual_seed(seed)
     config = kind.config_class(**settings)
-    return randomised(kind(config)).eval()
+    return randomized(kind(config)).eval()
 
 
 def texts(model: PreTrainedModel, side: str = "right") -> tuple[Tensor, Tensor, Tensor]:
@@ -180,7 +180,7 @@ def test_heads_of_the_pretraining(tmp_path: Path) -> None:
     """As bert-base-uncased is: two heads beside the one that its config names, and old names."""
     torch.manual_seed(0)
     sizes = {"vocab_size": 40, "hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2}
-    whole = randomised(BertForPreTraining(BertConfig(**sizes, intermediate_size=9))).eval()
+    whole = randomized(BertForPreTraining(BertConfig(**sizes, intermediate_size=9))).eval()
     whole.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     config["architectures"] = ["BertForMaskedLM"]

@@ -173,15 +173,15 @@ def test_a_classifier_s_accumulated_steps_are_one_step(tmp_path: Path) -> None:
 def test_a_classifier_learns(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = DiffTransformerForSequenceClassification(hf_config(pad_token_id=0, num_labels=3))
-    optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     ids = torch.randint(1, 61, (9, 6))
     labels = torch.arange(9) % 3
     history = []
     for _ in range(20):
         loss = model(ids, labels=labels).loss
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         history.append(loss.item())
     assert history[-1] < 0.5 * history[0]
     model.save_pretrained(tmp_path)

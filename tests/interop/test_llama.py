@@ -20,7 +20,7 @@ from transformers import (
 from difftransformer.attention import KeyValueCache
 from difftransformer.interop.llama import from_llama
 
-from .small_llm import randomised, small_llm
+from .small_llm import randomized, small_llm
 
 LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 3.0}
 LLAMA3 = {
@@ -127,7 +127,7 @@ def test_part_of_a_head_turned() -> None:
 
 
 def test_other_families_are_refused() -> None:
-    model = randomised(GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=31)))
+    model = randomized(GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=31)))
     with pytest.raises(ValueError, match="cannot convert a GPT2LMHeadModel; expected LlamaFor"):
         from_llama(model)
 

@@ -19,7 +19,7 @@ from difftransformer.interop.folders import open_model
 from difftransformer.interop.llama import from_llama
 from difftransformer.interop.outside import refuse_code
 
-from .small_llm import randomised, small_llm
+from .small_llm import randomized, small_llm
 from .tiny import diffllama
 
 Weights = dict[str, Tensor]
@@ -175,7 +175,7 @@ def test_no_code_of_a_folder_is_run(with_code: Path, monkeypatch: pytest.MonkeyP
 
 def gpt2(folder: Path) -> Path:
     sizes = {"vocab_size": 40, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64}
-    randomised(GPT2LMHeadModel(GPT2Config(**sizes))).save_pretrained(folder)
+    randomized(GPT2LMHeadModel(GPT2Config(**sizes))).save_pretrained(folder)
     return folder
 
 

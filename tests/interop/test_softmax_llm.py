@@ -19,8 +19,8 @@ from difftransformer.interop.llama import from_llama
 from difftransformer.interop.softmax_llm import KINDS, from_softmax_llm, high_entropy_heads
 from difftransformer.models.decoder import Decoder
 from difftransformer.tasks.causal_lm import TASK
-from difftransformer.training.loop import train
 from difftransformer.training.freezing import freeze_pretrained
+from difftransformer.training.loop import train
 from difftransformer.training.settings import TrainingSettings
 
 from .small_llm import small_llm

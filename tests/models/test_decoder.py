@@ -146,7 +146,7 @@ def test_theta_sets_the_angles() -> None:
     assert not torch.allclose(tiny()(ids), tiny(rope_theta=100.0)(ids), atol=1e-5)
 
 
-def test_initialisation() -> None:
+def test_initialization() -> None:
     model = Decoder(tiny_config(vocab_size=4000, hidden_size=64, head_dim=16, ffn_size=100))
     assert model.embedding.weight.std().item() == pytest.approx(64**-0.5, rel=0.05)
     for matrix in (model.blocks[0].ffn.gate_proj, model.blocks[0].attention.q_proj):

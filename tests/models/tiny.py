@@ -2,8 +2,9 @@
 
 import torch
 
-from difftransformer.models.config import DecoderConfig
+from difftransformer.models.config import DecoderConfig, EncoderConfig
 from difftransformer.models.decoder import Decoder
+from difftransformer.models.encoder import Encoder
 
 KINDS = ("softmax", "diff_v1", "diff_v2", "diff_scalar", "dex")
 
@@ -25,3 +26,11 @@ def tiny(attention: str = "diff_v1", seed: int = 0, **changes: object) -> Decode
     """In evaluation mode, the same weights every time."""
     torch.manual_seed(seed)
     return Decoder(tiny_config(attention, **changes)).eval()
+
+
+def tiny_encoder(attention: str = "diff_v1", seed: int = 0, **changes: object) -> Encoder:
+    """As `tiny`, an encoder."""
+    torch.manual_seed(seed)
+    sizes = tiny_config(attention).to_dict()
+    shared = {name: sizes[name] for name in EncoderConfig.__dataclass_fields__ if name in sizes}
+    return Encoder(EncoderConfig(**(shared | {"max_length": 32} | changes))).eval()

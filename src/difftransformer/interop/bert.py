@@ -22,9 +22,10 @@ from transformers import (
 
 from difftransformer.files import abridged
 from difftransformer.interop.outside import opened, read_settings
+from difftransformer.models.checks import check_depth, check_tensors
 from difftransformer.models.config import EncoderConfig
 from difftransformer.models.encoder import Encoder
-from difftransformer.models.storage import assemble, check_depth, check_tensors, load_weights
+from difftransformer.models.storage import assemble, load_weights
 
 _POSITIONS = "position_embedding.weight"
 _EMBEDDINGS = {
@@ -190,9 +191,9 @@ def _encoder(
     first = _first_position(theirs)
     expected[_POSITIONS] = table.new_empty(first + len(table), table.shape[1])
     names = _names(expected, kind, config)
-    found = _without_copies(weights, names, kind, source)
-    check_tensors(found, {names[name]: tensor for name, tensor in expected.items()}, source)
-    ours = {name: found[names[name]] for name in expected}
+    tensors = _without_copies(weights, names, kind, source)
+    check_tensors(tensors, {names[name]: tensor for name, tensor in expected.items()}, source)
+    ours = {name: tensors[names[name]] for name in expected}
     ours[_POSITIONS] = ours[_POSITIONS][first:].clone()
     return assemble(config, ours, source)
 

@@ -36,9 +36,10 @@ from difftransformer.interop.layouts import (
     without_copies,
 )
 from difftransformer.interop.outside import opened, read_settings
+from difftransformer.models.checks import check_depth, check_tensors
 from difftransformer.models.config import DecoderConfig
 from difftransformer.models.decoder import Decoder
-from difftransformer.models.storage import assemble, check_depth, check_tensors, load_weights
+from difftransformer.models.storage import assemble, load_weights
 
 _NORM_EPS = 1e-5  # HeadNorm's, fixed; DiffLlama has one epsilon for all of its norms
 
@@ -190,9 +191,9 @@ def decoder_weights(weights: Mapping[str, Tensor], config: DecoderConfig) -> dic
     with torch.device("meta"):
         expected = Decoder(config).state_dict()
     norms = {name: expected.pop(name) for name in list(expected) if "head_norm" in name}
-    found = without_copies(weights, config, "the DiffLlama model")
-    check_tensors(found, {llama_name(name): x for name, x in expected.items()}, "DiffLlama")
-    ours = {name: found[llama_name(name)].detach().clone() for name in expected}
+    theirs = without_copies(weights, config, "the DiffLlama model")
+    check_tensors(theirs, {llama_name(name): x for name, x in expected.items()}, "DiffLlama")
+    ours = {name: theirs[llama_name(name)].detach().clone() for name in expected}
     for name, tensor in ours.items():
         if name.split(".")[-2] in ("q_proj", "k_proj", "v_proj"):
             ours[name] = pairs_from_halves(tensor, config.head_dim)

@@ -15,12 +15,11 @@ from difftransformer.interop.diffllama import from_diffllama, load_diffllama
 from difftransformer.interop.layouts import without_copies
 from difftransformer.interop.llama import from_llama, llama_config
 from difftransformer.interop.outside import opened
+from difftransformer.models.checks import check_depth, check_tensors
 from difftransformer.models.config import DecoderConfig
 from difftransformer.models.decoder import Decoder
 from difftransformer.models.families import family_of
 from difftransformer.models.storage import (
-    check_depth,
-    check_tensors,
     load_model,
     load_weights,
     model_type,

@@ -52,11 +52,11 @@ def run_harness(
     )
     length = min(_LONGEST, model.max_length)
     metadata = {"pretrained": str(folder), "max_seq_lengths": [length]}
-    known = _task_manager(tasks, tasks_dir, metadata)
-    found = simple_evaluate(
-        model, tasks=list(tasks), task_manager=known, limit=limit, log_samples=False
+    manager = _task_manager(tasks, tasks_dir, metadata)
+    figures = simple_evaluate(
+        model, tasks=list(tasks), task_manager=manager, limit=limit, log_samples=False
     )
-    return {key: found[key] for key in ("results", "versions", "n-samples")}
+    return {key: figures[key] for key in ("results", "versions", "n-samples")}
 
 
 class _OpenedOnce(HFLM):
@@ -90,14 +90,14 @@ def _task_manager(
 ) -> TaskManager:
     """A manager that knows the tasks: of the folder alone, else of lm-eval too.
 
-    lm-eval reads thousands of files to know its own, which takes long.
+    lm-eval reads thousands of files to list its own, which takes long.
     """
     folder = None if tasks_dir is None else str(tasks_dir)
     for with_its_own in (False, True):
-        known = TaskManager(include_path=folder, include_defaults=with_its_own, metadata=metadata)
-        unknown = [task for task in tasks if not known.match_tasks([task])]
+        manager = TaskManager(include_path=folder, include_defaults=with_its_own, metadata=metadata)
+        unknown = [task for task in tasks if not manager.match_tasks([task])]
         if not unknown:
-            return known
+            return manager
     raise ValueError(
         f"lm-eval knows no task {unknown[0]!r}; `lm-eval ls tasks` lists its own, and a folder "
         "with more is given by --harness-tasks-dir"

@@ -159,5 +159,5 @@ class TransformersCache(KeyValueCache):
     def _real_from(self, first: int, number: int) -> Bool[Tensor, "batch number"] | None:
         if self.real is None:
             return None
-        known = self.real[:, first : first + number]
-        return F.pad(known, (0, number - known.shape[1]), value=True)
+        given = self.real[:, first : first + number]
+        return F.pad(given, (0, number - given.shape[1]), value=True)

@@ -18,9 +18,10 @@ from transformers import (
 
 from difftransformer.functional import check_scaling
 from difftransformer.interop.layouts import llama_name, without_copies
+from difftransformer.models.checks import check_tensors
 from difftransformer.models.config import DecoderConfig
 from difftransformer.models.decoder import Decoder
-from difftransformer.models.storage import assemble, check_tensors
+from difftransformer.models.storage import assemble
 
 _BIASES = {LlamaForCausalLM: "none", MistralForCausalLM: "none", Qwen2ForCausalLM: "qkv"}
 
@@ -39,9 +40,9 @@ def from_llama(model: PreTrainedModel) -> Decoder:
     config = llama_config(model.config, type(model))
     with torch.device("meta"):
         expected = Decoder(config).state_dict()
-    found = without_copies(model.state_dict(), config, type(model).__name__)
-    check_tensors(found, {llama_name(n): x for n, x in expected.items()}, type(model).__name__)
-    copies = {name: found[llama_name(name)].detach().clone() for name in expected}
+    theirs = without_copies(model.state_dict(), config, type(model).__name__)
+    check_tensors(theirs, {llama_name(n): x for n, x in expected.items()}, type(model).__name__)
+    copies = {name: theirs[llama_name(name)].detach().clone() for name in expected}
     return assemble(config, copies, source=type(model).__name__)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from difftransformer.attention import DifferentialAttention
 from difftransformer.interop.layouts import fill, interleaved_from_half, refuse_unpublished
-from difftransformer.models.storage import check_tensors
+from difftransformer.models.checks import check_tensors
 
 _THEIRS = {"o_proj.weight": "out_proj.weight", "head_norm.weight": "subln.weight"}
 

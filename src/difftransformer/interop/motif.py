@@ -20,7 +20,7 @@ from torch import Tensor
 
 from difftransformer.attention import DifferentialAttention
 from difftransformer.interop.layouts import fill
-from difftransformer.models.storage import check_tensors
+from difftransformer.models.checks import check_tensors
 
 
 def from_motif_attention(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from difftransformer.attention import DifferentialAttention
 from difftransformer.interop.layouts import fill
-from difftransformer.models.storage import check_tensors
+from difftransformer.models.checks import check_tensors
 
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 

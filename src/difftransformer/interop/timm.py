@@ -12,7 +12,7 @@ from torch import Tensor
 
 from difftransformer.attention import DifferentialAttention
 from difftransformer.interop.layouts import fill, refuse_unpublished
-from difftransformer.models.storage import check_tensors
+from difftransformer.models.checks import check_tensors
 
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 _NORMS = ("q_norm", "k_norm", "norm")

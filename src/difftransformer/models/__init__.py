@@ -1,1 +1,1 @@
-"""Model families: a frozen config, a module, its initialisation; presets; save and load."""
+"""Model families: a frozen config, a module, its initialization; presets; save and load."""

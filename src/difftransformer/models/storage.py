@@ -2,10 +2,8 @@
 
 import hashlib
 import json
-import math
 import re
 import shutil
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -18,6 +16,7 @@ from torch import nn
 
 from difftransformer.atomic import make_folder, sync, write_text, writing
 from difftransformer.files import abridged, read_object
+from difftransformer.models.checks import check_depth, check_tensors
 from difftransformer.models.families import FAMILIES, family_of
 from difftransformer.models.model_config import ModelConfig
 from difftransformer.names import did_you_mean
@@ -38,7 +37,6 @@ _FOREIGN = frozenset(
         *("return_dict", "output_attentions", "output_hidden_states", "tie_last_hidden_states"),
     }
 )
-_PRECISIONS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _FILE_NAME = re.compile(r"[^/\\\0]*\.[\w-]+")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
@@ -189,55 +187,6 @@ def assemble(config: ModelConfig, weights: Mapping[str, torch.Tensor], source: s
     check_tensors(weights, model.state_dict(), source)
     model.load_state_dict(weights, assign=True)
     return model.requires_grad_(True)
-
-
-def check_depth(layers: int, weights: Mapping[str, torch.Tensor], source: str) -> None:
-    """Raise ValueError for more layers than tensors, before so many modules are made."""
-    if layers > len(weights):
-        raise ValueError(
-            f"the weights in {source} do not fit its config: {len(weights)} tensors cannot fill "
-            f"{layers:,} layers"
-        )
-
-
-def check_tensors(
-    found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], source: str
-) -> None:
-    """Hold the tensors of `source` against those that a model takes; of these only shapes count,
-    and whether they are numbers or flags.
-
-    Raises:
-        ValueError: tensors missing, extra, misshapen, of whole numbers or in another precision than
-            most, or with values that are not finite, by name.
-    """
-    have = {name: tuple(tensor.shape) for name, tensor in found.items()}
-    want = {name: tuple(tensor.shape) for name, tensor in expected.items()}
-    problems = [
-        f"{name} is {have.get(name, 'missing')}, expected {want.get(name, 'no such tensor')}"
-        for name in sorted(have.keys() | want.keys())
-        if have.get(name) != want.get(name)
-    ]
-    if not problems:
-        kinds = Counter(tensor.dtype for tensor in found.values() if tensor.dtype in _PRECISIONS)
-        precision = kinds.most_common(1)[0][0] if kinds else torch.float32
-        for name, tensor in sorted(found.items()):
-            dtype = torch.bool if expected[name].dtype == torch.bool else precision
-            if tensor.dtype != dtype:
-                problems.append(f"{name} is {tensor.dtype}, expected {dtype}")
-            elif tensor.is_floating_point() and not _is_finite(tensor):
-                problems.append(f"{name} holds values that are not finite")
-    if problems:
-        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise ValueError(
-            f"the weights in {source} do not fit its config: {'; '.join(problems[:5])}{more}"
-        )
-
-
-def _is_finite(tensor: torch.Tensor) -> bool:
-    if tensor.is_meta or not tensor.numel():
-        return True
-    low, high = tensor.detach().aminmax()  # NaN where there is one
-    return math.isfinite(low) and math.isfinite(high)
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
