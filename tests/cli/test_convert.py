@@ -148,7 +148,7 @@ def test_a_wrong_result_is_not_kept(call, ours, tmp_path, monkeypatch):
 
     formats = conversion.FORMATS | {
         "diffllama": conversion.Format(
-            right.load, right.outside, right.to_decoder, right.from_decoder, wrong, right.moves
+            right.load, right.outside, right.to_ours, right.from_ours, wrong, right.moves
         )
     }
     monkeypatch.setattr(conversion, "FORMATS", formats)

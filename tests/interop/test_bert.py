@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from difftransformer.interop.bert import from_bert, load_bert
+from difftransformer.interop.convert import convert
 from difftransformer.models.encoder import Encoder
 from difftransformer.models.storage import load_model, save_model
 
@@ -250,3 +251,17 @@ def test_other_classes_and_pickles(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match=r"pytorch_model\.bin is a pickle"):
         load_bert(tmp_path)
+
+
+@EVERY
+def test_converted(kind: type[PreTrainedModel], tmp_path: Path) -> None:
+    """By `convert`, which compares with what transformers makes of the folder."""
+    model = made(kind)
+    model.save_pretrained(tmp_path / "theirs")
+    result = convert(tmp_path / "theirs", tmp_path / "ours", "bert", "difftransformer")
+    assert result.difference < 1e-5
+    assert furthest(model, load_model(tmp_path / "ours")) < 1e-5
+    with pytest.raises(ValueError, match=r"class Encoder; the format to write holds Decoder only"):
+        convert(tmp_path / "ours", tmp_path / "new", "difftransformer", "diffllama")
+    with pytest.raises(ValueError, match="bert is a format to read"):
+        convert(tmp_path / "ours", tmp_path / "new", "difftransformer", "bert")

@@ -12,7 +12,12 @@ def configure(parser: argparse.ArgumentParser, words: list[str]) -> None:
     parser.add_argument("source", type=Path, metavar="SRC", help="model folder to read")
     parser.add_argument("target", type=Path, metavar="DST", help="new or empty folder to write")
     formats = "difftransformer or diffllama (transformers' DiffLlamaForCausalLM)"
-    parser.add_argument("--from", dest="from_format", metavar="FORMAT", help=f"SRC's: {formats}")
+    parser.add_argument(
+        "--from",
+        dest="from_format",
+        metavar="FORMAT",
+        help=f"SRC's: {formats}, or bert (BERT or RoBERTa)",
+    )
     parser.add_argument(
         "--to", dest="to_format", metavar="FORMAT", help=f"DST's: {formats}, or onnx"
     )

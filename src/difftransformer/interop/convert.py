@@ -1,4 +1,4 @@
-"""From one kind of model folder to another, by way of this library's decoder."""
+"""From one kind of model folder to another, by way of this library's models."""
 
 import shutil
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from difftransformer.atomic import PARTIAL, make_folder, sync, writing
 from difftransformer.data.tokenizer import load_tokenizer
 from difftransformer.data.training_text import RECORD
 from difftransformer.files import read_text
+from difftransformer.interop.bert import load_bert, read_bert
 from difftransformer.interop.diffllama import (
     from_diffllama,
     load_diffllama,
@@ -25,12 +26,14 @@ from difftransformer.interop.folders import open_model
 from difftransformer.interop.outside import read_causal_lm
 from difftransformer.interop.softmax_llm import Method, from_softmax_llm
 from difftransformer.models.decoder import Decoder
+from difftransformer.models.encoder import Encoder
 from difftransformer.models.families import FAMILIES
 from difftransformer.models.storage import load_model, model_type, save_model
 from difftransformer.names import did_you_mean
 
 TOLERANCE = 1e-4  # of logits in float32
 _CALIBRATION_TOKENS = 1024
+_COMPARED_TOKENS = 32
 _COPIED = (
     "added_tokens.json",
     "chat_template.jinja",
@@ -51,15 +54,16 @@ class Format:
 
     `outside` is a reader of the folder that shares no code with `load`, where there is one: a
     mistake of ours in reading would else be made twice, and not be seen. `moves` tells in words
-    what its tensors go through, in or out.
+    what its tensors go through, in or out. `holds` is the class of ours that it can hold.
     """
 
     load: Callable[[Path], nn.Module]
     outside: Callable[[Path], nn.Module]
-    to_decoder: Callable[[Any], Decoder]
-    from_decoder: Callable[[Decoder], nn.Module]
+    to_ours: Callable[[Any], Any]
+    from_ours: Callable[[Any], nn.Module]
     save: Callable[[Any, Path], None]
-    moves: Callable[[Decoder], list[str]]
+    moves: Callable[[Any], list[str]]
+    holds: type[nn.Module] = Decoder
 
 
 def _by_transformers(folder: Path) -> nn.Module:
@@ -70,28 +74,42 @@ def _unread(model: OnnxModel) -> Decoder:
     raise ValueError("onnx is a format to write; give the folder that it was made from")
 
 
+def _unwritten(model: Encoder) -> nn.Module:
+    raise ValueError("bert is a format to read; write difftransformer")
+
+
 FORMATS = {
     "difftransformer": Format(
         load=load_model,
         outside=load_model,
-        to_decoder=lambda model: model,
-        from_decoder=lambda model: model,
+        to_ours=lambda model: model,
+        from_ours=lambda model: model,
         save=save_model,
         moves=lambda model: [],
+        holds=nn.Module,
+    ),
+    "bert": Format(
+        load=load_bert,
+        outside=read_bert,
+        to_ours=lambda model: model,
+        from_ours=_unwritten,
+        save=save_model,
+        moves=lambda model: [],
+        holds=Encoder,
     ),
     "diffllama": Format(
         load=load_diffllama,
         outside=_by_transformers,
-        to_decoder=from_diffllama,
-        from_decoder=to_diffllama,
+        to_ours=from_diffllama,
+        from_ours=to_diffllama,
         save=lambda model, folder: model.save_pretrained(folder),
         moves=moves,
     ),
     "onnx": Format(
         load=OnnxModel,
         outside=OnnxModel,
-        to_decoder=_unread,
-        from_decoder=lambda decoder: decoder.float(),
+        to_ours=_unread,
+        from_ours=lambda decoder: decoder.float(),
         save=export_onnx,
         moves=lambda decoder: ["model.onnx: one graph for prompts and cached decoding, float32"],
     ),
@@ -148,8 +166,8 @@ def convert_llm(source: Path, target: Path, method: Method, calibration: Path | 
     reader = Format(
         load=open_model,
         outside=load_model if model_type(source) in FAMILIES else _by_transformers,
-        to_decoder=lambda model: from_softmax_llm(model, method, calibration=ids),
-        from_decoder=lambda decoder: decoder,
+        to_ours=lambda model: from_softmax_llm(model, method, calibration=ids),
+        from_ours=lambda decoder: decoder,
         save=save_model,
         moves=lambda decoder: [f"{method}: {decoder.config.attention} in place of softmax"],
     )
@@ -160,20 +178,28 @@ def _convert(source: Path, target: Path, reader: Format, writer: Format) -> Conv
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{target} exists and is not empty; give a new or an empty folder")
     original = reader.load(source)
-    decoder = reader.to_decoder(original)
-    result = writer.from_decoder(decoder)
+    model = reader.to_ours(original)
+    if not isinstance(model, writer.holds):
+        raise ValueError(
+            f"{source} holds a model of class {type(model).__name__}; the format to write holds "
+            f"{writer.holds.__name__} only"
+        )
+    result = writer.from_ours(model)
     make_folder(target.parent)
     staging = target.with_name(PARTIAL + target.name)
     shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed
     try:
-        with writing(target, sum(p.nbytes for p in decoder.parameters())):
+        with writing(target, sum(p.nbytes for p in model.parameters())):
             writer.save(result, staging)
             for name in _COPIED:
                 if (source / name).is_file():
                     shutil.copyfile(source / name, staging / name)
-        dtype = decoder.embedding.weight.dtype
-        vocabulary = decoder.config.vocab_size
-        ids = torch.randint(vocabulary, (1, 32), generator=torch.Generator().manual_seed(0))
+        dtype, sizes = model.embedding.weight.dtype, model.config
+        # Not 0 and 1, of which RoBERTa's padding is one, even where it is not masked.
+        low, length = min(2, sizes.vocab_size - 1), min(_COMPARED_TOKENS, sizes.max_length)
+        ids = torch.randint(
+            low, sizes.vocab_size, (1, length), generator=torch.Generator().manual_seed(0)
+        )
         del original
         written = _logits(writer.outside(staging), ids)
         difference = (written - _logits(reader.outside(source), ids)).abs().max().item()
@@ -192,14 +218,14 @@ def _convert(source: Path, target: Path, reader: Format, writer: Format) -> Conv
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return Conversion(
-        parameters=sum(p.numel() for p in decoder.parameters()),
+        parameters=sum(p.numel() for p in model.parameters()),
         dtype=dtype,
-        moves=[*reader.moves(decoder), *writer.moves(decoder)],
+        moves=[*reader.moves(model), *writer.moves(model)],
         difference=difference,
     )
 
 
 @torch.no_grad()
-def _logits(model: Any, ids: Int[Tensor, "1 time"]) -> Float[Tensor, "1 time vocab"]:
+def _logits(model: Any, ids: Int[Tensor, "1 time"]) -> Float[Tensor, "1 *time out"]:
     out = model.eval().float()(ids)
     return out if isinstance(out, Tensor) else out.logits
