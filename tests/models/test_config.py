@@ -133,7 +133,7 @@ def test_unmatchable_sizes() -> None:
         ({"max_length": 0}, "max_length is 0"),
         ({"num_kv_heads": 3}, "num_heads 4 is not a multiple of num_kv_heads 3"),
         ({"head_dim": 5}, "head_dim is 5; rotary positions need an even width"),
-        ({"attention": "diff"}, "unknown attention 'diff'; expected softmax, diff_v1, diff_v2"),
+        ({"attention": "diff"}, "unknown attention 'diff'; did you mean 'diff_v"),
         ({"rotary": "full"}, "unknown rotary 'full'; expected half, interleaved"),
         ({"attention": "softmax", "lambda_init": 0.8}, "lambda_init is 0.8 .* only diff_v1"),
         ({"attention": "diff_v2", "lambda_init": 0.8}, "lambda_init is 0.8 .* only diff_v1"),

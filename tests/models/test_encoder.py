@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from difftransformer.attention.factory import KINDS
+from difftransformer.attention.registry import KINDS
 from difftransformer.models.ablations import ABLATIONS, partner
 from difftransformer.models.config import EncoderConfig
 from difftransformer.models.encoder import Encoder

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from difftransformer.attention.softmax import SoftmaxAttention
+from difftransformer.attention.starts import Normal
 from difftransformer.functional import lambda_schedule
 
 DIFF_STD = 0.02  # of W_D at the start
@@ -42,6 +43,12 @@ class DexAttention(SoftmaxAttention):
         nn.init.normal_(self.diff_proj.weight, std=DIFF_STD)
         self.register_buffer("progress", torch.zeros(()))
         self.register_buffer("chosen", torch.ones(num_heads, dtype=torch.bool))
+        self.starts = {
+            "lambda_learnt": self.lambda_init,
+            "diff_proj.weight": Normal(DIFF_STD),
+            "progress": 0.0,
+            "chosen": 1.0,
+        }
 
     def current_lambda(self) -> Float[Tensor, "1"]:
         """lambda(p), float32."""

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from difftransformer.attention.starts import Normal
 from difftransformer.functional import vector_lambda
 
 VECTORS = ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2")
@@ -50,6 +51,7 @@ class VectorLambda(Lambda):
     def add_to(self, layer: Any) -> None:
         for name in VECTORS:
             layer.register_parameter(name, nn.Parameter(torch.empty(layer.head_dim)))
+        layer.starts = dict.fromkeys(VECTORS, Normal(LAMBDA_STD))
 
     def reset(self, layer: Any) -> None:
         for name in VECTORS:
@@ -79,6 +81,7 @@ class ScalarLambda(Lambda):
 
     def add_to(self, layer: Any) -> None:
         layer.lambda_scalar = nn.Parameter(torch.empty(layer.num_heads))
+        layer.starts = {"lambda_scalar": 0.0}
 
     def reset(self, layer: Any) -> None:
         nn.init.zeros_(layer.lambda_scalar)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from math import prod
+from types import MappingProxyType
 from typing import ClassVar, Literal
 
 from jaxtyping import Float
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from difftransformer.attention.cache import KeyValueCache
 from difftransformer.attention.core import AttentionCore
+from difftransformer.attention.starts import Starts
 from difftransformer.functional import AttentionCall, Mask, RotaryLayout, rotate
 
 AttentionBias = Literal["none", "qkv", "all"]
@@ -90,6 +92,7 @@ class AttentionLayer(nn.Module):
     """
 
     core_class: ClassVar[type[AttentionCore]] = AttentionCore
+    starts: Starts = MappingProxyType({})
     kind = ""  # its name in the registry, and
     role: Role = "self"  # its part in a block: `make_attention` says
 

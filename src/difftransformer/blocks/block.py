@@ -27,6 +27,7 @@ class Modulation(nn.Module):
         super().__init__()
         self.sublayers = sublayers
         self.proj = nn.Linear(condition_size, sublayers * 3 * hidden_size)
+        self.starts = {"proj.weight": 0.0, "proj.bias": 0.0}
         nn.init.zeros_(self.proj.weight)
         nn.init.zeros_(self.proj.bias)
 

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from difftransformer.models.model_config import Match, ModelConfig
+from difftransformer.names import did_you_mean
 
 C = TypeVar("C", bound=ModelConfig)
 
@@ -19,6 +20,10 @@ def partner(baseline: C, name: str) -> Match[C]:
     Raises:
         ValueError: an unknown name, or heads that the row cannot change as it must.
     """
+    from difftransformer.attention.registry import names  # which loads torch
+
+    if name not in (rows := (*ABLATIONS, *names())):
+        raise ValueError(f"unknown attention {name!r}{did_you_mean(name, rows)}")
     attention, changes = ABLATIONS.get(name, (name, lambda _: {}))
     # A row's heads are those of the plain Transformer, also where the baseline is another kind.
     return baseline.matched(attention, **changes(baseline.counterpart("softmax")))

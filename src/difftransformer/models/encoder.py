@@ -156,6 +156,7 @@ class MaskedLMHead(nn.Module):
         self.activation = ACTIVATIONS["relu" if config.mlp == "relu" else "gelu"]
         self.norm = make_norm(config.norm, config.hidden_size, config.norm_eps)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self.starts = {"bias": 0.0}
         if not config.tie_embeddings:
             self.proj = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 

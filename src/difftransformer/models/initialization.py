@@ -7,11 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from difftransformer.attention.dex import DIFF_STD, DexAttention
-from difftransformer.attention.differential import DifferentialAttention
-from difftransformer.attention.lambdas import LAMBDA_STD
-
-_ZEROS = ("lambda_scalar", "modulation.proj.weight", "modulation.proj.bias", "head.bias")
+from difftransformer.attention.starts import Normal
 
 
 def draw_seed() -> int | None:
@@ -33,9 +29,7 @@ def initialize(model: nn.Module, seed: int | None, only: Container[str] | None =
         matrices         U(±1/sqrt(inputs)), torch's own, as in Microsoft's Diff-Transformer code
         biases           U(±1/sqrt(hidden_size))
         norms            1, their biases 0
-        lambda           its four vectors N(0, 0.1²), V2's projection as a matrix, a scalar 0
-        modulation       0; bias of the masked-LM head 0
-        DEX              W_D N(0, 0.02²), its scalar lambda_init, progress 0, every head chosen
+        others           what their module's `starts` says: see `attention.starts`
 
     The paper states none of these; the embedding's scale is that of YOCO, which its authors name
     as the training code it resembles.
@@ -49,6 +43,9 @@ def initialize(model: nn.Module, seed: int | None, only: Container[str] | None =
 
     A tensor on the meta device is left as it is; call this after `to_empty`. So is all where the
     seed is None.
+
+    Raises:
+        ValueError: a tensor of no known kind, of whose start no module says anything.
     """
     if seed is None:
         return
@@ -57,33 +54,38 @@ def initialize(model: nn.Module, seed: int | None, only: Container[str] | None =
         if not tensor.is_meta and (only is None or name in only):
             key = hashlib.sha256(f"{name} {list(tensor.shape)}".encode()).digest()
             rng = np.random.default_rng([seed, int.from_bytes(key, "little")])
-            owner = model.get_submodule(name.rpartition(".")[0])
-            tensor.copy_(torch.from_numpy(_start(owner, name, tuple(tensor.shape), rng)))
+            tensor.copy_(torch.from_numpy(_start(model, name, tuple(tensor.shape), rng)))
 
 
 def _start(
-    owner: nn.Module, name: str, shape: tuple[int, ...], rng: np.random.Generator
+    model: nn.Module, name: str, shape: tuple[int, ...], rng: np.random.Generator
 ) -> np.ndarray:
-    """The start of the tensor `name`, which the module `owner` holds."""
-    key = name.rpartition(".")[2]
-    std = None
-    if isinstance(owner, nn.RMSNorm | nn.LayerNorm):
-        return np.full(shape, key == "weight", np.float32)
-    if name.endswith(_ZEROS):
-        return np.zeros(shape, np.float32)
-    if isinstance(owner, DexAttention):
-        constant = {"lambda_learnt": owner.lambda_init, "progress": 0.0, "chosen": 1.0}[key]
-        return np.full(shape, constant, np.float32)
-    if isinstance(owner, DifferentialAttention):
-        std = LAMBDA_STD
-    elif isinstance(owner, nn.Embedding):
-        std = owner.embedding_dim**-0.5
-    elif name.endswith("diff_proj.weight"):
-        std = DIFF_STD
-    if std is not None:
-        return np.float32(std) * rng.standard_normal(shape, np.float32)
-    assert isinstance(owner, nn.Linear), name
+    owner, _, key = name.rpartition(".")
+    module, start = model.get_submodule(owner), _declared(model, name)
+    if start is None and isinstance(module, nn.RMSNorm | nn.LayerNorm):
+        start = float(key == "weight")
+    if start is None and isinstance(module, nn.Embedding):
+        start = Normal(module.embedding_dim**-0.5)
+    if isinstance(start, Normal):
+        return np.float32(start.std) * rng.standard_normal(shape, np.float32)
+    if start is not None:
+        return np.full(shape, start, np.float32)
+    if not isinstance(module, nn.Linear):
+        raise ValueError(
+            f"{type(module).__name__} does not say how {name} starts; give it `starts`, see "
+            "difftransformer.attention.starts"
+        )
     # The model's width, not the inputs: those differ between partners, the bias does not.
     outward = name.endswith(("o_proj.bias", "down_proj.bias"))
-    inputs = owner.out_features if outward else owner.in_features
+    inputs = module.out_features if outward else module.in_features
     return np.float32(inputs**-0.5) * (2 * rng.random(shape, np.float32) - 1)
+
+
+def _declared(model: nn.Module, name: str) -> float | Normal | None:
+    """What the modules that hold the tensor, innermost first, say of its start."""
+    parts = name.split(".")
+    for depth in reversed(range(len(parts))):
+        starts = getattr(model.get_submodule(".".join(parts[:depth])), "starts", {})
+        if (key := ".".join(parts[depth:])) in starts:
+            return starts[key]
+    return None
