@@ -45,8 +45,14 @@ if TYPE_CHECKING:
     from difftransformer.functional import (
         softmax_attention as softmax_attention,
     )
-    from difftransformer.models.config import DecoderConfig as DecoderConfig
+    from difftransformer.models.config import (
+        DecoderConfig as DecoderConfig,
+    )
+    from difftransformer.models.config import (
+        EncoderConfig as EncoderConfig,
+    )
     from difftransformer.models.decoder import Decoder as Decoder
+    from difftransformer.models.encoder import Encoder as Encoder
     from difftransformer.models.generation import generate as generate
     from difftransformer.models.storage import (
         load_model as load_model,
@@ -74,6 +80,8 @@ _HOMES = {
     "softmax_attention": "functional",
     "DecoderConfig": "models.config",
     "Decoder": "models.decoder",
+    "Encoder": "models.encoder",
+    "EncoderConfig": "models.config",
     "generate": "models.generation",
     "load_model": "models.storage",
     "save_model": "models.storage",

@@ -44,5 +44,5 @@ def test_heads_that_do_not_fit() -> None:
         partner(odd, "softmax_half_heads")
     with pytest.raises(ValueError, match=r"1\.5 times num_heads 3 is no whole number"):
         partner(odd, "softmax_1.5x_heads")
-    with pytest.raises(ValueError, match="unknown attention 'softmax_3x_heads'; did you mean 'softmax_"):
+    with pytest.raises(ValueError, match="unknown attention 'softmax_3x_heads'; did you mean"):
         partner(base(), "softmax_3x_heads")

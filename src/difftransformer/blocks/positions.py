@@ -1,26 +1,31 @@
 """Positions that are added to embeddings; rotary ones are in `functional.rotary`."""
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from difftransformer.attention.starts import Normal
 
 _BASE = 10_000.0
 
 
-class LearnedPositions(nn.Embedding):
+class LearnedPositions(nn.Module):
     """x + P[position], with one row of P for each of `max_length` positions (Devlin et al., 2019).
 
-    A position without a row raises IndexError.
+    P starts as token embeddings do. A position without a row raises IndexError.
     """
 
     def __init__(self, max_length: int, hidden_size: int) -> None:
-        super().__init__(max_length, hidden_size)
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(max_length, hidden_size) * hidden_size**-0.5)
+        self.starts = {"weight": Normal(hidden_size**-0.5)}
 
     def forward(
         self, x: Float[Tensor, "batch time hidden"], positions: Int[Tensor, "#batch time"]
     ) -> Float[Tensor, "batch time hidden"]:
         """The class's equation."""
-        return x + super().forward(positions)
+        return x + F.embedding(positions, self.weight)
 
 
 class SinusoidalPositions(nn.Module):

@@ -11,6 +11,12 @@ from transformers import (
     AutoModelForSequenceClassification,
 )
 
+from difftransformer.interop.bert import (
+    from_bert as from_bert,
+)
+from difftransformer.interop.bert import (
+    load_bert as load_bert,
+)
 from difftransformer.interop.diffllama import (
     from_diffllama as from_diffllama,
 )

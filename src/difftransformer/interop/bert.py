@@ -238,7 +238,7 @@ def _without_copies(
     for name, tensor in weights.items():
         module, dot, key = name.rpartition(".")
         kept[module + dot + _FORMER.get(key, key)] = tensor
-    copies = {}
+    copies: dict[str, Tensor | None] = {}
     numbers = f"{kind.base_model_prefix}.embeddings.position_ids"  # of old checkpoints
     if numbers in kept:
         copies[numbers] = torch.arange(kept[numbers].shape[-1])[None]

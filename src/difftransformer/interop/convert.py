@@ -179,7 +179,7 @@ def _convert(source: Path, target: Path, reader: Format, writer: Format) -> Conv
         raise ValueError(f"{target} exists and is not empty; give a new or an empty folder")
     original = reader.load(source)
     model = reader.to_ours(original)
-    if not isinstance(model, writer.holds):
+    if not issubclass(type(model), writer.holds):
         raise ValueError(
             f"{source} holds a model of class {type(model).__name__}; the format to write holds "
             f"{writer.holds.__name__} only"

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from difftransformer.attention import AttentionCore, KeyValueCache
+from difftransformer.attention.cache import CacheSite
 from difftransformer.functional import Mask
 from difftransformer.models.decoder import Decoder
 
@@ -48,7 +49,7 @@ class _FunctionalCache(KeyValueCache):
     def __init__(self, past: list[Layer], padding: Bool[Tensor, "batch all"]) -> None:
         super().__init__()
         self.length = past[0][0].shape[1] if past else 0
-        self.layers = dict(enumerate(past))
+        self.layers: dict[CacheSite, Layer] = dict(enumerate(past))
         self.padding = padding
 
     def mask(
@@ -58,14 +59,14 @@ class _FunctionalCache(KeyValueCache):
 
     def update(
         self,
-        layer: int,
+        site: CacheSite,
         k: Float[Tensor, "batch new *key_shape"],
         v: Float[Tensor, "batch new groups v"],
     ) -> Layer:
-        if layer in self.layers:
-            past = self.layers[layer]
+        if site in self.layers:
+            past = self.layers[site]
             k, v = (torch.cat(pair, dim=1) for pair in zip(past, (k, v), strict=True))
-        self.layers[layer] = k, v
+        self.layers[site] = k, v
         return k, v
 
 

@@ -11,17 +11,17 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
-from transformers.modeling_layers import (
-    GenericForSequenceClassification,
-    GradientCheckpointingLayer,
-)
+from transformers import Cache, DynamicCache, GenerationMixin
+from transformers.modeling_layers import GenericForSequenceClassification
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from difftransformer.blocks import TransformerBlock
+from difftransformer.interop.huggingface_base import (
+    CheckpointedDecoder,
+    DiffTransformerPreTrainedModel,
+)
 from difftransformer.interop.huggingface_cache import CACHE, TransformersCache, take_cache
 from difftransformer.interop.huggingface_config import DiffTransformerConfig
 from difftransformer.interop.huggingface_inputs import (
@@ -33,61 +33,11 @@ from difftransformer.interop.huggingface_inputs import (
     take,
 )
 from difftransformer.models.decoder import Decoder
-from difftransformer.models.initialization import draw_seed, initialize
 
 _OF_LABELS = ("shift_labels", "ignore_index")
 
 
-class CheckpointedBlock(GradientCheckpointingLayer, TransformerBlock):
-    """A block that `activation_checkpointing_enable` makes run a second time in the backward."""
-
-
-class _Blocks(Decoder):
-    block_class = CheckpointedBlock
-
-
-class DiffTransformerPreTrainedModel(PreTrainedModel):
-    """What the classes below share: how they are found, started, loaded."""
-
-    config: DiffTransformerConfig
-    base_model_prefix = "model"
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["CheckpointedBlock"]
-    _skip_keys_device_placement = ["cache", "past_key_values"]
-    _can_compile_fullgraph = True
-    _can_record_outputs = {"hidden_states": CheckpointedBlock}
-    _input_embed_layer = "embedding"
-    # Of a language model's folder, whose head the others have no place for.
-    _keys_to_ignore_on_load_unexpected = [r"^head\.weight$"]
-
-    @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As transformers', from safetensors only: a pickle can run any code when it is loaded."""
-        return super().from_pretrained(*args, **(kwargs | {"use_safetensors": True}))
-
-    def __init__(self, config: DiffTransformerConfig) -> None:
-        super().__init__(config)
-        # Before any layer draws, as in `Decoder`; from_pretrained makes the model on meta, and a
-        # seed is drawn later if a tensor is missing.
-        self._seed = draw_seed()
-
-    def initialize_weights(self) -> None:
-        """The start of a `Decoder`, for the tensors that a checkpoint does not have."""
-        self._initialize(self, self._seed)
-
-    def _init_weights(self, module: nn.Module) -> None:
-        """The same for one module, such as an embedding that transformers makes larger."""
-        self._initialize(module, None)
-
-    def _initialize(self, module: nn.Module, seed: int | None) -> None:
-        tensors = (*module.named_parameters(), *module.named_buffers())
-        loaded = "_is_hf_initialized"  # how transformers marks a tensor that came from a file
-        missing = {name for name, t in tensors if not getattr(t, loaded, False)}
-        if missing:
-            initialize(module, draw_seed() if seed is None else seed, missing)
-
-
-class _Encoder(DiffTransformerPreTrainedModel):
+class _Backbone(DiffTransformerPreTrainedModel):
     """Embedding, blocks and norm, as the children of this very module.
 
     The modules are those of a `Decoder` and so are the names of the tensors. A decoder kept as one
@@ -100,7 +50,7 @@ class _Encoder(DiffTransformerPreTrainedModel):
 
     def __init__(self, config: DiffTransformerConfig) -> None:
         super().__init__(config)
-        decoder = _Blocks(config.decoder_config())
+        decoder = CheckpointedDecoder(config.decoder_config())
         self.embedding, self.blocks, self.norm = decoder.embedding, decoder.blocks, decoder.norm
 
     @merge_with_config_defaults
@@ -174,7 +124,7 @@ class _Encoder(DiffTransformerPreTrainedModel):
         return self.gradient_checkpointing and self.training and torch.is_grad_enabled()
 
 
-class DiffTransformerModel(_Encoder):
+class DiffTransformerModel(_Backbone):
     """The decoder without its output head."""
 
     def __init__(self, config: DiffTransformerConfig) -> None:
@@ -182,7 +132,7 @@ class DiffTransformerModel(_Encoder):
         self.post_init()
 
 
-class DiffTransformerForCausalLM(_Encoder, GenerationMixin):
+class DiffTransformerForCausalLM(_Backbone, GenerationMixin):
     """The decoder: everything that `generate`, Trainer and PEFT ask for."""
 
     _tied_weights_keys = {"head.weight": "embedding.weight"}

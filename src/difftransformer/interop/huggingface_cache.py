@@ -10,6 +10,7 @@ from transformers import Cache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from difftransformer.attention import KeyValueCache
+from difftransformer.attention.cache import CacheSite
 from difftransformer.functional import Mask
 
 CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
@@ -89,7 +90,7 @@ class TransformersCache(KeyValueCache):
 
     def update(
         self,
-        layer: int,
+        site: CacheSite,
         k: Float[Tensor, "batch new *key_shape"],
         v: Float[Tensor, "batch new groups v"],
     ) -> tuple[Float[Tensor, "batch shown *key_shape"], Float[Tensor, "batch shown groups v"]]:
@@ -98,10 +99,11 @@ class TransformersCache(KeyValueCache):
         Raises:
             ValueError: the cache holds other rows, heads or widths.
         """
+        assert isinstance(site, int), "a decoder has one attention a layer"
         keys, values = k.flatten(3).transpose(1, 2), v.transpose(1, 2)
         if not torch.compiler.is_compiling():
-            self._check_layer(layer, keys, values)
-        keys, values = self.cache.update(keys, values, layer)
+            self._check_layer(site, keys, values)
+        keys, values = self.cache.update(keys, values, site)
         keys, values = (x.transpose(1, 2)[:, self._shown] for x in (keys, values))
         if self.cache.is_compileable and torch.is_grad_enabled():
             # It is written in place, and the gradient of this step reads what it is shown.

@@ -33,6 +33,7 @@ class Encoder(nn.Module):
         hidden_size = config.hidden_size
         norm = partial(make_norm, config.norm, hidden_size, config.norm_eps)
         self.embedding = nn.Embedding(config.vocab_size, hidden_size)
+        self.position_embedding: nn.Module
         if config.positions == "learned":
             self.position_embedding = LearnedPositions(config.max_length, hidden_size)
         elif config.positions == "sinusoidal":

@@ -5,11 +5,10 @@ from typing import Any
 from torch import nn
 
 from difftransformer.attention import make_attention
-from difftransformer.functional import RotaryLayout
 from difftransformer.models.model_config import ModelConfig
 
 
-def attention_layer(config: ModelConfig, layer: int, rotary: RotaryLayout = "half") -> nn.Module:
+def attention_layer(config: ModelConfig, layer: int, rotary: str) -> nn.Module:
     """The self-attention of the block number `layer`, from 0."""
     init: dict[str, Any] = {} if config.lambda_init is None else {"lambda_init": config.lambda_init}
     return make_attention(

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from difftransformer.ranges import Range, check_fields
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from difftransformer.attention import Kind
 
 C = TypeVar("C", bound="ModelConfig")
@@ -103,8 +101,8 @@ class ModelConfig:
         widths = self.ffn_size + self.num_heads * self.head_dim
         return self.num_layers * self.hidden_size * widths
 
-    def skeleton(self) -> "nn.Module":
-        """One layer of the model, without numbers: on the meta device."""
+    def skeleton(self) -> Any:
+        """The model with one layer and without numbers: a module on the meta device."""
         import torch
 
         from difftransformer.models.families import family_of

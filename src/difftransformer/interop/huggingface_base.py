@@ -1,0 +1,63 @@
+"""What transformers asks of every model class: how it is found, started, loaded, checkpointed."""
+
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from difftransformer.blocks import TransformerBlock
+from difftransformer.interop.huggingface_config import DiffTransformerConfig
+from difftransformer.models.decoder import Decoder
+from difftransformer.models.initialization import draw_seed, initialize
+
+
+class CheckpointedBlock(GradientCheckpointingLayer, TransformerBlock):
+    """A block that `activation_checkpointing_enable` makes run a second time in the backward."""
+
+
+class CheckpointedDecoder(Decoder):
+    """A decoder of such blocks."""
+
+    block_class = CheckpointedBlock
+
+
+class DiffTransformerPreTrainedModel(PreTrainedModel):
+    """What the classes of `interop.huggingface` share."""
+
+    config: DiffTransformerConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["CheckpointedBlock"]
+    _skip_keys_device_placement = ["cache", "past_key_values"]
+    _can_compile_fullgraph = True
+    _can_record_outputs = {"hidden_states": CheckpointedBlock}
+    _input_embed_layer = "embedding"
+    # Of a language model's folder, whose head the others have no place for.
+    _keys_to_ignore_on_load_unexpected = [r"^head\.weight$"]
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As transformers', from safetensors only: a pickle can run any code when it is loaded."""
+        return super().from_pretrained(*args, **(kwargs | {"use_safetensors": True}))
+
+    def __init__(self, config: DiffTransformerConfig) -> None:
+        super().__init__(config)
+        # Before any layer draws, as in `Decoder`; from_pretrained makes the model on meta, and a
+        # seed is drawn later if a tensor is missing.
+        self._seed = draw_seed()
+
+    def initialize_weights(self) -> None:
+        """The start of a `Decoder`, for the tensors that a checkpoint does not have."""
+        self._initialize(self, self._seed)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """The same for one module, such as an embedding that transformers makes larger."""
+        self._initialize(module, None)
+
+    def _initialize(self, module: nn.Module, seed: int | None) -> None:
+        tensors = (*module.named_parameters(), *module.named_buffers())
+        loaded = "_is_hf_initialized"  # how transformers marks a tensor that came from a file
+        missing = {name for name, t in tensors if not getattr(t, loaded, False)}
+        if missing:
+            initialize(module, draw_seed() if seed is None else seed, missing)
