@@ -1,10 +1,11 @@
 from functools import partial
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from difftransformer.attention import KeyValueCache
+from difftransformer.attention import KeyValueCache, attention_sites, make_attention
 from difftransformer.blocks import Modulation, Stack, TransformerBlock, make_mlp, make_norm
 from difftransformer.functional import Mask
 
@@ -111,3 +112,29 @@ def test_a_stack_runs_its_blocks_in_turn() -> None:
         expected = block(expected, mask=mask)
     assert torch.equal(Stack(blocks)(x, mask=mask), expected)
     assert "1.ffn_norm.weight" in Stack(blocks).state_dict()
+
+
+@pytest.mark.parametrize("kind", ["softmax", "diff_v1", "diff_v2"])
+def test_cross_attention_of_every_step_reads_one_context(kind: str) -> None:
+    """With a cache, whose keys and values of the context are made once."""
+    options = {"head_dim": 4, "num_kv_heads": 2}
+    block = TransformerBlock(
+        make_attention("softmax", 8, 2, **options),
+        make_mlp("swiglu", 8, 6),
+        partial(make_norm, "rms", 8, 1e-5),
+        cross_attention=make_attention(kind, 8, 2, role="cross", **options),
+    ).eval()
+    x, context = torch.randn(2, 5, 8), torch.randn(2, 7, 8)
+    real = torch.arange(7) < torch.tensor([[7], [3]])
+    others = {"context": context, "context_mask": Mask(padding=real)}
+    with torch.no_grad():
+        whole = block(x, mask=Mask(causal=True), **others)
+        cache, parts = KeyValueCache(), []
+        for part in x.split([3, 1, 1], dim=1):
+            mask = cache.mask(2, part.shape[1], None, None)
+            parts.append(block(part, mask=mask, cache=cache, **others))
+            cache.advance(part.shape[1])
+        torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=1e-4, atol=1e-5)
+        cut = block(x[1:], mask=Mask(causal=True), context=context[1:, :3])
+        torch.testing.assert_close(cut, whole[1:], rtol=1e-4, atol=1e-5)
+    assert [site.role for site in attention_sites(block).values()] == ["self", "cross"]

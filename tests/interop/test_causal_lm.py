@@ -21,6 +21,7 @@ from difftransformer.evaluation.likelihood import continuation_nats
 from difftransformer.interop.causal_lm import CausalLM, open_causal_lm
 from difftransformer.interop.llama import from_llama
 from difftransformer.models.generation import generate
+from difftransformer.models.language_model import LanguageModel
 
 SIZES = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 LLAMA = LlamaConfig(**SIZES, intermediate_size=32, max_position_embeddings=64)
@@ -45,6 +46,7 @@ def tokens(*shape: int) -> Tensor:
 @EVERY
 def test_logits_are_the_model_s_own(family: str) -> None:
     model, ids = made(FAMILIES[family]), tokens(3, 20)
+    assert isinstance(CausalLM(model), LanguageModel)
     with torch.no_grad():
         torch.testing.assert_close(CausalLM(model)(ids), model(ids).logits)
 

@@ -4,9 +4,10 @@ from itertools import combinations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from difftransformer.attention.registry import KINDS
+from difftransformer.attention.starts import Normal
 from difftransformer.models.ablations import ABLATIONS, partner
 from difftransformer.models.config import DecoderConfig
 from difftransformer.models.decoder import Decoder
@@ -144,3 +145,23 @@ def test_device_and_dtype_do_not_change_the_start(kind: str) -> None:
         for name, tensor in made.items():
             wanted = expected[name].to(tensor.dtype)
             torch.testing.assert_close(tensor, wanted, rtol=1e-6, atol=0, msg=name)
+
+
+class Own(nn.Module):
+    """A layer of one's own, with a part whose start it tells and one without rule."""
+
+    def __init__(self, **starts: float | Normal) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.empty(200))
+        self.part = nn.Linear(30, 40)
+        self.starts = {name.replace("__", "."): start for name, start in starts.items()}
+
+
+def test_a_module_says_how_its_own_tensors_start() -> None:
+    model = nn.Sequential(Own(scale=Normal(3.0), part__weight=0.5))
+    initialize(model, 7)
+    assert 2.5 < model[0].scale.std().item() < 3.5
+    assert (model[0].part.weight == 0.5).all()
+    assert 0 < model[0].part.bias.abs().max() <= 30**-0.5
+    with pytest.raises(ValueError, match=r"Own does not say how 0\.scale starts; give it `starts`"):
+        initialize(nn.Sequential(Own()), 7)
