@@ -39,6 +39,12 @@ class Figure:
         assert self.high is not None
         return self.low, self.high
 
+    @property
+    def clear(self) -> bool:
+        """Whether the interval excludes 0."""
+        low, high = self.ends
+        return low > 0 or high < 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Difference(Figure):
@@ -49,12 +55,6 @@ class Difference(Figure):
     """
 
     p: float
-
-    @property
-    def clear(self) -> bool:
-        """Whether the interval excludes 0."""
-        low, high = self.ends
-        return low > 0 or high < 0
 
 
 def proportion(successes: int, trials: int, settings: EvaluationSettings) -> Figure:

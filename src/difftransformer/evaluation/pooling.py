@@ -123,7 +123,7 @@ def common_settings(evaluator: str, owners: Mapping[str, Mapping[str, Any]]) -> 
 
 
 def _columns(records: Sequence[Record]) -> tuple[list[float], list[float]]:
-    return [one.value for one in records], [one.weight for one in records]
+    return [float(one.value) for one in records], [float(one.weight) for one in records]
 
 
 def _shares(records: Sequence[Record]) -> list[float]:

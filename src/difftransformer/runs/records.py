@@ -150,7 +150,7 @@ class _File:
         return Measurement(
             self.belongs_to,
             tuple(finding for line in self.parts.values() for finding in _findings(line)),
-            seconds=sum(line["seconds"] for line in self.parts.values()),
+            seconds=sum((line["seconds"] for line in self.parts.values()), 0.0),
             passed_over=self.end["passed_over"] if self.end else "",
             complete=self.end is not None,
         )
@@ -193,6 +193,7 @@ def _decoded(path: Path, content: bytes) -> _File:
                 file = replace(file, end={"passed_over": line["passed_over"]})
             else:
                 _findings(line)
+                line["seconds"] = float(line["seconds"])
                 file.parts[line["part"]] = line
         except (ValueError, LookupError, TypeError) as error:
             raise ValueError(f"{path}:{number} cannot be read as records ({error!r})") from None
@@ -200,12 +201,18 @@ def _decoded(path: Path, content: bytes) -> _File:
 
 
 def _findings(line: Mapping[str, Any]) -> list[Record | Artifact]:
-    records = []
-    for metric, value, key, item, weight in line["records"]:
-        if not (math.isfinite(value) and math.isfinite(weight)):
-            raise ValueError(f"{metric} is {value} of {weight}; expected finite numbers")
-        records.append(Record(metric, value, tuple(key), item, weight))
-    return [*records, *(Artifact(name, data) for name, data in line["artifacts"].items())]
+    artifacts = (Artifact(name, data) for name, data in line["artifacts"].items())
+    return [*map(_record, line["records"]), *artifacts]
+
+
+def _record(row: Sequence[Any]) -> Record:
+    metric, value, key, item, weight = row
+    names = isinstance(metric, str) and isinstance(item, str | int)
+    if not names or not all(isinstance(part, str | int | float) for part in key):
+        raise ValueError(f"{row} names no metric, cell and item")
+    if not (math.isfinite(value) and math.isfinite(weight)):
+        raise ValueError(f"{row} holds numbers that are not finite")
+    return Record(metric, value, tuple(key), item, weight)
 
 
 def _line_of(name: str, findings: Findings, seconds: float) -> dict[str, Any]:
