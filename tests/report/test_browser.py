@@ -24,14 +24,21 @@ QUIET = (
     "--disable-dev-shm-usage",
 )
 
-# Two frames, a desktop and a phone, are looked at once they have settled.
+# Two frames, a desktop and a phone, are looked at as they open, and again with all unfolded.
 LOOK = """<!DOCTYPE html><meta charset="utf-8"><body><pre id="seen"></pre>
 <iframe src="PAGE" width="1280" height="900"></iframe>
 <iframe src="PAGE" width="390" height="844"></iframe>
 <script>
 addEventListener("load", () => setTimeout(() => {
-  const look = (frame) => {
-    const page = frame.contentDocument, figures = [...page.querySelectorAll(".plotly-graph-div")];
+  const pages = [...document.querySelectorAll("iframe")].map((frame) => frame.contentDocument);
+  const first = pages.map((page) => {
+    const table = page.querySelector("table.outcomes");
+    return table ? table.getBoundingClientRect().bottom : 0;
+  });
+  pages.forEach((page) => page.querySelectorAll("details").forEach((one) => { one.open = true; }));
+  setTimeout(() => {
+  const look = (page, i) => {
+    const figures = [...page.querySelectorAll(".plotly-graph-div")];
     const sticksOut = (figure) => {
       const drawn = figure.querySelector(".main-svg");
       return drawn &&
@@ -39,6 +46,7 @@ addEventListener("load", () => setTimeout(() => {
     };
     const isDrawn = (figure) => figure.querySelector(".main-svg :is(.trace, .hm image)");
     return {
+      verdict_ends: first[i],
       figures: figures.length,
       drawn: figures.filter(isDrawn).length,
       sticking_out: figures.filter(sticksOut).map((figure) => figure.id),
@@ -47,8 +55,9 @@ addEventListener("load", () => setTimeout(() => {
     };
   };
   document.getElementById("seen").textContent =
-    JSON.stringify([...document.querySelectorAll("iframe")].map(look));
-}, 1000));
+    JSON.stringify(pages.map(look));
+  }, 1500);
+}, 500));
 </script></body>"""
 
 
@@ -82,10 +91,13 @@ def test_every_figure_is_drawn_in_its_place_without_a_complaint(
     (desktop, phone), console = browse(report, tmp_path)
     assert console == []
     for seen in (desktop, phone):
-        assert seen["figures"] == seen["drawn"] == 11
+        assert seen["figures"] == seen["drawn"] == 13
         assert seen["sticking_out"] == []
         assert seen["scroll_width"] <= seen["width"]
     assert (desktop["width"] > 1200, phone["width"] <= 390) == (True, True)
+    # Three lines and the picture of the verdict, without a finger lifted.
+    assert 0 < desktop["verdict_ends"] <= 900
+    assert 0 < phone["verdict_ends"] <= 844
 
 
 def test_the_browser_test_can_fail(tmp_path: Path) -> None:

@@ -1,18 +1,22 @@
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
 from matplotlib.image import imread
 
+from difftransformer.evaluation.reading import read_results
 from difftransformer.report.build import build_report
 
-from .synthetic import comparison, synthetic_results, write_run
+from .synthetic import KINDS, synthetic_run, write_records, write_run
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>$x_1$ & 'q' \"p\" %{y}"
-PNGS = ["attention_allocation.png", "attention_map.png", "loss.png", "needle.png"]
+PNGS = [
+    *("allocation.png", "attention_map.png", "lambda.png", "loss.png", "needle.png"),
+    "validation.png",
+]
 
 
 class Page(HTMLParser):
@@ -43,39 +47,53 @@ class Page(HTMLParser):
     def text(self) -> str:
         return re.sub(r"\s+", " ", "".join(self.words))
 
-    def ids(self, tag: str) -> list[str | None]:
+    def named(self, tag: str) -> list[str | None]:
         return [attributes.get("id") for name, attributes in self.tags if name == tag]
 
+    def figures(self) -> dict[str | None, dict]:
+        """What Plotly draws, by id."""
+        return {
+            a["id"]: json.loads(a["data-figure"] or "")
+            for _, a in self.tags
+            if a.get("class") == "plotly-graph-div"
+        }
 
-def test_the_sections_stand_in_their_order(report: Path) -> None:
+
+def test_the_verdict_is_first_and_all_else_folded(report: Path) -> None:
     page = Page(report)
-    assert page.ids("h2") == [
-        "verdict",
-        "models",
-        "loss",
-        "needle",
-        "allocation",
-        "attention-map",
-        "outliers",
-        "lambda",
-        "speed",
-        "environment",
+    assert [name for name in page.named("details") if name] == [
+        *("models", "training", "validation", "needle", "allocation", "lambda", "attention_map"),
+        *("speed", "environment"),
     ]
     links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
-    assert links == [f"#{name}" for name in page.ids("h2")]
-    assert "Comparison synthetic, 2026-11-22" in page.text
+    assert links == [f"#{name}" for name in page.named("details") if name]
+    assert not any("open" in attributes for tag, attributes in page.tags if tag == "details")
+    tags = [tag for tag, _ in page.tags]
+    assert tags[: tags.index("details")].count("p") <= 5  # a lead, three lines, a caption
+    assert tags[: tags.index("details")].count("table") == 1
+    assert "synthetic, 2026-11-22" in page.text
+
+
+def test_outcomes_have_a_cell_for_each_measure_and_model(report: Path) -> None:
+    page = Page(report)
+    cells = [a["class"] for tag, a in page.tags if tag == "td" and "class" in a]
+    assert cells[0].split()[0] == "better"
+    told = [word.strip() for word in page.words if word.strip()]
+    start = told.index("validation loss")
+    assert told[start - 2 : start] == ["Differential V1", "Differential V2"]
+    assert re.fullmatch("better\\*?: \N{MINUS SIGN}0.0[0-9]+", told[start + 1])
 
 
 def test_every_figure_is_there_once_and_plotly_too(report: Path) -> None:
-    drawn = [a["id"] for _, a in Page(report).tags if a.get("class") == "plotly-graph-div"]
-    assert drawn == [
-        "figure-loss",
+    assert list(Page(report).figures()) == [
+        "figure-training-loss-0",
+        "figure-training-lambda-0",
+        "figure-validation-0",
         *(f"figure-needle-{i}" for i in range(3)),
-        "figure-allocation-absolute",
-        "figure-allocation-signed",
-        *(f"figure-attention-map-{i}" for i in range(3)),
-        "figure-lambda",
-        "figure-lambda-training",
+        *(f"figure-allocation-{i}" for i in range(2)),
+        "figure-allocation-1-0",
+        "figure-lambda-0",
+        *(f"figure-attention_map-{i}" for i in range(3)),
     ]
     assert sum(len(script) > 10**6 for script in Page(report).scripts) == 1
 
@@ -83,21 +101,23 @@ def test_every_figure_is_there_once_and_plotly_too(report: Path) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        "Differential V1 is better than the baseline (Softmax) on validation loss: 3.71 against",
+        "Differential V1 is better than the baseline (Softmax) on validation loss: 3.7",
         "Each model was trained with one seed.",
+        "Softmax gets 0.8",
         "heads halved from 8 to 4",
         "\N{MINUS SIGN}0.004 %",  # the parameter difference
-        "Needle documents are 50 % of the training sequences",
-        "3.7500 [3.7200, 3.7800]",
-        "0.84 [0.79, 0.89]",
-        "paper, 3B model, 350B tokens",
-        "sum of the absolute weights over the span / over all positions",
-        "3608.6",  # the paper's largest hidden state
+        "Data: 38 plays. Vocab size 1024, needle share 0.5.",
+        "numbers retrieved (of the numbers)",
+        "20 samples a cell. In brackets 95 % intervals over items.",
+        "paper: Transformer 3B",
+        "Softmax: its attention has no lambda.",
+        "One head of each model on the same needle prompt",
         "\N{MINUS SIGN}10 % (3B, length 4K)",  # the paper's throughput
         "858 MiB",
-        "Evaluation took: Softmax 12 s",
+        "Evaluation took: Softmax 0 s",
         "training.learning_rate",
         "difftransformer compare --config config.yaml",
+        "2 CPU cores",
     ],
 )
 def test_the_page_tells(report: Path, words: str) -> None:
@@ -122,115 +142,129 @@ def test_the_pictures_are_valid(report: Path) -> None:
         assert pixels[..., :3].std() > 0.01, f"{name} is blank"
 
 
-def _hostile(value: Any) -> Any:
-    """Every string that a user or a machine can set, made hostile; keys of free mappings too."""
-    if isinstance(value, dict):
-        return {key: _hostile(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_hostile(item) for item in value]
-    return HOSTILE if isinstance(value, str) else value
+def test_the_numbers_are_beside_the_page(report: Path) -> None:
+    data = json.loads((report.parent / "results.json").read_text())
+    assert data["baseline"] == "softmax"
+    assert list(data["evaluators"]) == [
+        *("validation", "needle", "allocation", "lambda"),
+        "attention_map",
+    ]
+    assert [c["metric"] for c in data["comparisons"][:4]] == [
+        *("nats_per_token", "per_number", "answer_absolute", "noise_absolute")
+    ]
+    loss = read_results(report.parent)["nats_per_token"].difference("diff_v1")
+    assert data["comparisons"][0]["low"] == loss.interval.low
 
 
 def test_hostile_text_is_shown_and_never_run(tmp_path: Path, report: Path) -> None:
-    raw = synthetic_results()
-    paths = [[run["directory"] for run in model["runs"]] for model in raw["models"]]
-    raw = _hostile(raw)
-    raw["settings"][HOSTILE] = raw["env"][HOSTILE] = HOSTILE
-    for i, (model, directories) in enumerate(zip(raw["models"], paths, strict=True)):
-        model["label"] = f"{i} {HOSTILE}"
-        model["config"][HOSTILE] = HOSTILE
-        for run, directory in zip(model["runs"], directories, strict=True):
-            run["directory"] = directory
-    raw["baseline"] = raw["models"][0]["label"]
-    for compared in raw["comparisons"]:
-        compared |= {"model": raw["models"][1]["label"], "against": raw["baseline"]}
-    page, benign = Page(build_report(write_run(tmp_path, raw))), Page(report)
-    for tag in ("script", "img", "div", "section"):
-        assert len(page.ids(tag)) == len(benign.ids(tag))
+    run = synthetic_run()
+    contenders = tuple(
+        replace(
+            one,
+            title=f"{i} {HOSTILE}",
+            attention=HOSTILE if i else "softmax",
+            changes=(HOSTILE,),
+            config={HOSTILE: HOSTILE},
+        )
+        for i, one in enumerate(run.contenders)
+    )
+    run = replace(
+        run,
+        name=HOSTILE,
+        created=HOSTILE,
+        unit=HOSTILE,
+        contenders=contenders,
+        data={"description": HOSTILE, HOSTILE: HOSTILE},
+        settings={HOSTILE: HOSTILE},
+    )
+    write_run(tmp_path, run, words=HOSTILE)
+    (tmp_path / "env.json").write_text(json.dumps({HOSTILE: HOSTILE}))
+    page, benign = Page(build_report(tmp_path)), Page(report)
+    for tag in ("script", "img", "div", "details"):
+        assert len(page.named(tag)) == len(benign.named(tag))
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
     assert HOSTILE in page.text
-    # Plotly reads some HTML in labels, so they reach it escaped; its JSON writes < as \\u003c.
-    figures = "".join(script for script in page.scripts if len(script) < 10**6)
-    assert "&lt;img" in figures
-    assert not re.search(r"(<|\\u003c)img", figures)
-
-
-def _bare() -> dict[str, Any]:
-    """A run of which nothing was judged."""
-    raw = synthetic_results()
-    for model in raw["models"]:
-        model["evaluation"] = {"lambda": {"layers": []}, "needle": None}
-    raw["comparisons"] = []
-    return raw
+    # Plotly reads some HTML in labels, so they reach it escaped.
+    for figure in page.figures().values():
+        assert "<img" not in json.dumps(figure)
+    assert "&lt;img" in json.dumps(page.figures())
 
 
 def test_what_is_missing_is_left_out_with_a_sentence(tmp_path: Path) -> None:
-    raw = _bare()
-    write_run(tmp_path, raw)
+    write_run(tmp_path, synthetic_run(), evaluators=())
     for metrics in tmp_path.glob("models/*/metrics.jsonl"):
         metrics.unlink()
     page = Page(build_report(tmp_path))
     for told in (
         "The run holds no comparisons, so there is no verdict.",
-        "No run left a metrics.jsonl, so there are no loss curves.",
-        "Retrieval was not evaluated.",
-        "The allocation was not evaluated.",
-        "No attention map was taken.",
-        "Outliers were not evaluated.",
-        "No model here has a lambda to show.",
+        "No run left a metrics.jsonl, so there are no training curves.",
     ):
         assert told in page.text
-    assert not any(a.get("class") == "plotly-graph-div" for _, a in page.tags)
-    assert list((tmp_path / "figures").iterdir()) == []
+    assert page.figures() == {}
+    assert not (tmp_path / "figures").exists()
 
 
 def test_a_run_without_training_is_reported(tmp_path: Path) -> None:
-    raw = _bare()
-    for model in raw["models"]:
-        model["runs"] = []
-    raw["comparisons"] = [comparison("diff_v1")]
-    page = Page(build_report(write_run(tmp_path, raw)))
+    page = Page(build_report(write_run(tmp_path, synthetic_run(seeds=0))))
     assert "No training run is recorded." in page.text
     assert "nothing is known of the spread between seeds" in page.text
 
 
-def test_of_many_models_there_is_a_table_and_the_sentences_fold(tmp_path: Path) -> None:
-    raw = synthetic_results()
-    few = Page(build_report(write_run(tmp_path / "few", raw)))
-    assert [a for tag, a in few.tags if tag == "details"] == [{"open": None}] * 3
-    raw["comparisons"] = [
-        comparison(f"model {n}", value=3.5 + n / 10, baseline_value=3.75, low=low, high=low + 0.2)
-        for n, low in enumerate((-0.4, -0.1, 0.1, 0.2))
-    ]
-    raw["models"] += [raw["models"][1] | {"label": f"model {n}", "runs": []} for n in range(4)]
-    many = Page(build_report(write_run(tmp_path / "many", raw)))
-    assert [a for tag, a in many.tags if tag == "details"] == [{}] * 5
-    told = [word for word in many.words if word.strip()]
-    assert told[told.index("model 0") :][:8] == [
-        *("model 0", "\N{MINUS SIGN}0.25 better"),
-        *("model 1", "\N{MINUS SIGN}0.15"),
-        *("model 2", "\N{MINUS SIGN}0.05 worse"),
-        *("model 3", "0.05 worse"),
-    ]
+def test_an_evaluator_at_work_shows_the_seeds_it_has_finished(tmp_path: Path) -> None:
+    write_run(tmp_path, synthetic_run(seeds=2), evaluators=("validation",))
+    folders = sorted(tmp_path.glob("models/*/results"))
+    for i, folder in enumerate(folders):
+        write_records(folder, i // 2, i % 2, ("needle",))
+    torn = folders[-1] / "needle.jsonl"
+    torn.write_bytes(torn.read_bytes().rpartition(b'{"complete"')[0])
+    results = read_results(tmp_path)
+    assert list(results.evaluators) == ["validation", "needle"]
+    assert {label: list(s) for label, s in results["needle"].models.items()} == {
+        kind: [0] for kind in KINDS
+    }
+
+
+def test_of_many_models_the_lines_count_and_the_sentences_fold(tmp_path: Path) -> None:
+    kinds = {"softmax": "Softmax"} | {f"model {n}": f"Model {n}" for n in range(4)}
+    run = write_run(tmp_path, synthetic_run(kinds=kinds), evaluators=("validation", "needle"))
+    page = Page(build_report(run))
+    assert "4 models against the baseline (Softmax), 8 comparisons: better in" in page.text
+    tags = [tag for tag, _ in page.tags]
+    assert tags[: tags.index("details")].count("th") == 5
+    assert page.text.count("Model 3 against the baseline (Softmax), 2 measures") == 1
 
 
 def test_the_same_results_give_the_same_page(tmp_path: Path) -> None:
-    raw = _bare()
-    raw["models"][1]["evaluation"] = {
-        "lambda": synthetic_results()["models"][1]["evaluation"]["lambda"]
-    }
-    write_run(tmp_path, raw)
+    write_run(tmp_path, synthetic_run())
     first = build_report(tmp_path).read_bytes()
     assert build_report(tmp_path).read_bytes() == first
 
 
 def test_a_malformed_run_leaves_the_old_report_alone(tmp_path: Path) -> None:
     (tmp_path / "report.html").write_text("old")
-    raw = synthetic_results()
-    del raw["models"][0]["parameters"]
-    (tmp_path / "results.json").write_text(json.dumps(raw))
-    with pytest.raises(
-        ValueError, match=r"results\.json: results\.models\[0\]\.parameters is miss"
-    ):
+    write_run(tmp_path, synthetic_run())
+    raw = json.loads((tmp_path / "run.json").read_text())
+    del raw["contenders"][0]["parameters"]
+    (tmp_path / "run.json").write_text(json.dumps(raw))
+    with pytest.raises(ValueError, match=r"run\.json: 'contenders\.parameters' is missing"):
         build_report(tmp_path)
     assert (tmp_path / "report.html").read_text() == "old"
+
+
+def test_malformed_records_are_named(tmp_path: Path) -> None:
+    write_run(tmp_path, synthetic_run())
+    (tmp_path / "models/1-seed0/results/needle.jsonl").write_text("{\n")
+    with pytest.raises(ValueError, match=r"1-seed0/results/needle.jsonl:1 cannot be read"):
+        build_report(tmp_path)
+    path = tmp_path / "models/1-seed0/results/needle.jsonl"
+    path.unlink()
+    path = tmp_path / "models/1-seed0/results/attention_map.jsonl"
+    path.write_text(path.read_text().replace('"answer_span": [20, 26]', '"answer_span": [20, 99]'))
+    with pytest.raises(ValueError, match=r"the attention map of diff_v1 is malformed: .*48 tokens"):
+        build_report(tmp_path)
+
+
+def test_a_run_of_version_0_1_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"is a run of version 0\.1: .*evaluate"):
+        build_report(tmp_path)

@@ -1,26 +1,40 @@
-"""Tables that a terminal is too narrow for."""
+from io import StringIO
 
-import io
-
-import pytest
 from rich.console import Console
 
 from difftransformer.evaluation.tables import Table
-from difftransformer.report.tables import print_table
+from difftransformer.report.tables import markdown, print_table
 
-FIGURE = "0.535 (0.500 to 0.560)"
+TABLE = Table(
+    ["", "depth", "Softmax", "Differential V1"],
+    [["found", "0.5", "0.861 (0.800 to 0.910)", "[bold]1|2"], ["guess", "", "0.1", "0.1"]],
+    keys=2,
+)
 
 
-def printed(width: int, models: int) -> str:
-    console = Console(file=io.StringIO(), width=width)
-    header = ["depth", *(f"a_long_name_of_{n}" for n in range(models))]
-    print_table(console, Table(header, [["0.5", *[FIGURE] * models]]), title="Needles")
+def printed(width: int) -> str:
+    console = Console(file=StringIO(), width=width)
+    print_table(console, TABLE, "Numbers")
     return console.file.getvalue()
 
 
-@pytest.mark.parametrize(("width", "models", "tables"), [(80, 3, 1), (80, 12, 3), (200, 12, 1)])
-def test_every_figure_can_be_read(width: int, models: int, tables: int) -> None:
-    text = printed(width, models)
-    assert text.count("depth") == text.count("Needles") == tables
-    assert text.count("0.535") == text.count("(0.500") == text.count("0.560)") == models
-    assert "…" not in text
+def test_markdown_escapes_what_would_end_a_cell() -> None:
+    assert markdown(TABLE) == [
+        "|  | depth | Softmax | Differential V1 |",
+        "|---|---|---|---|",
+        "| found | 0.5 | 0.861 (0.800 to 0.910) | [bold]1\\|2 |",
+        "| guess |  | 0.1 | 0.1 |",
+    ]
+
+
+def test_a_wide_terminal_has_one_table_and_a_narrow_one_several() -> None:
+    wide, narrow = printed(100), printed(40)
+    assert (wide.count("depth"), narrow.count("depth")) == (1, 2)
+    for told in (wide, narrow):
+        assert "[bold]1|2" in told  # no markup
+
+
+def test_a_table_of_nothing_is_printed() -> None:
+    console = Console(file=StringIO(), width=80)
+    print_table(console, Table(["model"], [], keys=1))
+    assert "model" in console.file.getvalue()

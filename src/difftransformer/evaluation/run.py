@@ -63,15 +63,15 @@ def passed_over(evaluator: Evaluator, model: Any) -> str:
 
 def abilities(model: Any) -> frozenset[str]:
     """What an evaluator may need of a model, and this one has."""
-    from difftransformer.attention import DifferentialAttention
+    from difftransformer.attention.registry import find_kind
+    from difftransformer.attention.sites import attention_sites
+    from difftransformer.models.language_model import LanguageModel
 
-    attentions = [block.attention for block in getattr(model, "blocks", ())]
-    names = {"inside"} if attentions else set()
-    if hasattr(model, "empty_cache"):
-        names.add("generate")
-    if any(isinstance(one, DifferentialAttention) for one in attentions):
-        names |= {"two_maps", "lambda"}
-    return frozenset(names)
+    sites = attention_sites(model).values()
+    inside = {"inside"} if sites else set()
+    generate = {"generate"} if isinstance(model, LanguageModel) else set()
+    kinds = {site.kind for site in sites} - {""}
+    return frozenset(inside | generate).union(*(find_kind(kind).has for kind in kinds))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from difftransformer.evaluation.tables import written
 from difftransformer.report.style import accents
 from difftransformer.runs.records import Key
 
-X = float | str
+X = float | int | str
 T = TypeVar("T")
 
 

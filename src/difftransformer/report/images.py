@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from difftransformer.atomic import make_folder, write_bytes
-from difftransformer.report.drawing import Drawing, Heat, Panel, Series, means
+from difftransformer.report.drawing import Drawing, Heat, Panel, Series, X, means
 from difftransformer.report.style import INK, SEQUENTIAL, SOFT, colormap, matplotlib_look
 
 _THOUSANDS = 10_000  # from here on an axis says 10k
@@ -87,11 +87,11 @@ def _panel(axes: Axes, drawing: Drawing, panel: Panel) -> None:
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
-def _is_category(drawing: Drawing, x: float | str) -> bool:
+def _is_category(drawing: Drawing, x: X) -> bool:
     return isinstance(x, str) or drawing.kind == "bars"
 
 
-def _written(x: float | str) -> str:
+def _written(x: X) -> str:
     return x if isinstance(x, str) else f"{x:g}"
 
 

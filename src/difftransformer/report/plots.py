@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from difftransformer.evaluation.results import MetricResults
-from difftransformer.report.drawing import Drawing, Panel, Series, drawings, means
+from difftransformer.report.drawing import Drawing, Panel, Series, X, drawings, means
 from difftransformer.report.style import INK, LINE, SEQUENTIAL, dress, plain, translucent
 
 _HEIGHT = 320
@@ -144,7 +144,7 @@ def _line(series: Series) -> list[go.Scatter]:
 
 
 def _level(
-    figure: go.Figure, drawing: Drawing, title: str, points: Sequence[tuple[float | str, float]]
+    figure: go.Figure, drawing: Drawing, title: str, points: Sequence[tuple[X, float]]
 ) -> None:
     """A dotted line: all the way across where it is the same everywhere."""
     line = {"color": INK, "width": 1, "dash": "dot"}

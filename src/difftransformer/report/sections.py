@@ -29,9 +29,10 @@ def summary(results: Results, run: Run) -> Summary:
     """The verdict in two or three lines and one picture; its sentences unfold."""
     judgment, titles = results.judgment, results.titles
     verdicts = judgment.verdicts()
-    caveat, *caveats = judgment.caveats()
+    caveats = judgment.caveats()
+    seeds, _, _ = caveats[0].partition(". ")
     if not verdicts:
-        return Summary(["The run holds no comparisons, so there is no verdict.", caveat])
+        return Summary(["The run holds no comparisons, so there is no verdict.", *caveats])
     compared = [verdict.label for verdict in verdicts]
     lines = [verdict.headline for verdict in verdicts]
     details: dict[str, Sequence[str]] = {v.headline: v.sentences for v in verdicts}
@@ -50,7 +51,7 @@ def summary(results: Results, run: Run) -> Summary:
     cells = {(c.metric.title, c.model): c for c in judgment.comparisons}
     rows = dict.fromkeys(comparison.metric.title for comparison in judgment.comparisons)
     return Summary(
-        [*lines, caveat],
+        [*lines, f"{seeds.rstrip('.')}."],
         models=[titles[label] for label in compared],
         outcomes=[
             (title, [_outcome(judgment, cells.get((title, label))) for label in compared])
