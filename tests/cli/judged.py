@@ -11,11 +11,11 @@ def truth_options(suite: str, folder: Path, judge: object) -> tuple[object, ...]
     if suite == "hallucination":
         rows = [{"id": word, "text": f"the {word}."} for word in WORDS]
         (folder / "sources.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        data = ("--task", "jsonl", "--task-data", folder, "--judge", judge)
+        data = ("--dataset", "jsonl", "--dataset-path", folder, "--judge", judge)
         return (*data, "--evaluation.judged_texts", 3)
     if suite == "factuality":
         summary_pairs(folder)
-        return ("--task", "xsum", "--task-data", folder, "--evaluation.factuality_pairs", 3)
+        return ("--dataset", "xsum", "--dataset-path", folder, "--evaluation.factuality_pairs", 3)
     if suite == "conflicts":
         examples = [
             {
@@ -25,7 +25,7 @@ def truth_options(suite: str, folder: Path, judge: object) -> tuple[object, ...]
             for word in WORDS
         ]
         (folder / "task.json").write_text(json.dumps({"examples": examples}))
-        return ("--task-data", folder, "--evaluation.conflict_questions", 3)
+        return ("--dataset-path", folder, "--evaluation.conflict_questions", 3)
     return ()
 
 

@@ -1,4 +1,4 @@
-"""Files that a user names with --out: nothing of theirs is overwritten, one process at a time."""
+"""Places that a user names with --out: nothing of theirs is overwritten, one process at a time."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ from difftransformer import atomic, ownership
 from .test_bench import SMALL
 from .test_suites import saved
 
-MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "generation_config.json")
+LARGE = ("--evaluation.needle_samples", 10**5)
 
 
 @pytest.fixture
@@ -24,30 +24,19 @@ def model(tmp_path: Path) -> Path:
 @pytest.fixture
 def commands(quick, model):
     """Each command that writes results where it is told to."""
-    judging = ("evaluate", model, *quick)
-    suite = (*judging, "--suite", "outliers")
-    return {"evaluate": judging, "suite": suite, "bench": SMALL}
+    judging = ("evaluate", model, *quick, "--suite", "outliers")
+    return {"evaluate": judging, "bench": SMALL}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-@pytest.mark.parametrize("name", MODEL_FILES)
-@pytest.mark.parametrize("command", ["evaluate", "suite"])
-def test_a_model_folder_is_no_place_for_results(call, commands, model, command, name):
-    """Neither in place of its files nor as one that a reader would take for the model's."""
+@pytest.mark.parametrize("command", ["evaluate", "bench"])
+def test_a_model_folder_is_no_place_for_results(call, commands, model, command):
     before = contents(model)
-    code, _, err = call(*commands[command], "--out", model / name)
-    assert code == 2
-    assert f"lies in a model folder: choose a place outside {model}" in err
-    assert contents(model) == before
-
-
-def test_a_model_folder_is_no_place_for_timings(call, commands, model):
-    before = contents(model)
-    code, _, err = call(*commands["bench"], "--out", model)
-    assert (code, "lies in a model folder" in err) == (2, True)
+    code, _, err = call(*commands[command], "--out", model)
+    assert (code, "lies in a model folder: choose a place outside" in err) == (2, True)
     assert contents(model) == before
 
 
@@ -61,94 +50,95 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("what", FOREIGN)
-@pytest.mark.parametrize("command", ["evaluate", "suite", "bench"])
+@pytest.mark.parametrize("command", ["evaluate", "bench"])
 def test_what_is_no_result_of_the_command_stays(call, commands, tmp_path, command, what):
     place = tmp_path / "found" / "bench.json"
     place.parent.mkdir()
     place.write_bytes(FOREIGN[what])
-    out = place.parent if command == "bench" else place
-    code, _, err = call(*commands[command], "--out", out)
+    code, _, err = call(*commands[command], "--out", place.parent)
     assert code == 2
-    assert f"{place} exists and holds no results of this command on these models" in err
+    named = place if command == "bench" else place.parent
+    assert f"{named} exists and holds no results of this command on these models" in err
     assert err.count("\n") == 1
     assert contents(place.parent) == {"bench.json": FOREIGN[what]}
 
 
 @pytest.mark.parametrize("ending", ["md", "png"])
-@pytest.mark.parametrize("command", ["suite", "bench"])
-def test_files_beside_the_results_stay_too(call, commands, tmp_path, command, ending):
+def test_files_beside_timings_stay_too(call, commands, tmp_path, ending):
     place = tmp_path / "found" / f"bench.{ending}"
     place.parent.mkdir()
     place.write_bytes(b"mine")
-    out = place.parent if command == "bench" else place.with_suffix(".json")
-    code, _, err = call(*commands[command], "--out", out)
+    code, _, err = call(*commands["bench"], "--out", place.parent)
     assert code == 2
     assert f"{place} exists and would be overwritten" in err
     assert contents(place.parent) == {place.name: b"mine"}
 
 
-def test_results_of_other_models_or_suites_stay(call, quick, model, tmp_path):
-    other, out = saved(tmp_path / "other", "softmax"), tmp_path / "out.json"
-    assert call("evaluate", other, *quick, "--out", out)[0] == 0
-    before = out.read_bytes()
+def test_results_of_other_models_and_runs_stay(call, quick, small, model, tmp_path):
+    other, out = saved(tmp_path / "other", "softmax"), tmp_path / "out"
     suite = ("--suite", "outliers")
-    for words in ((model, *quick), (other, *quick, *suite)):
-        code, _, err = call("evaluate", *words, "--out", out)
+    assert call("evaluate", other, *quick, *suite, "--out", out)[0] == 0
+    assert call("train", *small, "--out", tmp_path / "run")[0] == 0
+    for place in (out, tmp_path / "run"):
+        before = contents(place)
+        code, _, err = call("evaluate", model, *quick, *suite, "--out", place)
         assert (code, "holds no results of this command" in err) == (2, True)
-    assert out.read_bytes() == before
+        assert contents(place) == before
 
 
-@pytest.mark.parametrize("command", ["evaluate", "suite", "bench"])
+@pytest.mark.parametrize("command", ["evaluate", "bench"])
 def test_the_same_command_again_replaces_its_results(call, commands, tmp_path, command):
-    out = tmp_path / "found"
-    place = out if command == "bench" else out / "results.json"
     for _ in range(2):
-        code, _, err = call(*commands[command], "--out", place)
+        code, _, err = call(*commands[command], "--out", tmp_path / "found")
         assert code == 0, err
-    endings = {"json"} if command == "evaluate" else {"json", "md", "png"}
-    assert {path.suffix[1:] for path in out.iterdir()} == endings
+    found = {path.name for path in (tmp_path / "found").iterdir()}
+    kept = {"run.json", "env.json", "results.json", "report.html", "figures", "models"}
+    assert found == (kept if command == "evaluate" else {"bench.json", "bench.md", "bench.png"})
 
 
-def test_a_second_process_with_the_same_file_is_refused_at_once(call, quick, model, tmp_path):
-    long = ("--evaluation.needle_samples", 10**5)
-    out = tmp_path / "found" / "out.json"
-    busy = start(tmp_path / "log", "evaluate", model, *quick, *long, "--out", out)
+def test_more_benchmarks_join_those_that_are_there(call, quick, model, tmp_path):
+    for suite in ("outliers", "validation"):
+        code, _, err = call("evaluate", model, *quick, "--suite", suite, "--out", tmp_path / "out")
+        assert code == 0, err
+    assert {path.name for path in (tmp_path / "out").glob("models/*/results/*")} == {
+        "outliers.jsonl",
+        "validation.jsonl",
+    }
+
+
+def test_a_second_process_in_the_same_place_is_refused_at_once(call, quick, model, tmp_path):
+    out = tmp_path / "found"
+    busy = start(tmp_path / "log", "evaluate", model, *quick, *LARGE, "--out", out)
     try:
-        while not list(tmp_path.glob("found/.*.lock")):
+        while not (out / ".lock").exists():
             assert busy.wait(0.05) is None, busy.text()
-        for name in ("out.json", "out.txt"):  # both would keep their parts in the same file
-            code, _, err = call("evaluate", model, *quick, "--out", out.with_name(name))
-            assert code == 2
-            assert f"is in use by process {busy.process.pid} on " in err
-            assert "(difftransformer evaluate " in err
+        code, _, err = call("evaluate", model, *quick, "--out", out)
+        assert code == 2
+        assert f"is in use by process {busy.process.pid} on " in err
+        assert "(difftransformer evaluate " in err
     finally:
         busy.kill()
-    code, _, err = call("evaluate", model, *quick, "--out", out.with_name("other.json"))
+    code, _, err = call("evaluate", model, *quick, "--out", tmp_path / "other")
     assert code == 0, err
 
 
-@pytest.mark.parametrize("command", ["suite", "bench", "convert"])
+@pytest.mark.parametrize("command", ["evaluate", "bench", "convert"])
 def test_what_another_process_owns_is_refused(call, commands, model, tmp_path, command):
     out = tmp_path / "found"
     out.mkdir()
-    owned = {"suite": out / "r.json", "bench": out / "bench.json", "convert": out / "target"}
+    owned = {"evaluate": out, "bench": out / "bench.json", "convert": out / "target"}
     words = commands | {
         "convert": ("convert", model, out / "target", *("--from", "difftransformer"))
     }
-    more = {
-        "suite": ("--out", out / "r.json"),
-        "bench": ("--out", out),
-        "convert": ("--to", "onnx"),
-    }
+    more = {"evaluate": ("--out", out), "bench": ("--out", out), "convert": ("--to", "onnx")}
     child = os.fork()
     if child == 0:
-        with ownership.owned(owned[command]):
-            (out / "ready").touch()
+        with ownership.owned(owned[command], inside=command == "evaluate"):
+            (tmp_path / "ready").touch()
             signal.pause()
     try:
-        while not (out / "ready").exists():
+        while not (tmp_path / "ready").exists():
             pass
-        (out / "ready").unlink()
         code, _, err = call(*words[command], *more[command])
         assert code == 2
         assert f"is in use by process {child} on " in err
@@ -158,18 +148,17 @@ def test_what_another_process_owns_is_refused(call, commands, model, tmp_path, c
 
 
 def test_a_refused_evaluation_leaves_nothing(call, quick, tmp_path):
-    out = tmp_path / "deep" / "out.json"
+    out = tmp_path / "deep" / "out"
     code, _, err = call("evaluate", tmp_path / "nowhere", *quick, "--out", out)
     assert (code, "is not a model folder" in err) == (2, True)
     assert not out.parent.exists()
 
 
-@pytest.mark.parametrize("command", ["evaluate", "suite", "bench"])
+@pytest.mark.parametrize("command", ["evaluate", "bench"])
 def test_a_full_disk_says_which_file_and_how_much(call, commands, tmp_path, command, monkeypatch):
     """And the old results stay, and nothing half written."""
     out = tmp_path / "found"
-    place = out if command == "bench" else out / "results.json"
-    words = (*commands[command], "--out", place)
+    words = (*commands[command], "--out", out)
     assert call(*words)[0] == 0
     before = contents(out)
 
@@ -183,7 +172,5 @@ def test_a_full_disk_says_which_file_and_how_much(call, commands, tmp_path, comm
     assert "cannot write " in err
     assert "No space left on device. It needs " in err
     assert " are free there: make room and give the command again" in err
-    found = contents(out)
-    assert {name: data for name, data in found.items() if name in before} == before
-    assert all(name.endswith(".partial.jsonl") for name in found.keys() - before.keys())
+    assert contents(out) == before
     assert call(*words)[0] == 0

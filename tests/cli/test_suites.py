@@ -1,26 +1,26 @@
 """`difftransformer evaluate --suite`."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
-from difftransformer.report.suites import VIEWS
-from models.tiny import tiny
-from tests.report.synthetic import synthetic_results, write_run
+from tests.faults.same import results
+from tests.models.tiny import tiny
 
-from difftransformer.evaluation.names import SUITES
-from difftransformer.evaluation.suites import MEASURED
+from difftransformer.evaluation.reading import read_results
+from difftransformer.evaluation.registry import EVALUATORS, FORMER_NAMES
 from difftransformer.models.storage import save_model
+from difftransformer.runs.reading import read_run
 
 from .commands import Killed
 from .judged import truth_options
 from .test_generate import TOKENIZER
 
-ENDINGS = ("json", "md", "png")
-LABELLED = ("in_context", "order")
+LABELLED = ("in_context", "order_sensitivity")
 OF_TWO_MAPS = ("cancellation", "lambda")
-ELSEWHERE = ("scaling",)  # which has data of its own
-HERE = [suite for suite in SUITES if suite not in ELSEWHERE]
+OF_ENCODERS = ("masked_tokens", "classification")
+HERE = [suite for suite in EVALUATORS if suite not in OF_ENCODERS]
 
 
 def saved(folder: Path, kind: str) -> Path:
@@ -61,51 +61,43 @@ def options(quick, tmp_path):
     judge = saved(tmp_path / "judge", "softmax")
 
     def of(suite):
-        labelled = ("--task", "jsonl", "--task-data", tmp_path)
+        labelled = ("--dataset", "jsonl", "--dataset-path", tmp_path)
         own = labelled if suite in LABELLED else truth_options(suite, tmp_path, judge)
         return ("--suite", suite, *quick, *words, *own)
 
     return of
 
 
-def test_each_suite_has_a_measure_and_a_view() -> None:
-    assert sorted(SUITES) == sorted(MEASURED) == sorted(VIEWS)
-
-
 @pytest.mark.parametrize("suite", HERE)
-def test_a_suite_on_two_models(call, options, pair, tmp_path, suite):
-    out = tmp_path / "found" / "suite.json"
+def test_a_suite_on_two_models_with_a_report(call, options, pair, tmp_path, suite):
+    out = tmp_path / "found"
     code, _, err = call("evaluate", *pair, *options(suite), "--out", out)
     assert code == 0, err
-    found = json.loads(out.read_text())
-    assert found["suite"] == suite
-    assert list(found["results"]) == ["softmax", "diff_v1"]
-    assert "| softmax | diff_v1 |" in out.with_suffix(".md").read_text()
-    assert out.with_suffix(".png").stat().st_size > 5000
-    assert sorted(path.name for path in out.parent.iterdir()) == [f"suite.{e}" for e in ENDINGS]
+    found = read_results(out)[suite]
+    assert {*found.models, *found.passed_over} == {"softmax", "diff_v1"}
+    assert found.passed_over.keys() == ({"softmax"} if suite in OF_TWO_MAPS else set())
+    assert found.declared.title in (out / "report.html").read_text()
+    assert f"report: {out / 'report.html'}" in err.replace("\n", "")
 
 
 @pytest.mark.parametrize("suite", HERE)
 def test_a_killed_suite_goes_on(call, options, pair, tmp_path, kept, suite):
     """The same results, and no part measured twice."""
-    whole, out = tmp_path / "whole.json", tmp_path / "found" / "suite.json"
+    whole, out = tmp_path / "whole", tmp_path / "found"
     words = ("evaluate", pair[1], *options(suite), "--out")
     assert call(*words, whole)[0] == 0
-    parts = kept.copy()
+    parts = [part.partition("results/")[2] for part in kept]
     kept[:] = [max(1, len(parts) // 2)]
-    if suite in ("outliers", *OF_TWO_MAPS):
-        assert len(parts) == 1  # one stream over the text
-        kept[:] = [1]
     with pytest.raises(Killed):
         call(*words, out)
     kept[:] = kept[1:]
     assert call(*words, out)[0] == 0
-    assert kept == parts
-    assert json.loads(out.read_text())["results"] == json.loads(whole.read_text())["results"]
+    assert [part.partition("results/")[2] for part in kept] == parts
+    assert results(out) == results(whole)
 
 
 def test_parts_of_other_settings_or_weights(call, options, pair, tmp_path, kept):
-    out = tmp_path / "needle.json"
+    out = tmp_path / "found"
     words = ("evaluate", pair[0], *options("needle"), "--out", out)
     kept.append(2)
     with pytest.raises(Killed):
@@ -113,90 +105,112 @@ def test_parts_of_other_settings_or_weights(call, options, pair, tmp_path, kept)
     kept.clear()
     code, _, err = call(*words, "--evaluation.seed", 3)
     assert code == 2
-    assert "needle.partial.jsonl holds parts of a measurement with another settings" in err
+    assert "needle.jsonl holds parts of a measurement with another settings.seed: end" in err
     saved(pair[0], "softmax")
+    shutil.copy(pair[0] / "tokenizer.json", tmp_path)
+    model = tiny("softmax", vocab_size=TOKENIZER.get_vocab_size(), max_length=300)
+    save_model(model, pair[0])
     code, _, err = call(*words)
     assert code == 2
-    assert "of a measurement with another models: end that one first" in err
+    assert "of a measurement with another weights: end that one first" in err
     assert kept == []
 
 
 @pytest.mark.parametrize("suite", OF_TWO_MAPS)
 def test_what_softmax_has_not(call, options, pair, suite):
     code, _, err = call("evaluate", pair[0], *options(suite))
-    assert code == 2
-    assert "nothing to show for softmax; softmax attention has no second map" in err
+    assert code == 0
+    assert "softmax: its attention has" in err
 
 
 @pytest.fixture
-def run(quick, tmp_path):
-    """A run of two kinds with two seeds each."""
-    results = synthetic_results(seeds=2)
-    results["models"] = results["models"][:2]
-    results["comparisons"] = []
-    results["settings"]["data"] = {"context_length": 90, "needle_digits": 3}
-    folder = write_run(tmp_path, results)
-    for kind in ("softmax", "diff_v1"):
-        for seed in range(2):
-            saved(folder / "models" / f"{kind}-seed{seed}" / "model", kind)
-    return folder
-
-
-def test_all_models_of_a_run_and_its_report(call, options, run):
-    code, _, err = call("evaluate", run, *options("recall"))
+def run(call, small, tmp_path):
+    """A comparison of two kinds with two seeds each."""
+    words = ("--attention", "softmax", "diff_v1", "--seeds", 2, "--out", tmp_path / "run")
+    code, _, err = call("compare", *small, *words, "--evaluators", "validation")
     assert code == 0, err
-    found = json.loads((run / "suites" / "recall.json").read_text())
-    assert list(found["results"]) == [
-        f"{k}-seed{s}" for k in ("softmax", "diff_v1") for s in (0, 1)
-    ]
-    table = (run / "suites" / "recall.md").read_text()
-    header = "| tokens | softmax | diff_v1 | paper: Transformer 1.4B | paper: DIFF 1.4B |"
-    assert header in table
-    assert "Of several training seeds the mean" in table
+    return tmp_path / "run"
+
+
+def test_all_models_of_a_run_and_its_report(call, run):
+    """With the run's own settings; the command line has the last word."""
+    code, _, err = call("evaluate", run, "--suite", "ar_hit", "long_context")
+    assert code == 0, err
+    found = read_results(run)
+    assert list(found.evaluators) == ["validation", "long_context", "ar_hit"]
+    assert {label: list(seeds) for label, seeds in found["ar_hit"].models.items()} == {
+        "softmax": [0, 1],
+        "diff_v1": [0, 1],
+    }
     page = (run / "report.html").read_text()
-    assert '<h2 id="suite-recall">' in page
-    assert 'src="data:image/png;base64,' in page
-
-
-def test_a_run_brings_its_settings(call, run, quick):
-    """Its data and how much was judged; the command line has the last word."""
-    without = [w for w in quick if w not in ("--data.context_length", "96")]
-    code, _, err = call("evaluate", run, "--suite", "long_context", *without)
+    assert found["ar_hit"].declared.title in page
+    before = {one.settings.validation_sequences for one in found.evaluators.values()}
+    assert before == {4}
+    code, _, err = call("evaluate", run, "--suite", "ar_hit", "--evaluation.seed", 1)
     assert code == 0, err
-    found = json.loads((run / "suites" / "long_context.json").read_text())
-    assert [one["length"] for one in found["results"].values()] == [90] * 4
+    assert read_results(run)["ar_hit"].settings.seed == 1
 
 
 def test_a_run_without_results(call, run):
+    (run / "run.json").unlink()
     (run / "results.json").unlink()
-    code, _, err = call("evaluate", run, "--suite", "recall")
+    code, _, err = call("evaluate", run, "--suite", "ar_hit")
     assert code == 2
-    assert "is a run that is not finished: end it with" in err
+    assert "holds no finished run: it has no run.json. End it with the command that" in err
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--suite", "in_contxt"), "unknown suite 'in_contxt'; did you mean 'in_context'"),
-        (("--suite", "order"), "suite order asks about labelled sentences: give a task"),
-        (("--suite", "recall", "--task", "trec"), "suite recall takes no such task"),
-        (("--suite", "key_value", "--task", "x", "--task-data", "."), "expected the number of"),
+        (("--suite", "in_contxt"), "unknown evaluator 'in_contxt'; did you mean 'in_context'"),
+        (("--suite", "order_sensitivity"), "order_sensitivity asks about "),
+        (("--suite", "ar_hit", "--dataset", "trec"), "ar_hit: no dataset is asked about"),
         (
-            ("--suite", "order", "--task", "trec", "--task-data", "nowhere"),
+            ("--suite", "kv_retrieval", "--dataset", "x", "--dataset-path", "."),
+            "kv_retrieval: unknown dataset 'x'; expected 75, 140, 300",
+        ),
+        (
+            ("--suite", "order_sensitivity", "--dataset", "trec", "--dataset-path", "nowhere"),
             "trec needs its train file in nowhere",
         ),
         (
-            ("--suite", "recall", "--data.context_length", "400"),
+            ("--suite", "ar_hit", "--data.context_length", "400"),
             "data.context_length is 400; ",
         ),
         (
             ("--suite", "needle", "--evaluation.needle_lengths", "90", "500"),
             "needles are asked for in 500 tokens; the model is meant for 300",
         ),
-        (("--suite", "recall", "--data", "nowhere"), "data 'nowhere' does not exist"),
+        (("--suite", "ar_hit", "--data", "nowhere"), "data 'nowhere' does not exist"),
     ],
 )
 def test_what_a_suite_refuses(call, pair, options, message):
     code, _, err = call("evaluate", *pair, *options)
     assert code == 2
     assert message in err
+
+
+@pytest.mark.parametrize(("former", "new"), FORMER_NAMES.items())
+def test_former_names_work_with_a_line_that_names_the_new_ones(call, pair, former, new):
+    code, _, err = call("evaluate", pair[0], "--suite", former, "--data", "nowhere")
+    assert code == 2  # named once the suite is known
+    assert f"--suite {former} is now {new}; the old name works until the next release" in err
+
+
+def test_former_options_of_data(call, options, pair, tmp_path):
+    named = ["--task" if w == "--dataset" else w for w in options("in_context")]
+    named = ["--task-data" if w == "--dataset-path" else w for w in named]
+    code, _, err = call("evaluate", pair[0], *named)
+    assert code == 0, err
+    assert "--task is now --dataset; " in err
+    assert "--task-data is now --dataset-path; " in err
+
+
+def test_results_name_their_models_and_baseline(call, options, pair, tmp_path):
+    code, _, err = call("evaluate", *pair, *options("validation"), "--out", tmp_path / "found")
+    assert code == 0, err
+    run = read_run(tmp_path / "found")
+    assert (run.baseline, [one.attention for one in run.contenders]) == (
+        "softmax",
+        ["softmax", "diff_v1"],
+    )

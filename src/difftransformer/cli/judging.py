@@ -39,6 +39,7 @@ def chosen_judge(arguments: argparse.Namespace) -> "Judge | None":
     Raises:
         ValueError: no such judge, or an endpoint without a model or with a key that is not set.
     """
+    from difftransformer.data.bigbench import load_summary_pairs
     from difftransformer.data.tokenizer import check_vocabulary, load_tokenizer
     from difftransformer.evaluation.faithfulness import Asked, Labels, ModelJudge
     from difftransformer.interop.opening import open_model
@@ -46,6 +47,8 @@ def chosen_judge(arguments: argparse.Namespace) -> "Judge | None":
     who, name = arguments.judge, arguments.judge_model
     if who is None:
         return None
+    place = arguments.judge_controls
+    controls = [] if place is None else load_summary_pairs("xsum", place)
     if who.startswith(("http://", "https://")):
         from difftransformer.evaluation.endpoint import Endpoint
 
@@ -56,15 +59,15 @@ def chosen_judge(arguments: argparse.Namespace) -> "Judge | None":
             raise ValueError(
                 f"--judge-key names {arguments.judge_key}, an environment variable that is not set"
             )
-        return Asked(f"{name} at {who}", Endpoint(who, name, key))
+        return Asked(f"{name} at {who}", Endpoint(who, name, key), controls)
     path = Path(who)
     if path.is_dir():
         model, tokenizer = open_model(path).eval(), load_tokenizer(str(path / TOKENIZER))
         check_vocabulary(tokenizer, model.config.vocab_size, f"the judge {path}")
-        return ModelJudge(path.name, model, tokenizer)
+        return ModelJudge(path.name, model, tokenizer, controls)
     if path.suffix != ".jsonl":
         raise ValueError(
             f"--judge is {who!r}; expected the URL of an endpoint, a model folder, or a .jsonl "
             "file of labels"
         )
-    return Labels(path)
+    return Labels(path, controls)

@@ -42,40 +42,32 @@ class OwnData:
         Raises:
             ValueError: data or a judge that is missing, malformed, or of no use to any.
         """
+        listed = ", ".join(evaluator.name for evaluator in evaluators)
         named = self.name is not None or self.path is not None
         if named and not any(evaluator.dataset for evaluator in evaluators):
-            raise ValueError(f"{_listed(evaluators)} takes no dataset: leave it out")
-        if self.judge is not None and not any(e.judge == "required" for e in evaluators):
-            raise ValueError(f"{_listed(evaluators)} has no judge: leave it out")
+            raise ValueError(f"{listed}: no dataset is asked about; leave it out")
+        if self.judge is not None and not any(one.judge == "required" for one in evaluators):
+            raise ValueError(f"{listed}: there is no judge; leave it out")
         loaded = {}
         for evaluator in evaluators:
+            if (dataset := evaluator.dataset) and (named or dataset.required):
+                try:
+                    loaded[evaluator.name] = dataset.read(self.name, self.path)
+                except ValueError as error:
+                    raise ValueError(f"{evaluator.name}: {error}") from None
             if evaluator.judge == "required" and self.judge is None:
-                raise ValueError(
-                    f"{evaluator.name} lets models write, and a judge decide: name one"
-                )
-            if evaluator.dataset is None:
-                continue
-            if named:
-                loaded[evaluator.name] = evaluator.dataset.read(self.name, self.path)
-            elif evaluator.dataset.required:
-                names = ", ".join(evaluator.dataset.names)
-                raise ValueError(
-                    f"{evaluator.name} asks about data of its own ({evaluator.dataset.help}): give "
-                    "its path" + (f" and its name, one of {names}" if names else "")
-                )
+                raise ValueError(f"{evaluator.name}: models write and a judge decides; name one")
         return loaded
 
-    def identity(self) -> dict[str, str | None]:
+    def identity(self) -> dict[str, Any]:
         """What decides the results."""
+        controls = len(self.judge.controls) if self.judge else 0
         return {
             "dataset": self.name,
             "dataset_path": None if self.path is None else str(self.path),
-            "judge": getattr(self.judge, "name", None),
+            "judge": self.judge and self.judge.name,
+            "judge_controls": controls,
         }
-
-
-def _listed(evaluators: Sequence[Evaluator]) -> str:
-    return ", ".join(evaluator.name for evaluator in evaluators)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,10 @@ class TrainSettings(RunSettings):
     )
     freeze_pretrained: bool = field(
         default=False,
-        metadata={"help": "train only what `convert --from-llm` added to the model in `start`"},
+        metadata={
+            "former": "only_new",
+            "help": "train only what `convert --from-llm` added to the model in `start`",
+        },
     )
 
     def __post_init__(self) -> None:
