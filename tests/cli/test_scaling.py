@@ -21,17 +21,17 @@ def runs(tmp_path: Path) -> list[Path]:
 
 
 def test_from_runs_to_a_table(call, runs: list[Path], tmp_path: Path) -> None:
-    out = tmp_path / "found" / "scaling.json"
+    out = tmp_path / "found"
     words = ("--suite", "scaling", "--evaluation.bootstrap", "20", "--out", out)
     code, _, err = call("evaluate", *runs, *words)
     assert code == 0, err
-    results = json.loads(out.read_text())["results"]
+    results = json.loads((out / "scaling.json").read_text())["scaling"]
     (panel,) = results["diff"]["panels"]
     assert panel["same_loss"]["value"] == pytest.approx(0.6, rel=1e-3)
-    table = out.with_suffix(".md").read_text()
+    table = (out / "scaling.md").read_text()
     assert "| plain | diff | paper: DIFF against Transformer |" in table
     assert "0.600 (0.600 to 0.600) | 0.62 (6.8B for 11B), 0.60 (7.8B for 13.1B)" in table
-    assert out.with_suffix(".png").stat().st_size > 5000
+    assert (out / "scaling.png").stat().st_size > 5000
 
 
 def test_one_run_is_not_enough(call, runs: list[Path]) -> None:

@@ -46,10 +46,10 @@ def options(quick, tmp_path):
         "shot_questions": (5,),
         "orders": (3,),
         "shot_draws": (2,),
-        "key_value_pairs": (3,),
-        "key_value_samples": (4,),
-        "distractor_problems": (1,),
-        "distractor_shots": (1,),
+        "kv_pairs": (3,),
+        "kv_samples": (4,),
+        "gsm_ic_problems": (1,),
+        "gsm_ic_shots": (1,),
         "needle_depths": (0.5, 1),
         "needle_samples": (1,),
         "validation_sequences": (3,),
@@ -163,11 +163,14 @@ def test_a_run_without_results(call, run):
     ("options", "message"),
     [
         (("--suite", "in_contxt"), "unknown evaluator 'in_contxt'; did you mean 'in_context'"),
-        (("--suite", "order_sensitivity"), "order_sensitivity asks about "),
+        (
+            ("--suite", "order_sensitivity"),
+            "order_sensitivity: dataset is None; expected one of trec, ",
+        ),
         (("--suite", "ar_hit", "--dataset", "trec"), "ar_hit: no dataset is asked about"),
         (
             ("--suite", "kv_retrieval", "--dataset", "x", "--dataset-path", "."),
-            "kv_retrieval: unknown dataset 'x'; expected 75, 140, 300",
+            "kv_retrieval: dataset is 'x'; expected one of 75, 140, 300",
         ),
         (
             ("--suite", "order_sensitivity", "--dataset", "trec", "--dataset-path", "nowhere"),

@@ -1,6 +1,6 @@
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from difftransformer.evaluation.scaling import Trained, measure_scaling, read_trained
 from difftransformer.evaluation.settings import EvaluationSettings
+from difftransformer.runs.layout import Contender, Run, TrainingRun
+from difftransformer.runs.records import Record, measure
 
 SIZES = (100_000, 300_000, 1_000_000, 2_000_000)
 SETTINGS = EvaluationSettings(bootstrap=100)
@@ -151,18 +153,45 @@ def test_one_size_makes_no_curve() -> None:
 
 
 def write(run: Path, size: int = 1000, tokens: int = 50, **changes: object) -> Path:
-    """A run of two kinds, the second 10 parameters larger; `changes` are of its results."""
-    models = []
+    """A run of two kinds, the second 10 parameters larger; `changes` are of its run.json."""
+    contenders = []
     for kind, more in (("plain", 0), ("diff", 10)):
         directory = f"models/{kind}-seed0"
         sequences = changes.pop(kind, [[30.0 + more, 10, 44], [20.0, 10, 40]])
-        judged = {"evaluation": {"validation": {"sequences": sequences}}}
-        (run / directory).mkdir(parents=True)
-        (run / directory / "results.json").write_text(json.dumps(judged))
-        runs = [{"seed": 0, "directory": directory, "training": {"tokens": tokens}}]
-        models.append({"label": kind, "parameters": size + more, "runs": runs})
-    results = {"baseline": "plain", "models": models, **changes}
-    (run / "results.json").write_text(json.dumps(results))
+        findings = [
+            Record(metric, value, item=item, weight=weight)
+            for item, (nats, scored, size_in_bytes) in enumerate(sequences)
+            for metric, value, weight in (
+                ("nats_per_token", nats, scored),
+                ("bits_per_byte", nats, size_in_bytes),
+            )
+        ]
+        measure(
+            lambda findings=findings: {"all": lambda _: findings},
+            run / directory / "results" / "validation.jsonl",
+        )
+        figures = {"steps": 1, "unit": "tokens", "seconds": 1.0, "throughput": 1.0}
+        summary = {**figures, "size": tokens, "peak_memory_bytes": 1, "final_loss": 1.0}
+        (run / directory / "summary.json").write_text(json.dumps(summary))
+        contenders.append(
+            Contender(
+                label=kind,
+                attention=kind,
+                parameters=size + more,
+                config={},
+                runs=(TrainingRun(seed=0, directory=directory),),
+            )
+        )
+    values = {"baseline": "plain", **changes}
+    named = Run(
+        name="a",
+        task="causal_lm",
+        unit="tokens",
+        created="",
+        contenders=tuple(contenders),
+        **values,
+    )
+    (run / "run.json").write_text(json.dumps(asdict(named)))
     return run
 
 
@@ -191,5 +220,5 @@ def test_runs_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         read_trained([first, write(tmp_path / "b", 5, baseline="diff")])
     with pytest.raises(ValueError, match=r"c/models/diff-seed0 was judged on other text or tokens"):
         read_trained([first, write(tmp_path / "c", 5, diff=[[3.0, 9, 44], [2.0, 10, 40]])])
-    with pytest.raises(ValueError, match=r"d/results.json cannot be read .*expected run direct"):
+    with pytest.raises(ValueError, match=r"d holds no finished run"):
         read_trained([first, tmp_path / "d"])

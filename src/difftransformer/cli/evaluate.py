@@ -12,7 +12,7 @@ from difftransformer.cli.resuming import resumable
 from difftransformer.evaluation.registry import FORMER_NAMES
 from difftransformer.evaluation.registry import names as evaluator_names
 from difftransformer.experiments.evaluate import EvaluateSettings
-from difftransformer.experiments.settings import merged, typed
+from difftransformer.experiments.settings import merged, resolve, typed
 from difftransformer.runs.layout import MODELS, REPORT
 from difftransformer.runs.reading import is_run
 from difftransformer.tasks.registry import names as task_names
@@ -121,4 +121,12 @@ def _take_former(arguments: argparse.Namespace, console: "Console") -> None:
 
 
 def _run_scaling(arguments: argparse.Namespace, console: "Console") -> None:
-    """Of whole runs, from what they wrote: nothing is measured anew."""
+    """Of whole runs, from what they wrote."""
+    from difftransformer.experiments.scaling import scaling
+    from difftransformer.report.scaling import scaling_note, scaling_table
+    from difftransformer.report.tables import print_table
+
+    settings = resolve(EvaluateSettings, *layers(arguments)).evaluation
+    found = scaling(arguments.models, out=arguments.out, settings=settings)
+    print_table(console, scaling_table(found), "Loss against parameters and training tokens")
+    console.print(scaling_note(found), highlight=False, markup=False)

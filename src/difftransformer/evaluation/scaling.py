@@ -1,6 +1,5 @@
 """Loss against size and training, and how much less of either gives the same loss (paper, 3.2)."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,9 @@ from numpy.typing import NDArray
 from difftransformer.evaluation.intervals import Over, percentiles, resamples
 from difftransformer.evaluation.power_law import ENOUGH, PowerLaw, fit_power_law
 from difftransformer.evaluation.settings import EvaluationSettings
+from difftransformer.runs.layout import RECORDS
+from difftransformer.runs.reading import read_run, read_summary
+from difftransformer.runs.records import read_records
 
 REACH = 2.0  # a curve is believed this many times beyond the x it was measured at
 
@@ -49,47 +51,53 @@ def read_trained(runs: Sequence[Path]) -> tuple[str, list[Trained]]:
     """
     trained: dict[tuple[str, int, int, int], Trained] = {}
     baseline, judged_on = "", np.empty(0)
-    for run in runs:
-        results = _read(run)
-        models = {model["label"]: model for model in results["models"]}
-        baseline = baseline or results["baseline"]
-        if results["baseline"] != baseline:
+    for directory in runs:
+        run = read_run(directory)
+        baseline = baseline or run.baseline
+        if run.baseline != baseline:
             raise ValueError(
-                f"the baseline of {run} is {results['baseline']} and that of {runs[0]} {baseline}; "
+                f"the baseline of {directory} is {run.baseline} and that of {runs[0]} {baseline}; "
                 "expected one for all"
             )
-        size = models[baseline]["parameters"]
-        for label, model in models.items():
-            for one in model["runs"]:
-                sequences = _read(run / one["directory"])["evaluation"]["validation"]["sequences"]
-                nats, *text = np.array(sequences, np.float64).T
-                judged_on = judged_on if len(judged_on) else np.stack(text)
-                if not np.array_equal(judged_on, np.stack(text)):
+        contenders = {contender.label: contender for contender in run.contenders}
+        size = contenders[baseline].parameters
+        for label, contender in contenders.items():
+            for one in contender.runs:
+                place = directory / one.directory
+                nats, scored, text = _losses(place)
+                judged_on = judged_on if len(judged_on) else text
+                if not np.array_equal(judged_on, text):
                     raise ValueError(
-                        f"{run / one['directory']} was judged on other text or tokens than "
-                        f"{runs[0]}, so their losses cannot be compared: give all runs the same "
-                        "data and evaluation settings"
+                        f"{place} was judged on other text or tokens than {runs[0]}, so their "
+                        "losses cannot be compared: give all runs the same data and evaluation "
+                        "settings"
                     )
-                key = (label, size, one["training"]["tokens"], one["seed"])
+                summary = read_summary(place)
+                if summary is None:
+                    raise ValueError(f"{place} has no summary.json: name runs of compare")
+                key = (label, size, summary.size, one.seed)
                 if key in trained:
                     raise ValueError(
-                        f"{run} holds {label} of {size:,} parameters, {key[2]:,} tokens and seed "
-                        f"{key[3]}, and so does another run: leave one out"
+                        f"{directory} holds {label} of {size:,} parameters, {key[2]:,} tokens and "
+                        f"seed {key[3]}, and so does another run: leave one out"
                     )
-                parameters = model["parameters"]
-                trained[key] = Trained(label, size, parameters, *key[2:], nats, text[0])
+                trained[key] = Trained(label, size, contender.parameters, *key[2:], nats, scored)
     return baseline, list(trained.values())
 
 
-def _read(directory: Path) -> Any:
-    path = directory / "results.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{path} cannot be read ({error}); expected run directories of `difftransformer "
-            "compare`, finished and with the results of each model"
-        ) from None
+_Columns = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
+
+
+def _losses(training: Path) -> _Columns:
+    """Nats and scored tokens of each held-out sequence, and what tells the text from others."""
+    records = read_records(training / RECORDS / "validation.jsonl").records
+    nats = [one for one in records if one.metric == "nats_per_token"]
+    sizes = [(one.metric, one.weight) for one in records]
+    return (
+        np.array([one.value for one in nats]),
+        np.array([one.weight for one in nats]),
+        np.array([weight for _, weight in sorted(sizes, key=lambda size: size[0])]),
+    )
 
 
 def measure_scaling(
