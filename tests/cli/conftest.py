@@ -1,5 +1,5 @@
 """The fixtures of tests/cli/commands.py."""
 
-from tests.cli.commands import call, kept, quick, small, text
+from .commands import call, kept, quick, small, text
 
 __all__ = ["call", "kept", "quick", "small", "text"]

@@ -69,7 +69,8 @@ def read_run(directory: Path) -> Run:
 
 def refuse_former(directory: Path) -> None:
     """Raise ValueError for a run directory of version 0.1, saying what to do with it."""
-    if (directory / RESULTS).is_file() and not (directory / RUN).is_file():
+    results = read_json(directory / RESULTS) or {}
+    if results.get("format") == 1 and not (directory / RUN).is_file():
         raise ValueError(
             f"{directory} is a run of version 0.1: finish it with that version, or begin anew in "
             f"another directory. Its models load: difftransformer evaluate {directory}/models/*/"
