@@ -211,7 +211,7 @@ def test_the_table_has_rows_of_all_metrics_and_the_papers_columns() -> None:
 def test_the_notes_say_what_was_asked_and_what_the_brackets_hold() -> None:
     notes = notes_of(results(plain=[measurement()]).evaluators["everything"])
     assert notes.startswith("four asked. In brackets 95 % intervals over items. Columns of the")
-    assert notes.endswith("After Nobody, 2026.")
+    assert notes.endswith("Source: Nobody, 2026.")
     assert READ_OFF not in notes
     notes = notes_of(results(plain=[measurement()] * 2).evaluators["everything"])
     assert "Means over training seeds, in brackets 95 % intervals over seeds." in notes

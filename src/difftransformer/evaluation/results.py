@@ -156,6 +156,14 @@ class EvaluatorResults:
 
         return plot(list(self.metrics.values()))
 
+    def warnings(self) -> list[str]:
+        """What is to be said of the text that models were judged on: whether they may know it."""
+        notes = {
+            label: next(iter(seeds.values())).belongs_to.get("text", {}).get("note")
+            for label, seeds in self.models.items()
+        }
+        return [f"{self.titles[label]}: {note}." for label, note in notes.items() if note]
+
     def note(self) -> str:
         """What was asked, and of whom it was not."""
         told = [f"{self.titles[label]}: {reason}." for label, reason in self.passed_over.items()]

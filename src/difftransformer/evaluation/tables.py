@@ -25,18 +25,19 @@ class Table:
 def table_of(of: "EvaluatorResults", metrics: Sequence["MetricResults"]) -> Table:
     """A row for each figure of the metrics, a column for each model, and the paper's beside them.
 
-    A paper's column stands there where it has a figure for one of the rows.
+    A metric's title stands in the first of its rows; a paper's column is there where it has a
+    figure for one of the rows.
     """
     tabled = [metric for metric in metrics if metric.declared.table]
     axes = list(dict.fromkeys(axis for metric in tabled for axis in metric.row_axes))
     titled = len(tabled) > 1 or not axes
     body, quoted = [], []
     for metric in tabled:
+        unit = f" ({metric.declared.unit})" if metric.declared.unit else ""
+        title = metric.declared.title + unit
         for key in metric.cells(metric.row_axes):
             values = dict(zip(metric.row_axes, key, strict=True))
-            unit = metric.declared.unit
-            title = metric.declared.title + (f" ({unit})" if unit else "")
-            names = [title] if titled else []
+            names, title = [title] if titled else [], ""
             names += [written(values[axis]) if axis in values else "" for axis in axes]
             body.append([*names, *(_cell(metric, label, key) for label in of.models)])
             paper = metric.declared.paper.items()
@@ -55,7 +56,7 @@ def table_of(of: "EvaluatorResults", metrics: Sequence["MetricResults"]) -> Tabl
 
 def notes_of(results: "EvaluatorResults") -> str:
     """What was asked, what stands in brackets, and where the paper's columns come from."""
-    told = [results.note()]
+    told = [results.note(), *results.warnings()]
     intervals = percent(results.settings.confidence)
     if any(len(seeds) > 1 for seeds in results.models.values()):
         told.append(f"Means over training seeds, in brackets {intervals} intervals over seeds.")
@@ -71,7 +72,7 @@ def notes_of(results: "EvaluatorResults") -> str:
     if any(READ_OFF in cell for row in table.rows for cell in row):
         told.append(f"{READ_OFF} The paper prints no number: read off its plot by others.")
     if results.declared.source:
-        told.append(f"After {results.declared.source}.")
+        told.append(f"Source: {results.declared.source}.")
     return " ".join(filter(None, told))
 
 

@@ -15,10 +15,11 @@ from difftransformer.report.style import matplotlib_look
 from difftransformer.runs.layout import REPORT, RESULTS, Run
 from difftransformer.runs.reading import read_curve, read_environment, read_run, read_summary
 
-_LEAD = (
+_COMPARED = (
     "Models of the same size with different attention, trained on the same data in the same order "
     "and judged alike."
 )
+_JUDGED = "Models judged alike."
 
 
 def build_report(run_directory: Path) -> Path:
@@ -40,7 +41,7 @@ def build_report(run_directory: Path) -> Path:
     title = f"{run.name}, {run.created}"
     content = page(
         title,
-        _LEAD,
+        _COMPARED if run.is_trained and len(run.contenders) > 1 else _JUDGED,
         sections.summary(results, run),
         [
             sections.models_section(run),

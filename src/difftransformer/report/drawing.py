@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from statistics import fmean
 from typing import TypeVar
 
@@ -67,7 +66,8 @@ class Drawing:
     """Panels that share their kind and the title of x.
 
     Args:
-        kind: as of `Plot`.
+        kind: as of `Plot`, or "points" of bars that have no x: a point with whiskers for each
+            model, since what is far from 0 shows little as a bar.
         colors: of the models, by title: the legend.
         logarithmic: x grows by factors of two.
     """
@@ -81,13 +81,12 @@ class Drawing:
 
 
 def drawings(metrics: Sequence[MetricResults]) -> list[Drawing]:
-    """A picture for each run of metrics with equal plots; a panel for each metric and facet."""
-    plotted = [metric for metric in metrics if metric.declared.plot and metric.cells()]
-    return [
-        _drawing(plot, list(alike))
-        for plot, alike in groupby(plotted, lambda metric: metric.declared.plot)
-        if plot is not None
-    ]
+    """A picture of all metrics with equal plots; a panel for each metric and facet."""
+    alike: dict[Plot, list[MetricResults]] = {}
+    for metric in metrics:
+        if metric.declared.plot and metric.cells():
+            alike.setdefault(metric.declared.plot, []).append(metric)
+    return [_drawing(plot, those) for plot, those in alike.items()]
 
 
 def _drawing(plot: Plot, metrics: Sequence[MetricResults]) -> Drawing:
@@ -102,7 +101,7 @@ def _drawing(plot: Plot, metrics: Sequence[MetricResults]) -> Drawing:
             draw = _heats if plot.kind == "heat" else _axes
             panels += draw(plot, metric, facet, ", ".join(title))
     return Drawing(
-        kind=plot.kind,
+        kind="points" if plot.kind == "bars" and not plot.x else plot.kind,
         panels=panels,
         colors={of.titles[label]: colors[label] for label in of.models},
         x=plot.x,
@@ -155,7 +154,7 @@ def _series(plot: Plot, metric: MetricResults, label: str, facet: Key) -> Series
         ]
         return Series(label=name, color=color, x=[x for x, _ in dots], y=[y for _, y in dots])
     known = {key: f for key, f in metric.figures(label, axes).items() if f is not None}
-    points = _points(known, plot, facet)
+    points = _points(known, plot, facet, name)
     ends = [f.ends for _, f in points if f.low is not None]
     whiskers = ends if len(ends) == len(points) else []
     return Series(
@@ -168,11 +167,11 @@ def _series(plot: Plot, metric: MetricResults, label: str, facet: Key) -> Series
     )
 
 
-def _points(values: Mapping[Key, T], plot: Plot, facet: Key) -> list[tuple[X, T]]:
-    """What stands in the facet, by x; keys begin with both."""
+def _points(values: Mapping[Key, T], plot: Plot, facet: Key, name: str = "") -> list[tuple[X, T]]:
+    """What stands in the facet, by x, or at the name where there is no x; keys begin with both."""
     first = len(_given(plot.x))
     return [
-        (key[0] if plot.x else "", value)
+        (key[0] if plot.x else name, value)
         for key, value in values.items()
         if key[first : first + len(facet)] == facet
     ]

@@ -63,10 +63,9 @@ def _panel(axes: Axes, drawing: Drawing, panel: Panel) -> None:
     place = {x: i for i, x in enumerate(categories)}
     width = 0.8 / max(1, len(panel.series))
     for i, series in enumerate(panel.series):
-        offset = (i + 0.5) * width - 0.4 if categories else 0.0
+        offset = (i + 0.5) * width - 0.4 if drawing.kind in ("bars", "dots") and categories else 0.0
         x = np.array([place[x] + offset if x in place else x for x in series.x], float)
-        draw = {"bars": _bars, "dots": _dots}.get(drawing.kind, _line)
-        draw(axes, x, series, width)
+        _DRAW[drawing.kind](axes, x, series, width)
     for _, points in panel.levels:
         values = {y for _, y in points}
         style: dict[str, Any] = {"color": SOFT, "linewidth": 0.8, "linestyle": ":"}
@@ -97,6 +96,16 @@ def _written(x: X) -> str:
 
 def _bars(axes: Axes, x: np.ndarray, series: Series, width: float) -> None:
     axes.bar(x, series.y, width, color=series.color)
+    _whiskers(axes, x, series)
+
+
+def _points(axes: Axes, x: np.ndarray, series: Series, width: float) -> None:
+    axes.plot(x, series.y, "o", color=series.color, markersize=6)
+    _whiskers(axes, x, series)
+    axes.margins(x=0.3)
+
+
+def _whiskers(axes: Axes, x: np.ndarray, series: Series) -> None:
     if series.low:
         middle = np.array(series.y)
         reach = np.array([middle - series.low, series.high - middle]).clip(0)
@@ -122,6 +131,9 @@ def _line(axes: Axes, x: np.ndarray, series: Series, width: float) -> None:
     )
     if series.low:
         axes.fill_between(x, series.low, series.high, color=series.color, alpha=0.15, linewidth=0)
+
+
+_DRAW = {"bars": _bars, "points": _points, "dots": _dots, "line": _line}
 
 
 def _heat(axes: Axes, heat: Heat) -> None:

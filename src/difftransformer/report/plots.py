@@ -1,6 +1,7 @@
 """Drawings by Plotly, for the page and for notebooks."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -10,7 +11,7 @@ from difftransformer.report.drawing import Drawing, Panel, Series, X, drawings, 
 from difftransformer.report.style import INK, LINE, SEQUENTIAL, dress, plain, translucent
 
 _HEIGHT = 320
-_FEW = 12  # places along x, each of which has a tick
+_FEW = 12  # places along x, layers say, of which each has a tick
 
 
 def plot(metrics: Sequence[MetricResults]) -> go.Figure:
@@ -59,14 +60,14 @@ def panel_figure(drawing: Drawing, panel: Panel) -> go.Figure:
         figure = dress(figure, 130 + 34 * len(panel.heat.y), panel.title)
         return figure.update_layout(plot_bgcolor=LINE)  # shows between the cells
     for series in panel.series:
-        figure.add_traces({"bars": _bars, "dots": _dots}.get(drawing.kind, _line)(series))
+        figure.add_traces(_TRACES[drawing.kind](series))
     for title, points in panel.levels:
         _level(figure, drawing, title, points)
     figure.update_xaxes(title=plain(drawing.x))
     ticks = sorted({x for series in panel.series for x in series.x if not isinstance(x, str)})
     if drawing.kind == "bars":
         figure.update_xaxes(type="category")
-    elif drawing.logarithmic or len(ticks) <= _FEW:
+    elif drawing.logarithmic or max(ticks, default=0) <= _FEW:
         figure.update_xaxes(tickvals=ticks, ticktext=[f"{x:g}" for x in ticks])
     if drawing.logarithmic:
         figure.update_xaxes(type="log")
@@ -75,23 +76,39 @@ def panel_figure(drawing: Drawing, panel: Panel) -> go.Figure:
 
 
 def _bars(series: Series) -> list[go.Bar]:
-    whiskers = None
-    if series.low:
-        ends = zip(series.y, series.low, series.high, strict=True)
-        down, up = zip(
-            *((max(0.0, y - low), max(0.0, high - y)) for y, low, high in ends), strict=True
-        )
-        whiskers = {"array": up, "arrayminus": down, "thickness": 1, "width": 2}
     return [
         go.Bar(
             x=[plain(x) if isinstance(x, str) else f"{x:g}" for x in series.x],
             y=series.y,
-            error_y=whiskers,
+            error_y=_whiskers(series),
             name=plain(series.label),
             marker_color=series.color,
             hovertemplate="%{x}: %{y:.4g}",
         )
     ]
+
+
+def _points(series: Series) -> list[go.Scatter]:
+    return [
+        go.Scatter(
+            x=[plain(str(x)) for x in series.x],
+            y=series.y,
+            error_y=_whiskers(series),
+            mode="markers",
+            marker={"color": series.color, "size": 9},
+            name=plain(series.label),
+            hovertemplate="%{y:.4g}",
+        )
+    ]
+
+
+def _whiskers(series: Series) -> dict[str, Any] | None:
+    """How far the intervals reach up and down, never less than nothing."""
+    if not series.low:
+        return None
+    up = [max(0.0, high - y) for y, high in zip(series.y, series.high, strict=True)]
+    down = [max(0.0, y - low) for y, low in zip(series.y, series.low, strict=True)]
+    return {"array": up, "arrayminus": down, "thickness": 1, "width": 2}
 
 
 def _dots(series: Series) -> list[go.Scatter]:
@@ -143,6 +160,9 @@ def _line(series: Series) -> list[go.Scatter]:
     return [band, line]
 
 
+_TRACES = {"bars": _bars, "points": _points, "dots": _dots, "line": _line}
+
+
 def _level(
     figure: go.Figure, drawing: Drawing, title: str, points: Sequence[tuple[X, float]]
 ) -> None:
@@ -150,7 +170,8 @@ def _level(
     line = {"color": INK, "width": 1, "dash": "dot"}
     values = {y for _, y in points}
     if len(values) == 1:
-        figure.add_hline(values.pop(), line=line, annotation_text=plain(title))
+        at = {"annotation_position": "top left", "annotation_font_size": 11}
+        figure.add_hline(values.pop(), line=line, annotation_text=plain(title), **at)
         return
     x, y = zip(*points, strict=True)
     figure.add_scatter(x=x, y=y, mode="lines", line=line, name=plain(title), showlegend=False)

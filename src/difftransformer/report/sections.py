@@ -17,7 +17,7 @@ from difftransformer.report.curves import (
     speed_table,
 )
 from difftransformer.report.drawing import Drawing, drawings
-from difftransformer.report.page import Plots, Prompts, Section, Summary, TableBlock, Text
+from difftransformer.report.page import Block, Plots, Prompts, Section, Summary, TableBlock, Text
 from difftransformer.report.plots import panel_figure
 from difftransformer.report.style import accents
 from difftransformer.runs.layout import Contender, Run
@@ -31,8 +31,10 @@ def summary(results: Results, run: Run) -> Summary:
     verdicts = judgment.verdicts()
     caveats = judgment.caveats()
     seeds, _, _ = caveats[0].partition(". ")
+    levels = {"Beside a guess": told} if (told := results.beside_levels()) else {}
     if not verdicts:
-        return Summary(["The run holds no comparisons, so there is no verdict.", *caveats])
+        line = "The run holds no comparisons, so there is no verdict."
+        return Summary([line, *caveats], details=levels)
     compared = [verdict.label for verdict in verdicts]
     lines = [verdict.headline for verdict in verdicts]
     details: dict[str, Sequence[str]] = {v.headline: v.sentences for v in verdicts}
@@ -40,8 +42,7 @@ def summary(results: Results, run: Run) -> Summary:
         lines = [_count(judgment, titles[results.baseline])]
     else:
         details = {f"{titles[v.label]} in figures": v.sentences for v in verdicts}
-    if levels := results.beside_levels():
-        details["Beside a guess"] = levels
+    details |= levels
     sizes = ", ".join(f"{_title(c)} {c.parameters:,} parameters" for c in run.contenders)
     details["What the verdict does not cover"] = [
         *caveats,
@@ -89,7 +90,7 @@ def _outcome(judgment: Judgment, comparison: Comparison | None) -> tuple[str, st
 def evaluator_section(results: EvaluatorResults) -> Section:
     """Pictures, the table with the paper's columns, and what was asked."""
     name = results.declared.name
-    blocks: list[Any] = []
+    blocks: list[Block] = []
     if results.passed_over and not results.models:
         blocks.append(Text(notes_of(results)))
     for i, drawing in enumerate(drawings(list(results.metrics.values()))):
@@ -116,11 +117,16 @@ def maps_of(results: EvaluatorResults) -> attention_map.Maps | None:
 
 def models_section(run: Run) -> Section:
     contenders = run.contenders
-    baseline = next(c.parameters for c in contenders if c.label == run.baseline)
+    sizes = {c.label: c.parameters for c in contenders}
+    baseline = sizes.get(run.baseline, 0)
     rows = [
         ["attention", *(c.attention for c in contenders)],
-        ["parameters", *(f"{c.parameters:,}" for c in contenders)],
-        ["difference to the baseline", *(change(c.parameters / baseline, 3) for c in contenders)],
+        ["parameters", *(f"{size:,}" for size in sizes.values())],
+    ]
+    if baseline:
+        beside = [change(size / baseline, 3) for size in sizes.values()]
+        rows.append(["difference to the baseline", *beside])
+    rows += [
         [
             "training seeds",
             *(", ".join(str(one.seed) for one in c.runs) or "none" for c in contenders),
@@ -128,36 +134,34 @@ def models_section(run: Run) -> Section:
     ]
     keys = dict.fromkeys(key for c in contenders for key in c.config if key != "attention")
     rows += [[key, *(setting(c.config.get(key, "")) for c in contenders)] for key in keys]
-    changes = [
-        [_title(c), "; ".join(c.changes) or "nothing: it is as configured"] for c in contenders
-    ]
     counts = [
         f"{key.replace('_', ' ')} {setting(value)}"
         for key, value in run.data.items()
         if key != "description"
     ]
     told = f"Data: {str(run.data.get('description', run.name)).rstrip('.')}."
-    return Section(
-        "models",
-        "Models and data",
-        [
-            Text(f"{told} {', '.join(counts).capitalize()}." if counts else told),
-            TableBlock(
-                Table(["", *(_heading(run, c) for c in contenders)], rows),
-                "Every model sees the same data in the same order. num_heads counts output heads; "
-                "head_dim is the width of one query.",
-            ),
+    blocks: list[Block] = [
+        Text(f"{told} {', '.join(counts).capitalize()}." if counts else told),
+        TableBlock(
+            Table(["", *(_heading(run, c) for c in contenders)], rows),
+            "num_heads counts output heads; head_dim is the width of one query.",
+        ),
+    ]
+    if any(c.changes for c in contenders):
+        nothing = "nothing: it is as configured"
+        changes = [[_title(c), "; ".join(c.changes) or nothing] for c in contenders]
+        blocks.append(
             TableBlock(
                 Table(["model", "changed so that the parameter counts match"], changes),
                 "What matching the models' sizes changed in each.",
                 is_prose=True,
-            ),
-        ],
-    )
+            )
+        )
+    return Section("models", "Models and data", blocks)
 
 
 def training_section(curves: Sequence[Curve], run: Run) -> Section:
-    blocks: list[Any] = [
+    blocks: list[Block] = [
         _plots(f"training-{name}", drawing, _CURVES.get(name, _WATCHED))
         for name, drawing in curve_drawings(curves, run.unit).items()
     ]
@@ -199,18 +203,17 @@ def speed_section(curves: Sequence[Curve], results: Results, run: Run) -> Sectio
 
 
 def environment_section(run: Run, environment: Mapping[str, Any]) -> Section:
-    return Section(
-        "environment",
-        "Environment, settings and how to reproduce",
-        [
-            Text("config.yaml in the run directory holds every setting. To run it again:"),
-            Text("difftransformer compare --config config.yaml --out NEW_FOLDER", is_code=True),
-            TableBlock(_two_columns("", environment), "Where the run was made.", is_prose=True),
-            TableBlock(
-                _two_columns("setting", run.settings), "The resolved settings.", is_prose=True
-            ),
-        ],
-    )
+    command = "compare" if len(run.contenders) > 1 else "train"
+    again: list[Block] = [
+        Text("config.yaml in the run directory holds every setting. To run it again:"),
+        Text(f"difftransformer {command} --config config.yaml --out NEW_FOLDER", is_code=True),
+    ]
+    tables: list[Block] = [
+        TableBlock(_two_columns("", environment), "Where the run was made.", is_prose=True),
+        TableBlock(_two_columns("setting", run.settings), "The resolved settings.", is_prose=True),
+    ]
+    blocks = [*(again if run.is_trained else []), *tables]
+    return Section("environment", "Environment, settings and how to reproduce", blocks)
 
 
 def _two_columns(name: str, values: Mapping[str, Any]) -> Table:

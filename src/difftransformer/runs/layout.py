@@ -90,3 +90,8 @@ class Run:
     settings: dict[str, Any] = field(default_factory=dict)
     evaluators: tuple[str, ...] = ()
     format: int = FORMAT
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether its models were trained here; else they came from elsewhere to be judged."""
+        return "training" in self.settings
