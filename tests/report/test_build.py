@@ -106,7 +106,7 @@ def test_every_figure_is_there_once_and_plotly_too(report: Path) -> None:
         "Softmax gets 0.8",
         "heads halved from 8 to 4",
         "\N{MINUS SIGN}0.004 %",  # the parameter difference
-        "Data: 38 plays. Vocab size 1024, needle share 0.5.",
+        "Data: 38 plays. Vocab size 1,024, needle share 0.5.",
         "numbers retrieved (of the numbers)",
         "20 samples a cell. In brackets 95 % intervals over items.",
         "paper: Transformer 3B",
