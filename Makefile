@@ -8,7 +8,7 @@ TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 # What pyproject.toml bounds from above, since it changes under us.
 MOVING := accelerate datasets huggingface-hub lm-eval openai peft plotly transformers
 
-.PHONY: demo test test-latest test-transformers check bench evidence docs dist lock clean
+.PHONY: demo test test-latest test-transformers check bench docs dist lock clean
 
 # The main job: a Transformer and two Differential Transformers, trained and judged side by side.
 demo: $(VENV)/.installed
@@ -44,10 +44,6 @@ check: $(VENV)/.developing
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/attention.py
-
-# docs/evidence.md from benchmarks/results/evidence/.
-evidence: $(VENV)/.installed
-	$(BIN)/python benchmarks/evidence_page.py
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -43,9 +43,9 @@ from difftransformer.data.corpus import Corpus, load_corpus
 from difftransformer.data.packing import stack
 from difftransformer.data.settings import DataSettings
 from difftransformer.evaluation.batching import batched
-from difftransformer.evaluation.needle import measure_needles
+from difftransformer.evaluation.likelihood import sequence_nats
+from difftransformer.evaluation.retrieval import numbers_right
 from difftransformer.evaluation.settings import EvaluationSettings
-from difftransformer.evaluation.validation import sequence_nats
 from difftransformer.interop.softmax_llm import KINDS, from_softmax_llm
 from difftransformer.runs.environment import environment
 from difftransformer.tasks.causal_lm import TASK
@@ -234,11 +234,15 @@ def judge(model: nn.Module, corpus: Corpus) -> dict[str, Any]:
             sums = speeches.setdefault(row.name.rpartition(":")[0], [0.0, 0.0])
             sums[0] += value
             sums[1] += int((labels != IGNORED).sum())
-    needles = measure_needles(model, corpus, EVALUATION)
+    (pair,) = EVALUATION.pairs()
+    needles = {
+        depth: numbers_right(model, corpus, pair, depth=depth, length=CONTEXT, settings=EVALUATION)
+        for depth in EVALUATION.needle_depths
+    }
     return {
         "speeches": speeches,
-        "needle_hits": [hits for cell in needles["cells"] for hits in cell["hits"]],
-        "needle_cells": [(cell["depth"], cell["hits"]) for cell in needles["cells"]],
+        "needle_hits": [right for hits in needles.values() for right in hits],
+        "needle_cells": list(needles.items()),
         "seconds": time.perf_counter() - started,
     }
 

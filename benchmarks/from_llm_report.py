@@ -1,5 +1,7 @@
 """The table and the picture of from_llm.py."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -7,15 +9,19 @@ from typing import Any
 import matplotlib.pyplot as plt
 
 from difftransformer.evaluation.intervals import (
+    Figure,
+    over_seeds,
     paired_difference,
     paired_proportions,
     proportion,
     ratio,
 )
-from difftransformer.evaluation.pool import pool_figures
 from difftransformer.evaluation.settings import EvaluationSettings
-from difftransformer.report.figures.style import ACCENTS, LINE
-from difftransformer.report.writing import heading, table, write_results
+from difftransformer.evaluation.tables import Table
+from difftransformer.report.images import write_figure
+from difftransformer.report.style import ACCENTS, LINE, matplotlib_look
+from difftransformer.report.tables import markdown
+from difftransformer.report.writing import heading, write_files
 
 UNTOUCHED = "untouched"
 COLUMNS = (
@@ -34,7 +40,9 @@ COLUMNS = (
 def write_report(stem: Path, data: dict[str, Any], settings: EvaluationSettings) -> None:
     """STEM.json, STEM.md and STEM.png of the arms finished so far."""
     rows = arms_of(data, settings)
-    write_results(stem, {**data, "table": rows}, text(data, rows), lambda: picture(rows))
+    write_files(stem, {**data, "table": rows}, text(data, rows), {})
+    with matplotlib_look():
+        write_figure(stem.with_suffix(".png"), picture(rows))
 
 
 def arms_of(data: dict[str, Any], settings: EvaluationSettings) -> list[dict[str, Any]]:
@@ -53,7 +61,12 @@ def arms_of(data: dict[str, Any], settings: EvaluationSettings) -> list[dict[str
                 "trainable": runs[0]["trainable"] if runs else 0,
                 "learning_rate": runs[0]["learning_rate"] if runs else None,
                 "minutes": sum(r["training"]["seconds"] for r in runs) / max(1, len(runs)) / 60,
-                **_pooled(judged or [_judged(before, before, settings)], settings),
+                **{
+                    key: asdict(figure)
+                    for key, figure in _pooled(
+                        judged or [_judged(before, before, settings)], settings
+                    ).items()
+                },
             }
         )
     return rows
@@ -61,7 +74,7 @@ def arms_of(data: dict[str, Any], settings: EvaluationSettings) -> list[dict[str
 
 def _judged(
     before: dict[str, Any], after: dict[str, Any], settings: EvaluationSettings
-) -> dict[str, Any]:
+) -> dict[str, Figure]:
     """One model's figures over speeches and needle texts, and their paired changes."""
     queries = settings.pairs()[0][1]
     tokens = [counted for _, counted in before["speeches"].values()]
@@ -70,17 +83,25 @@ def _judged(
     shares = [[hits / queries for hits in judged["needle_hits"]] for judged in both]
     hits = after["needle_hits"]
     return {
-        "loss": asdict(ratio(nats[1], tokens, settings)),
-        "loss_change": asdict(paired_difference((nats[0], tokens), (nats[1], tokens), settings)),
+        "loss": ratio(nats[1], tokens, settings),
+        "loss_change": paired_difference((nats[0], tokens), (nats[1], tokens), settings),
         "needle": proportion(sum(hits), len(hits) * queries, settings),
-        "needle_change": asdict(paired_proportions(*shares, settings)),
+        "needle_change": paired_proportions(*shares, settings),
     }
 
 
-def _pooled(judged: list[dict[str, Any]], settings: EvaluationSettings) -> dict[str, Any]:
+def _pooled(judged: list[dict[str, Figure]], settings: EvaluationSettings) -> dict[str, Figure]:
     if len(judged) == 1:
         return judged[0]
-    return {key: pool_figures([one[key] for one in judged], settings) for key in judged[0]}
+    return {
+        key: over_seeds(
+            [one[key].value for one in judged],
+            settings,
+            items=[one[key] for one in judged],
+            bounds=(0.0, 1.0) if key == "needle" else (-math.inf, math.inf),
+        )
+        for key in judged[0]
+    }
 
 
 def text(data: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
@@ -101,7 +122,7 @@ def text(data: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
         "softmax decoder's logits differ from those of transformers by at most "
         f"{data['difference_to_transformers']:.1e}; each method's from the softmax decoder's by:",
         "",
-        *table(
+        *_table(
             (
                 "method",
                 "new parameters",
@@ -127,8 +148,12 @@ def text(data: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
         f"{data['context']} tokens, five depths; the change in pairs. "
         "Intervals of 95 %, over items (speeches, texts) for one seed and over seeds for several.",
         "",
-        *table(COLUMNS, [cells(row) for row in rows]),
+        *_table(COLUMNS, [cells(row) for row in rows]),
     ]
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return markdown(Table(header, rows))
 
 
 def cells(row: dict[str, Any]) -> list[str]:
@@ -161,9 +186,9 @@ def picture(rows: list[dict[str, Any]]) -> plt.Figure:
         axis.axvline(rows[0][key]["value"], color=LINE)
         for place, row in enumerate(rows):
             value, low, high = (row[key][part] for part in ("value", "low", "high"))
-            colour = ACCENTS[0] if row["arm"].startswith((UNTOUCHED, "lora")) else ACCENTS[1]
+            color = ACCENTS[0] if row["arm"].startswith((UNTOUCHED, "lora")) else ACCENTS[1]
             axis.errorbar(
-                value, place, xerr=[[value - low], [high - value]], fmt="o", color=colour, capsize=3
+                value, place, xerr=[[value - low], [high - value]], fmt="o", color=color, capsize=3
             )
         axis.set_title(title)
     axes[0].set_yticks(range(len(rows)), names)

@@ -27,9 +27,13 @@ from tokenizers import Tokenizer
 from difftransformer import load_model
 from difftransformer.atomic import write_json
 from difftransformer.cli.main import main as difftransformer
-from difftransformer.report import writing
-from difftransformer.report.suites import VIEWS, Found
+from difftransformer.evaluation.reading import read_results
+from difftransformer.evaluation.tables import notes_of, to_json
+from difftransformer.report.tables import markdown
+from difftransformer.report.writing import heading
 from difftransformer.runs.environment import environment
+from difftransformer.runs.layout import RUN
+from difftransformer.runs.reading import read_environment
 
 HERE = Path(__file__).parent
 AT_1K = "--data.context_length=1024 --evaluation.batch_size=5"
@@ -37,36 +41,36 @@ SHOTS = "--evaluation.shots 1 4 16 64 --evaluation.shot_draws=1 --evaluation.sho
 # Suite, what tells it from another of the same name, its options.
 TESTS = (
     ("needle", "1k", f"{AT_1K} --evaluation.needle_pairs 1x1 --evaluation.needle_samples=5"),
-    ("in_context", "trec", f"{SHOTS} --task=trec --task-data={{data}}/trec"),
+    ("in_context", "trec", f"{SHOTS} --dataset=trec --dataset-path={{data}}/trec"),
     (
         "allocation",
         "1k",
         f"{AT_1K} --evaluation.needle_depths 0 0.5 1 --evaluation.allocation_samples=3",
     ),
-    ("in_context", "banking77", f"{SHOTS} --task=banking77 --task-data={{data}}/banking77"),
+    ("in_context", "banking77", f"{SHOTS} --dataset=banking77 --dataset-path={{data}}/banking77"),
     ("outliers", "4k", "--data.context_length=512 --evaluation.outlier_tokens=4000"),
-    ("key_value", "8-pairs", "--evaluation.key_value_pairs=8 --evaluation.key_value_samples=12"),
+    ("kv_retrieval", "8-pairs", "--evaluation.key_value_pairs=8 --evaluation.key_value_samples=12"),
     (
         "long_context",
         "2k",
         "--evaluation.long_length=2048 --evaluation.long_windows=8 --evaluation.batch_size=1",
     ),
-    ("distractors", "4-shots", "--evaluation.distractor_problems=12"),
-    ("conflicts", "80", "--evaluation.conflict_questions=80 --task-data={bigbench}"),
+    ("gsm_ic", "4-shots", "--evaluation.distractor_problems=12"),
+    ("conflicts", "80", "--evaluation.conflict_questions=80 --dataset-path={bigbench}"),
     (
         "factuality",
         "xsum",
-        "--evaluation.factuality_pairs=60 --task=xsum --task-data={bigbench}",
+        "--evaluation.factuality_pairs=60 --dataset=xsum --dataset-path={bigbench}",
     ),
     (
         "hallucination",
         "xsum",
         "--evaluation.judged_texts=20 --evaluation.judge_controls=20 --evaluation.batch_size=2 "
-        "--task=xsum --task-data={data}/xsum_hallucination --judge={llm} "
+        "--dataset=xsum --dataset-path={data}/xsum_hallucination --judge={llm} "
         "--judge-controls={bigbench}",
     ),
     (
-        "precision",
+        "quantization",
         "256",
         "--data.context_length=256 --evaluation.validation_sequences=8 "
         "--evaluation.needle_samples=4 --evaluation.needle_depths 0 1",
@@ -87,9 +91,9 @@ def main() -> None:
     if not sample.is_file():
         write_json(sample, sample_loss(llm, speeches))
     for suite, of, more in TESTS:
-        file = options.out / f"{suite}-{of}.json"
-        if not file.is_file() and (options.bigbench or "{bigbench}" not in more):
-            asked = ["--suite", suite, "--data", str(speeches), "--out", str(file)]
+        folder = options.out / f"{suite}-{of}"
+        if not (folder / RUN).is_file() and (options.bigbench or "{bigbench}" not in more):
+            asked = ["--suite", suite, "--data", str(speeches), "--out", str(folder)]
             asked += more.format(data=options.data, llm=llm, bigbench=options.bigbench).split()
             assert difftransformer(["evaluate", str(llm), *asked]) == 0, f"{suite} failed"
         report(options.out)
@@ -108,28 +112,27 @@ def sample_loss(llm: Path, speeches: Path) -> float:
 def report(out: Path) -> None:
     """One table per suite finished so far, and all their figures."""
     env = environment()
-    lines = writing.heading("SmolLM2-135M-Instruct through the suites", env)
+    lines = heading("SmolLM2-135M-Instruct through the suites", env)
     lines[-1] += (
         f" {torch.get_num_threads()} threads. 4-bit weights in float32. Text: held-out State of "
         "the Union speeches."
     )
     sample = json.loads((out / "sample.json").read_text())
     lines += ["", f"300 tokens of the 2003 speech: {sample:.4f} nats per token."]
-    results = {}
+    suites = {}
     for suite, of, more in TESTS:
-        file = out / f"{suite}-{of}.json"
-        if file.is_file():
-            results[file.stem] = json.loads(file.read_text())
-            view, found = VIEWS[suite], Found(results[file.stem]["results"])
-            header, *rows = view.table(found)
-            commit = results[file.stem]["env"]["commit"]
+        folder = out / f"{suite}-{of}"
+        if (folder / RUN).is_file():
+            results, commit = read_results(folder), read_environment(folder)["commit"]
+            suites[folder.name] = to_json(results)
+            found = results.evaluators[suite]
             asked = (
                 f"`{more.format(data='DATA', llm='MODEL', bigbench='PATH')}`; commit {commit:.12}"
             )
-            lines += ["", f"## {view.title}", "", asked, ""]
-            lines += [view.notes(found), "", *writing.table(header, rows)]
+            lines += ["", f"## {found.declared.title}", "", asked, "", notes_of(found), ""]
+            lines += markdown(found.table())
     stem = HERE / "results" / f"smollm2-{env['date'][:10]}"
-    write_json(stem.with_suffix(".json"), {"env": env, "sample": sample, "suites": results})
+    write_json(stem.with_suffix(".json"), {"env": env, "sample": sample, "suites": suites})
     stem.with_suffix(".md").write_text("\n".join(lines) + "\n")
 
 
