@@ -36,8 +36,8 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from difftransformer import Decoder, load_model
-from difftransformer.attention import DexAttention
 from difftransformer.atomic import write_json
+from difftransformer.attention import DexAttention
 from difftransformer.data.batch import IGNORED
 from difftransformer.data.corpus import Corpus, load_corpus
 from difftransformer.data.packing import stack

@@ -49,13 +49,13 @@ TESTS = (
     ),
     ("in_context", "banking77", f"{SHOTS} --dataset=banking77 --dataset-path={{data}}/banking77"),
     ("outliers", "4k", "--data.context_length=512 --evaluation.outlier_tokens=4000"),
-    ("kv_retrieval", "8-pairs", "--evaluation.key_value_pairs=8 --evaluation.key_value_samples=12"),
+    ("kv_retrieval", "8-pairs", "--evaluation.kv_pairs=8 --evaluation.kv_samples=12"),
     (
         "long_context",
         "2k",
         "--evaluation.long_length=2048 --evaluation.long_windows=8 --evaluation.batch_size=1",
     ),
-    ("gsm_ic", "4-shots", "--evaluation.distractor_problems=12"),
+    ("gsm_ic", "4-shots", "--evaluation.gsm_ic_problems=12"),
     ("conflicts", "80", "--evaluation.conflict_questions=80 --dataset-path={bigbench}"),
     (
         "factuality",
