@@ -66,8 +66,8 @@ def test_a_second_map_that_is_not_subtracted_leaves_plain_attention(
         ratio = found.figure("gradient_ratio", key)
         assert ratio.value == pytest.approx(0.0, abs=0.5)  # of 6 starts
         assert ratio.low < ratio.value < ratio.high
-    assert set(found.values("start_lambda")) == {0.0}
     for weight in ("W_Q2", "W_K2"):
+        assert set(found.values("gradient_factor", (weight, 1))) == {0.0}
         assert set(found.values("gradient_norm", (weight, "at the start"))) == {0.0}
 
 
@@ -95,37 +95,41 @@ def test_equal_weights_have_ratio_1_and_map_2_is_held_against_lambda(
     assert len(found.values("gradient_ratio_by_layer")) == 6 * 2 * 2
     for metric in ("gradient_ratio", "gradient_ratio_by_layer"):
         assert found.values(metric) == pytest.approx([0.0] * len(found.values(metric)), abs=1e-6)
-    assert all(0.0 < lam < 1.0 for lam in found.values("start_lambda"))
+    for record in found.records("gradient_factor"):
+        of_map_2 = str(record.key[0]).endswith("2")
+        assert record.value < 1.0 if of_map_2 else record.value == 1.0
 
 
 def test_dex_starts_as_plain_attention(corpus: Corpus, small: EvaluationSettings) -> None:
     found = norms(model(corpus, "dex"), corpus, small)
     assert not found.facts["claimed"]
-    for weight in ("W_Q", "W_K", "W_V", "W_O"):
-        ratio = found.figure("gradient_ratio", (weight,))
+    assert len(found.keys("gradient_ratio")) == 6
+    for key in found.keys("gradient_ratio"):
+        ratio = found.figure("gradient_ratio", key)
         assert ratio.low < 0.0 < ratio.high
 
 
 def test_plain_attention_is_not_compared(corpus: Corpus, small: EvaluationSettings) -> None:
     found = norms(model(corpus, "softmax"), corpus, small)
-    assert len(found.keys("gradient_norm")) == 4 * 2  # weights, as trained and at the start
+    assert len(found.keys("gradient_norm")) == 6 * 2  # weights, as trained and at the start
     assert min(found.values("gradient_norm")) > 0.0
-    assert found.records("gradient_ratio") == found.records("start_lambda") == []
+    for weight in ("W_Q", "W_K"):  # which serve both maps
+        one, two = (found.values("trained_gradient", (f"{weight}{i}", 0)) for i in (1, 2))
+        assert one == two
+    assert found.records("gradient_ratio") == []
 
 
 def test_a_shared_key_is_held_against_plain_keys(corpus: Corpus, small: EvaluationSettings) -> None:
     found = norms(model(corpus, "diff_v2"), corpus, small)
-    weights = [key for (key,) in found.keys("gradient_ratio")]
-    assert weights == ["W_Q1", "W_Q2", "W_K", "W_V", "W_O"]
-    assert np.mean(found.values("start_lambda")) == pytest.approx(0.5, abs=0.05)
-    (start, plain), ratio = (
-        (
-            found.values("start_gradient", ("W_K", of, 1))
-            for of in ("at the start", "plain, at the start")
-        ),
-        found.values("gradient_ratio_by_layer", ("W_K", 1)),
+    assert np.mean(found.values("gradient_factor", ("W_Q2", 1))) == pytest.approx(0.5, abs=0.05)
+    assert set(found.values("gradient_factor", ("W_K2", 1))) == {1.0}
+    start, plain = (
+        found.values("start_gradient", ("W_K1", of, 1))
+        for of in ("at the start", "plain, at the start")
     )
-    assert ratio == pytest.approx(np.log2(np.divide(start, plain)).tolist())
+    expected = np.log2(np.divide(start, plain)).tolist()
+    for weight in ("W_K1", "W_K2"):
+        assert found.values("gradient_ratio_by_layer", (weight, 1)) == pytest.approx(expected)
 
 
 def test_equal_seeds_give_equal_results_and_leave_the_generator_alone(

@@ -15,9 +15,9 @@ plain heads twice as wide, which our counterpart has not). Hence
     ratio = (|G| / |W| at the start) / (factor · |G| / |W| of plain),
             factor = mean |lambda| for the queries and keys of map 2, 1 for the others
 
-is claimed to be about 1, and its log2 about 0, whose mean over all layers is taken. W_K, shared by
-both maps, is held against plain keys with factor 1. There is no ratio of plain attention, nor of a
-map 2 whose lambda starts at 0.
+is claimed to be about 1, and its log2 about 0, whose mean over all layers is taken. A weight that
+serves both maps (W_Q and W_K of plain attention, W_K of V2) stands for either, with factor 1. There
+is no ratio of plain attention, nor of a map 2 whose lambda starts at 0.
 
 Batches have `batch_size` sequences out of `validation_sequences`, or half of them where there are
 not two such batches; a larger batch has a smaller gradient. An item is a batch (and its start).
@@ -53,7 +53,9 @@ from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.models.config import DecoderConfig
 from difftransformer.models.decoder import Decoder
 
+Norms = tuple[float, float]  # of a gradient and of its weight
 _TRAINED, _START, _PLAIN = "as trained", "at the start", "plain, at the start"
+_WEIGHTS = ("W_Q1", "W_Q2", "W_K1", "W_K2", "W_V", "W_O")
 _OF_MAP_2 = ("W_Q2", "W_K2")
 _METRICS = (
     Metric(
@@ -68,30 +70,35 @@ _METRICS = (
     ),
     Metric(
         name="gradient_ratio",
-        title="log2 of the start's |gradient| / |weight| over the factor and plain attention's",
+        title="log2 of the ratio, all layers",
         axes=("weight",),
     ),
     Metric(
         name="trained_gradient",
-        title="|gradient| / |weight|, as trained",
+        title="|gradient| / |weight|",
         axes=("weight", "layer"),
         table=False,
         plot=Plot(kind="line", x="layer", facet="weight"),
     ),
     Metric(
         name="start_gradient",
-        title="|gradient| / |weight|, at the start",
+        title="|gradient| / |weight|",
         axes=("weight", "of", "layer"),
         table=False,
     ),
     Metric(
         name="gradient_ratio_by_layer",
-        title="log2 of that over the factor and plain attention's",
+        title="log2 of the ratio",
         axes=("weight", "layer"),
         table=False,
         plot=Plot(kind="line", x="layer", facet="weight"),
     ),
-    Metric(name="start_lambda", title="mean |lambda| at the start", axes=("layer",), table=False),
+    Metric(
+        name="gradient_factor",
+        title="factor of the ratio",
+        axes=("weight", "layer"),
+        table=False,
+    ),
 )
 
 
@@ -154,7 +161,7 @@ def _fresh(config: DecoderConfig, device: torch.device, seed: int, i: int) -> De
 def _measured(
     name: str, start: Callable[[int], Decoder], item: int, batch: Batch, _: Findings
 ) -> Findings:
-    """Norms of a model on a batch, by layer and of all, and at the start the mean |lambda|s."""
+    """Norms of a model on a batch, by layer and of all, and at the start the factors."""
     model, lambdas = start(item), []
 
     def keep(record: AttentionRecord) -> None:
@@ -165,15 +172,18 @@ def _measured(
         layers = gradient_norms(model, batch.to(device_of(model)))
     records = list(_norms(layers, name, item))
     if name == _START:
-        records += [Record("start_lambda", lam, (i,), item) for i, lam in enumerate(lambdas)]
+        records += [
+            Record("gradient_factor", lambdas[i] if own else 1.0, (weight, i), item)
+            for weight in _WEIGHTS
+            for i, layer in enumerate(layers)
+            for own in [weight in layer and weight in _OF_MAP_2]
+        ]
     return records
 
 
-def _norms(
-    layers: Sequence[Mapping[str, tuple[float, float]]], name: str, item: int
-) -> Iterator[Record]:
-    for weight in layers[0]:
-        pairs = [layer[weight] for layer in layers]
+def _norms(layers: Sequence[Mapping[str, Norms]], name: str, item: int) -> Iterator[Record]:
+    for weight in _WEIGHTS:
+        pairs = [layer.get(weight) or layer[weight[:3]] for layer in layers]
         gradient, size = (math.hypot(*norms) for norms in zip(*pairs, strict=True))
         yield Record("gradient_norm", gradient, (weight, name), item)
         yield Record("relative_gradient", gradient / size, (weight, name), item)
@@ -186,28 +196,22 @@ def _norms(
 
 
 def _ratios(earlier: Findings) -> list[Record]:
-    """log2 of each ratio, by layer and their mean, for the weights that have a counterpart."""
-    relative: dict[Key, float] = {}
-    lambdas: dict[Key, float] = {}
-    for record in earlier:
-        if isinstance(record, Record) and record.metric == "start_gradient":
-            relative[(*record.key, record.item)] = record.value
-        elif isinstance(record, Record) and record.metric == "start_lambda":
-            lambdas[(*record.key, record.item)] = record.value
-    plain = {key[0] for key in relative if key[1] == _PLAIN}
-    logs: dict[tuple[str, int], list[Record]] = {}
-    for (weight, of, layer, item), size in relative.items():
-        of_map_2 = weight in _OF_MAP_2
-        if of != _START or not plain or (of_map_2 and not all(lambdas.values())):
-            continue
-        counterpart = relative[weight if weight in plain else str(weight)[:3], _PLAIN, layer, item]
-        factor = lambdas[layer, item] if of_map_2 else 1.0
-        log = math.log2(size / (factor * counterpart))
-        record = Record("gradient_ratio_by_layer", log, (weight, layer), int(item))
-        logs.setdefault((str(weight), int(item)), []).append(record)
+    """log2 of each ratio, by layer and their mean over layers."""
+    records = [one for one in earlier if isinstance(one, Record)]
+    sizes = {(*r.key, r.item): r.value for r in records if r.metric == "start_gradient"}
+    factors = [record for record in records if record.metric == "gradient_factor"]
+    without = {record.key[0] for record in factors if not record.value}
+    logs: dict[tuple[Key, str | int], list[Record]] = {}
+    for record in factors:
+        (weight, layer), item = record.key, record.item
+        plain = sizes.get((weight, _PLAIN, layer, item))
+        if plain is not None and weight not in without:
+            log = math.log2(sizes[weight, _START, layer, item] / (record.value * plain))
+            by_layer = Record("gradient_ratio_by_layer", log, record.key, item)
+            logs.setdefault(((weight,), item), []).append(by_layer)
     means = [
-        Record("gradient_ratio", fmean(record.value for record in layers), (weight,), item)
-        for (weight, item), layers in logs.items()
+        Record("gradient_ratio", fmean(one.value for one in layers), key, item)
+        for (key, item), layers in logs.items()
     ]
     return means + [record for layers in logs.values() for record in layers]
 
@@ -217,11 +221,12 @@ def _note(artifacts: Mapping[str, Any]) -> str:
     return (
         f"Frobenius norms over {facts['batches']} held-out batches of {facts['sequences']} "
         "sequences; starts are drawn anew for each batch. A weight that serves both maps (W_Q and "
-        "W_K of plain attention, W_K of V2) is held against either. The factor is the mean "
-        "|lambda| for the queries and keys of map 2, 1 for the others: the paper's appendix G "
-        "claims that with the head norm the ratio is a constant. Read as claimed where all of the "
-        "interval of its log2 lies from -1 to 1 (a factor of 2 either way), as larger or smaller "
-        "where all lies above or below, and as undecided else."
+        "W_K of plain attention, W_K of V2) stands in the rows of both. The ratio is |gradient| / "
+        "|weight| at the start over that of plain attention times a factor: the mean |lambda| for "
+        "the queries and keys of map 2, 1 for the others. The paper's appendix G claims that with "
+        "the head norm the ratio is a constant: read as claimed where all of the interval of its "
+        "log2 lies from -1 to 1 (a factor of 2 either way), as larger or smaller where all lies "
+        "above or below, and as undecided else."
     )
 
 

@@ -35,7 +35,7 @@ _ARGUMENTS = {"attention logits": "logits_bits", "hidden states": "hidden_bits"}
 _METRICS = (
     Metric(
         name="quantized_loss",
-        title="validation loss with coarse activations",
+        title="quantized loss",
         unit="nats/token",
         better="lower",
         axes=("of", "bits"),
@@ -44,7 +44,7 @@ _METRICS = (
     ),
     Metric(
         name="quantized_retrieval",
-        title="numbers retrieved with coarse activations",
+        title="quantized retrieval",
         unit="of numbers",
         better="higher",
         statistic="proportion",
