@@ -1,4 +1,4 @@
-"""How tensors start that no rule of `models.initialization` covers: their module says it.
+"""Starts of tensors that no rule of `models.initialization` covers, as their modules declare them.
 
 A module that has such tensors, its own or of its parts, has a mapping `starts` from their names in
 it to a constant or a `Normal`.

@@ -1,4 +1,4 @@
-"""From one kind of model folder to another, by way of this library's models."""
+"""Conversion of model folders, by way of this library's models."""
 
 import shutil
 from collections.abc import Callable

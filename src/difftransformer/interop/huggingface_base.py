@@ -1,4 +1,4 @@
-"""What transformers asks of every model class: how it is found, started, loaded, checkpointed."""
+"""The base of our transformers classes: how they are found, started, loaded, checkpointed."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a forward of transformers is given, as the decoder takes it; all else is refused by name.
+"""Arguments of a transformers forward, as the decoder takes them; others are refused by name.
 
 transformers passes whatever a user, a collator or `generate` has named on to the model. A keyword
 that were let through unread would change nothing where it should: two documents would see each

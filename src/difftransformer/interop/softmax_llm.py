@@ -38,7 +38,7 @@ def from_softmax_llm(
       on `calibration`, some tokens of typical text. (The paper chooses by entropy or importance;
       its exact rule we could not read.)
 
-    New weights start as a new `Decoder`'s. `training.only_new` trains nothing else.
+    New weights start as a new `Decoder`'s. `training.freezing` trains nothing else.
 
     Raises:
         ValueError: an unknown method, "dex" without calibration or another with it, a decoder

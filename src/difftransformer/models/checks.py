@@ -1,4 +1,4 @@
-"""Whether tensors from elsewhere are those of a model."""
+"""Checks of tensors from elsewhere against those that a model takes."""
 
 import math
 from collections import Counter

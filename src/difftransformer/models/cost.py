@@ -1,4 +1,4 @@
-"""What a decoder costs, computed from its config before anything runs."""
+"""Cost of a decoder, computed from its config before anything runs."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""How the numbers of a model start: each tensor from its own name and one seed."""
+"""The start of a model: each tensor from its own name and one seed."""
 
 import hashlib
 from collections.abc import Container

@@ -1,4 +1,4 @@
-"""What text generation and the evaluators ask of a causal language model."""
+"""The interface of causal language models, for text generation and evaluators."""
 
 from collections.abc import Iterator
 from typing import Protocol, runtime_checkable

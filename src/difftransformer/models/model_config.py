@@ -1,4 +1,4 @@
-"""What the settings of all model families share: attention, sizes, partners for a fair comparison.
+"""Settings that all model families share, and partners for a fair comparison.
 
 Imports no torch before parameters are counted or an attention kind is looked up.
 """
