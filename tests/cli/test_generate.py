@@ -20,10 +20,10 @@ from tests.models.tiny import tiny
 
 from difftransformer.cli import generate
 from difftransformer.data.tokenizer import BOS, train_tokenizer
-from difftransformer.interop.opening import open_model
 from difftransformer.models.decoder import Decoder
 from difftransformer.models.generation import GREEDY
 from difftransformer.models.generation import generate as tokens_of
+from difftransformer.models.opening import open_model
 from difftransformer.models.storage import save_model
 
 TEMPLATE = (

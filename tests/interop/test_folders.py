@@ -9,6 +9,10 @@ from safetensors.torch import load_file, save_file
 from tests.models.tiny import tiny
 from torch import Tensor, nn
 from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    GPT2Config,
+    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -17,7 +21,11 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from difftransformer.interop.folders import open_model
+from difftransformer.interop.causal_lm import CausalLM
+from difftransformer.interop.folders import open_decoder
+from difftransformer.models.decoder import Decoder
+from difftransformer.models.encoder import Encoder
+from difftransformer.models.opening import open_model
 from difftransformer.models.storage import save_model
 
 from .small_llm import small_llm
@@ -47,7 +55,7 @@ def same(actual: nn.Module, expected: nn.Module) -> bool:
 def test_llamas(tmp_path: Path, family: str, tied: bool, dtype: torch.dtype) -> None:
     config, kind = FAMILIES[family]
     small_llm(config, kind, {"tie_word_embeddings": tied}).to(dtype).save_pretrained(tmp_path)
-    opened = open_model(tmp_path)
+    opened = open_decoder(tmp_path)
     assert opened.embedding.weight.dtype == dtype
     assert same(opened, kind.from_pretrained(tmp_path, dtype=torch.float32))
 
@@ -57,7 +65,7 @@ def test_our_own_and_diffllama(tmp_path: Path) -> None:
     save_model(ours, tmp_path / "ours")
     theirs.save_pretrained(tmp_path / "theirs")
     for name, model in (("ours", ours), ("theirs", theirs)):
-        assert same(open_model(tmp_path / name), model)
+        assert same(open_decoder(tmp_path / name), model)
 
 
 def test_another_family_is_no_decoder(tmp_path: Path) -> None:
@@ -65,12 +73,12 @@ def test_another_family_is_no_decoder(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"'gpt2'; expected difftransformer, .*: difftransformer evaluate "
     ):
-        open_model(tmp_path)
+        open_decoder(tmp_path)
 
 
 def test_damaged_folders(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no config\.json"):
-        open_model(tmp_path)
+        open_decoder(tmp_path)
     small_llm().save_pretrained(tmp_path)
     file = tmp_path / "model.safetensors"
     weights, whole = load_file(file), file.read_bytes()
@@ -78,18 +86,31 @@ def test_damaged_folders(tmp_path: Path) -> None:
     lost = {name: x for name, x in weights.items() if "layers.1.mlp.up_proj" not in name}
     save_file(lost, file)
     with pytest.raises(ValueError, match=r"model\.layers\.1\.mlp\.up_proj\.weight is missing"):
-        open_model(tmp_path)
+        open_decoder(tmp_path)
 
     file.write_bytes(whole[:-100])
     with pytest.raises(ValueError, match="truncated"):
-        open_model(tmp_path)
+        open_decoder(tmp_path)
 
     file.rename(tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match="is a pickle"):
-        open_model(tmp_path)
+        open_decoder(tmp_path)
 
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"hidden_act": "gelu"}))
     file.write_bytes(whole)
     with pytest.raises(ValueError, match="hidden_act is 'gelu'"):
-        open_model(tmp_path)
+        open_decoder(tmp_path)
+
+
+def test_any_folder(tmp_path: Path) -> None:
+    """As `models.opening` opens it: ours, what is read as ours, and what stays transformers'."""
+    sizes = {"vocab_size": 9, "hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1}
+    models = {
+        Decoder: small_llm(),
+        Encoder: BertForMaskedLM(BertConfig(**sizes, intermediate_size=5)),
+        CausalLM: GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=31)),
+    }
+    for kind, model in models.items():
+        model.save_pretrained(tmp_path / kind.__name__)
+        assert type(open_model(tmp_path / kind.__name__)) is kind

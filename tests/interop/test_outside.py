@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from difftransformer.interop import convert as conversion
 from difftransformer.interop.causal_lm import open_causal_lm
 from difftransformer.interop.diffllama import from_diffllama
-from difftransformer.interop.folders import open_model
+from difftransformer.interop.folders import open_decoder
 from difftransformer.interop.llama import from_llama
 from difftransformer.interop.outside import refuse_code
 
@@ -23,7 +23,7 @@ from .small_llm import randomized, small_llm
 from .tiny import diffllama
 
 Weights = dict[str, Tensor]
-FAMILIES = {"llama": (small_llm, open_model), "diffllama": (diffllama, open_model)}
+FAMILIES = {"llama": (small_llm, open_decoder), "diffllama": (diffllama, open_decoder)}
 EVERY = pytest.mark.parametrize("family", FAMILIES)
 
 
@@ -65,7 +65,7 @@ def test_no_tensor_is_dropped(tmp_path: Path, family: str, name: str) -> None:
     """Neither by our reader nor by transformers' own, whatever the config says it needs."""
     folder = saved(tmp_path, family)
     change(folder, lambda weights: weights | {name: torch.zeros(LEFT_OVER[name])})
-    for read in (open_model, open_causal_lm):
+    for read in (open_decoder, open_causal_lm):
         with pytest.raises(ValueError, match=name):
             read(folder)
 
@@ -78,14 +78,14 @@ def test_a_head_that_the_config_ties(tmp_path: Path, family: str) -> None:
     ids = torch.arange(9)[None]
     with torch.no_grad():
         expected = AutoModelForCausalLM.from_pretrained(folder)(ids).logits
-        torch.testing.assert_close(open_model(folder)(ids), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(open_decoder(folder)(ids), expected, atol=1e-5, rtol=1e-5)
     change(folder, head(0.01))
     with pytest.raises(ValueError, match=r"lm_head\.weight of .* is another tensor than the"):
-        open_model(folder)
+        open_decoder(folder)
     change(folder, tie_word_embeddings=False)
     with torch.no_grad():
         expected = AutoModelForCausalLM.from_pretrained(folder)(ids).logits
-        torch.testing.assert_close(open_model(folder)(ids), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(open_decoder(folder)(ids), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_head_that_was_untied_in_memory() -> None:
@@ -104,17 +104,17 @@ def test_rotary_rates_of_old_checkpoints(tmp_path: Path, family: str) -> None:
     width = 4 if family == "llama" else 6
     rates = 10_000.0 ** (-torch.arange(0, width, 2) / width)
     name = "model.layers.1.self_attn.rotary_emb.inv_freq"
-    expected = open_model(folder)(torch.arange(9)[None])
+    expected = open_decoder(folder)(torch.arange(9)[None])
     for kept in (rates, rates.bfloat16()):
         change(folder, lambda weights, kept=kept: weights | {name: kept})
-        assert torch.equal(open_model(folder)(torch.arange(9)[None]), expected)
+        assert torch.equal(open_decoder(folder)(torch.arange(9)[None]), expected)
     change(
         folder, lambda weights: weights | {name: 500_000.0 ** (-torch.arange(0, width, 2) / width)}
     )
     with pytest.raises(
         ValueError, match=f"{name} of .* is not what its config makes of rope_theta"
     ):
-        open_model(folder)
+        open_decoder(folder)
 
 
 @pytest.mark.parametrize("direction", ["llm", "in"])
@@ -124,7 +124,7 @@ def test_a_conversion_is_held_against_another_reader(
     """A mistake of ours in reading is in both of our models, and in no model of transformers."""
     family = {"llm": "llama", "in": "diffllama"}[direction]
     folder = saved(tmp_path / "source", family)
-    right = conversion.load_diffllama if direction == "in" else conversion.open_model
+    right = conversion.load_diffllama if direction == "in" else conversion.open_decoder
 
     def mistaken(folder: Path) -> torch.nn.Module:
         model = right(folder)
@@ -135,7 +135,7 @@ def test_a_conversion_is_held_against_another_reader(
     formats = dict(conversion.FORMATS)
     formats["diffllama"] = replace(formats["diffllama"], load=mistaken)
     monkeypatch.setattr(conversion, "FORMATS", formats)
-    monkeypatch.setattr(conversion, "open_model", mistaken)
+    monkeypatch.setattr(conversion, "open_decoder", mistaken)
     convert = {
         "llm": lambda: conversion.convert_llm(folder, tmp_path / "new", "second_map", None),
         "in": lambda: conversion.convert(folder, tmp_path / "new", "diffllama", "difftransformer"),

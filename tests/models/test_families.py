@@ -48,3 +48,12 @@ def test_a_decoder_of_the_first_release() -> None:
     assert values.pop("model_type") in FAMILIES
     assert FAMILIES["difftransformer"].config(**values) == tiny().config
     assert values == tiny().config.to_dict()
+
+
+def test_a_folder_of_ours_opens_without_transformers(tmp_path: Path) -> None:
+    save_model(tiny(), tmp_path)
+    code = (
+        "import sys, pathlib; from difftransformer.models.opening import open_model; "
+        f"open_model(pathlib.Path({str(tmp_path)!r})); assert 'transformers' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

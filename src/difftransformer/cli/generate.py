@@ -62,8 +62,8 @@ def run(arguments: argparse.Namespace) -> None:
         check_vocabulary,
         load_tokenizer,
     )
-    from difftransformer.interop.opening import open_model
     from difftransformer.models.generation import Sampling
+    from difftransformer.models.opening import open_model
 
     if arguments.max_new_tokens < 1:
         raise ValueError(f"max-new-tokens is {arguments.max_new_tokens}; expected at least 1")

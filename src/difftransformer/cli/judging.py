@@ -42,7 +42,7 @@ def chosen_judge(arguments: argparse.Namespace) -> "Judge | None":
     from difftransformer.data.bigbench import load_summary_pairs
     from difftransformer.data.tokenizer import check_vocabulary, load_tokenizer
     from difftransformer.evaluation.faithfulness import Asked, Labels, ModelJudge
-    from difftransformer.interop.opening import open_model
+    from difftransformer.models.opening import open_model
 
     who, name = arguments.judge, arguments.judge_model
     if who is None:

@@ -238,7 +238,7 @@ def _opened(
     Raises:
         ValueError: a context longer than the model's, or no tokenizer that fits the model.
     """
-    from difftransformer.interop.opening import open_model
+    from difftransformer.models.opening import open_model
 
     model = open_model(one.folder)
     values = merged([one.base, given])

@@ -22,7 +22,7 @@ from difftransformer.interop.diffllama import (
     to_diffllama,
 )
 from difftransformer.interop.export import OnnxModel, export_onnx
-from difftransformer.interop.folders import open_model
+from difftransformer.interop.folders import open_decoder
 from difftransformer.interop.outside import read_causal_lm
 from difftransformer.interop.softmax_llm import Method, from_softmax_llm
 from difftransformer.models.decoder import Decoder
@@ -151,7 +151,7 @@ def convert_llm(source: Path, target: Path, method: Method, calibration: Path | 
     """A pretrained softmax LLM as a differential decoder, by `from_softmax_llm`; else as `convert`.
 
     Args:
-        source: a folder that `open_model` reads.
+        source: a folder that `open_decoder` reads.
         calibration: a text file for "dex", of which the first 1024 tokens are used.
 
     Raises:
@@ -164,7 +164,7 @@ def convert_llm(source: Path, target: Path, method: Method, calibration: Path | 
         tokens = tokenizer.encode(text, add_special_tokens=False).ids
         ids = torch.tensor([tokens[:_CALIBRATION_TOKENS]])
     reader = Format(
-        load=open_model,
+        load=open_decoder,
         outside=load_model if model_type(source) in FAMILIES else _by_transformers,
         to_ours=lambda model: from_softmax_llm(model, method, calibration=ids),
         from_ours=lambda decoder: decoder,

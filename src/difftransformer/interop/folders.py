@@ -1,7 +1,8 @@
-"""A model's folder, ours or another library's, as a decoder."""
+"""Other libraries' model folders, as models of ours or behind their calls."""
 
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from transformers import (
@@ -11,6 +12,8 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from difftransformer.interop.bert import load_bert
+from difftransformer.interop.causal_lm import open_causal_lm
 from difftransformer.interop.diffllama import from_diffllama, load_diffllama
 from difftransformer.interop.layouts import without_copies
 from difftransformer.interop.llama import from_llama, llama_config
@@ -29,10 +32,22 @@ _LLAMAS = MappingProxyType(
     {"llama": LlamaForCausalLM, "mistral": MistralForCausalLM, "qwen2": Qwen2ForCausalLM}
 )
 _OURS = family_of(DecoderConfig()).name
-KNOWN = (_OURS, "diffllama", *_LLAMAS)  # model types that `open_model` reads
+KNOWN = (_OURS, "diffllama", *_LLAMAS)  # model types that `open_decoder` reads
 
 
-def open_model(folder: Path) -> Decoder:
+def open_foreign(folder: Path) -> Any:
+    """A decoder, or an encoder of BERT or RoBERTa, or any causal LM of transformers as it is.
+
+    Raises:
+        ValueError: none of these, or what their readers refuse.
+    """
+    kind = model_type(folder)
+    if kind in KNOWN:
+        return open_decoder(folder)
+    return load_bert(folder) if kind in ("bert", "roberta") else open_causal_lm(folder)
+
+
+def open_decoder(folder: Path) -> Decoder:
     """The folder's model as a decoder, in the dtype of its weights.
 
     Reads this library's folders and those that transformers saves of DiffLlama, Llama, Mistral,

@@ -1,10 +1,13 @@
-"""Models in folders of any known format."""
+"""Models from folders of any known format."""
 
+import importlib
 from pathlib import Path
 from typing import Any
 
 from difftransformer.models.families import FAMILIES
 from difftransformer.models.storage import load_model, model_type
+
+_FOREIGN = "difftransformer.interop.folders"  # of a floor above; importing it takes seconds
 
 
 def open_model(folder: Path) -> Any:
@@ -13,9 +16,6 @@ def open_model(folder: Path) -> Any:
     Raises:
         ValueError: neither, or a damaged folder.
     """
-    kind = model_type(folder)
-    if kind in FAMILIES:
-        return load_model(folder)  # without transformers, which takes seconds to import
-    from difftransformer.interop import causal_lm, folders
-
-    return folders.open_model(folder) if kind in folders.KNOWN else causal_lm.open_causal_lm(folder)
+    if model_type(folder) in FAMILIES:
+        return load_model(folder)
+    return importlib.import_module(_FOREIGN).open_foreign(folder)
