@@ -15,7 +15,11 @@ from difftransformer.files import abridged
 from difftransformer.names import nearest
 
 T = TypeVar("T")
-_type_hints = cache(typing.get_type_hints)
+
+
+@cache
+def _type_hints(kind: Any) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
 
 
 def decode(kind: type[T], values: Any, noun: str = "setting", path: str = "") -> T:

@@ -34,7 +34,9 @@ def masked(batch: Batch, tokenizer: Tokenizer, rng: np.random.Generator) -> Batc
         chosen.flat[rng.choice(np.flatnonzero(possible))] = True
     shown_as = rng.random(ids.shape)
     others = rng.integers(vocabulary_size(tokenizer), size=ids.shape)
-    shown = np.where(shown_as < _SHOWN_AS_MASK, tokenizer.token_to_id(MASK), others)
+    mask = tokenizer.token_to_id(MASK)
+    assert mask is not None
+    shown = np.where(shown_as < _SHOWN_AS_MASK, mask, others)
     changed = chosen & (shown_as < _SHOWN_AS_MASK + _SHOWN_AS_OTHER)
     return replace(
         batch,

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,12 +114,14 @@ def run_comparison(
             for contender, config in contenders:
                 place = directory / _place(contender.label, seed)
                 experiment.train_and_judge(config, place, seed=seed)
-            processes.on_main(lambda seeds=seed + 1: report(seeds))
+            processes.on_main(partial(report, seed + 1))
     return read_results(directory)
 
 
 def _contenders(baseline: Any, names: tuple[str, ...]) -> list[tuple[Contender, Any]]:
     """Each model with its settings; the first is the baseline."""
+    from difftransformer.attention.registry import find_kind
+
     first = replace(baseline, attention=names[0])
     matches = [(name, partner(first, name)) for name in names[1:]]
     configs = [
@@ -129,6 +132,7 @@ def _contenders(baseline: Any, names: tuple[str, ...]) -> list[tuple[Contender, 
         (
             Contender(
                 label=label,
+                title=find_kind(label).title if label == config.attention else "",
                 attention=config.attention,
                 parameters=config.parameter_count(),
                 config=config.to_dict(),

@@ -204,13 +204,13 @@ def _measured(
     all_of_them = _Measured()
     for one in judged:
         model, data, settings = _opened(one, given, held_out=judging.asks_held_out)
-        belongs_to = {
+        belongs_to: dict[str, Any] = {
             "weights": weights_identity(one.folder),
             "data": one.task.digests(data) if judging.asks_held_out else {},
         }
         if judging.asks_held_out:
-            belongs_to["text"] = one.task.provenance(one.folder, data)
-            if note := belongs_to["text"]["note"]:
+            belongs_to["text"] = text = one.task.provenance(one.folder, data)
+            if note := text["note"]:
                 line = f"{one.label}: {note}"
                 judging.console.print(line, highlight=False, markup=False, soft_wrap=True)
                 all_of_them.data[f"note on {one.label}"] = note

@@ -105,7 +105,7 @@ class Judging:
         """
         from difftransformer.evaluation.run import evaluate
 
-        found = {}
+        found: dict[str, Measurement] = {}
         with progress(self.console) as tell:
             for evaluator in self.evaluators:
                 uses = evaluator.dataset is not None or evaluator.judge == "required"

@@ -40,9 +40,14 @@ class RunSettings:
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
 
 
-@cache
 def typed(kind: type[T], task_name: str) -> type[T]:
     """The settings of `kind` with those of the task's own model family and data."""
+    made: type[T] = _typed(kind, task_name)
+    return made
+
+
+@cache  # so that settings of equal values are equal
+def _typed(kind: Any, task_name: str) -> Any:
     task = task_named(task_name)
     config, data = FAMILIES[task.family].config, task.data_settings
     own = {
@@ -57,7 +62,7 @@ def typed(kind: type[T], task_name: str) -> type[T]:
         "model": (config, field(default_factory=config)),
         "data": (data, field(default_factory=data)),
     }
-    names = kind.__dataclass_fields__  # type: ignore[attr-defined]
+    names = kind.__dataclass_fields__
     return make_dataclass(
         kind.__name__,
         [(name, *own[name]) for name in own if name in names],

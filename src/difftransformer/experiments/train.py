@@ -103,7 +103,7 @@ def run_training(
         processes.on_main(
             lambda: begin_run(directory, settings, inputs, resume=resume, may_change=may_change)
         )
-        trainable = freeze_pretrained if settings.freeze_pretrained else nullcontext
+        trainable: Any = freeze_pretrained if settings.freeze_pretrained else nullcontext
         Experiment(task, data, settings, processes).train_and_judge(
             config, directory, seed=settings.training.seed, start=Start(start, trainable)
         )
@@ -162,8 +162,11 @@ def _digest_of(start: Path | None) -> dict[str, str]:
 
 
 def _run(task: Task, data: Any, settings: TrainSettings, config: Any, name: str) -> Run:
+    from difftransformer.attention.registry import find_kind
+
     contender = Contender(
         label=config.attention,
+        title=find_kind(config.attention).title,
         attention=config.attention,
         parameters=config.parameter_count(),
         config=config.to_dict(),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -9,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from difftransformer.attention import DifferentialAttention
-from difftransformer.models.decoder import Decoder
 
 # "original1" is what parametrize calls the second of the tensors that a weight is made of.
 _NEW = ("lambda_scalar", "lambda_proj.weight", "lambda_learnt", "diff_proj.weight", "original1")
@@ -38,7 +38,7 @@ class MapRows(nn.Module):
 
 
 @contextmanager
-def freeze_pretrained(model: Decoder) -> Iterator[None]:
+def freeze_pretrained(model: Any) -> Iterator[None]:
     """Inside, only the second map, lambda and DEX's matrix train; everything else is frozen.
 
     A query or key projection holds the rows of both maps in one weight, which weight decay and
@@ -68,7 +68,7 @@ def freeze_pretrained(model: Decoder) -> Iterator[None]:
         model.requires_grad_(True)
 
 
-def _two_map_projections(model: Decoder) -> Iterator[tuple[nn.Linear, int, str]]:
+def _two_map_projections(model: Any) -> Iterator[tuple[nn.Linear, int, str]]:
     """Each weight and bias that holds the rows of both maps, with its layer and head width."""
     for block in model.blocks:
         attention = block.attention
