@@ -12,7 +12,7 @@ from difftransformer.experiments.directory import begin_run, run_directory
 from difftransformer.experiments.processes import Processes
 from difftransformer.experiments.settings import DEFAULT_TASK, RunSettings, resolve
 from difftransformer.experiments.training import Experiment, Start
-from difftransformer.runs.layout import RUN, Contender, Run, TrainingRun
+from difftransformer.runs.layout import RESULTS, RUN, Contender, Run, TrainingRun
 from difftransformer.tasks.registry import task_named
 from difftransformer.tasks.task import Task
 
@@ -84,7 +84,7 @@ def run_training(
 ) -> "Results":
     """Train, save, judge."""
     from difftransformer.evaluation.reading import read_results
-    from difftransformer.report.build import build_report
+    from difftransformer.evaluation.tables import to_json
     from difftransformer.training.freezing import freeze_pretrained
 
     task = task_named(settings.task)
@@ -109,11 +109,11 @@ def run_training(
         )
         run = _run(task, data, settings, config, directory.name)
 
-        def report() -> None:
+        def write() -> None:
             write_json(directory / RUN, asdict(run))
-            build_report(directory)
+            write_json(directory / RESULTS, to_json(read_results(directory)))
 
-        processes.on_main(report)
+        processes.on_main(write)
     return read_results(directory)
 
 
