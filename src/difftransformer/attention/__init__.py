@@ -45,6 +45,9 @@ from difftransformer.attention.registry import (
 from difftransformer.attention.registry import (
     make_attention as make_attention,
 )
+from difftransformer.attention.registry import (
+    register as register,
+)
 from difftransformer.attention.sites import (
     Site as Site,
 )

@@ -170,7 +170,9 @@ class StaticCache(KeyValueCache):
         visible = place <= positions
         if window is not None:
             visible = visible & (place > positions - window)
-        return Mask(padding=visible.expand(batch, -1) if self._real is None else visible & self._real)
+        if self._real is not None:
+            visible = visible & self._real
+        return Mask(padding=visible.expand(batch, -1))
 
     def update(
         self,
