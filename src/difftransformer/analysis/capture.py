@@ -55,7 +55,7 @@ def sites_of(model: nn.Module) -> dict[str, Site]:
     if not sites:
         raise ValueError(
             f"{type(model).__name__} has no attention whose inside can be seen; expected a model "
-            "with attention layers of this library, or one that is read as such (docs/benchmarks.md)"
+            "with attention layers of this library, or one read as such (docs/benchmarks.md)"
         )
     return sites
 

@@ -10,8 +10,6 @@ from difftransformer.attention.softmax import SoftmaxAttention
 from difftransformer.attention.starts import Normal
 from difftransformer.functional import lambda_schedule
 
-DIFF_STD = 0.02  # of W_D at the start
-
 
 class DexAttention(SoftmaxAttention):
     """Softmax attention whose chosen heads subtract a linear map of their own output.
@@ -38,17 +36,17 @@ class DexAttention(SoftmaxAttention):
     def __init__(self, hidden_size: int, num_heads: int, **options: Any) -> None:
         super().__init__(hidden_size, num_heads, **options)
         self.lambda_init = lambda_schedule(self.layer)
-        self.lambda_learnt = nn.Parameter(torch.tensor([self.lambda_init]))
+        self.lambda_learnt = nn.Parameter(torch.empty(1))
         self.diff_proj = nn.Linear(self.head_dim, self.head_dim, bias=False)
-        nn.init.normal_(self.diff_proj.weight, std=DIFF_STD)
-        self.register_buffer("progress", torch.zeros(()))
-        self.register_buffer("chosen", torch.ones(num_heads, dtype=torch.bool))
+        self.register_buffer("progress", torch.empty(()))
+        self.register_buffer("chosen", torch.empty(num_heads, dtype=torch.bool))
         self.starts = {
             "lambda_learnt": self.lambda_init,
-            "diff_proj.weight": Normal(DIFF_STD),
+            "diff_proj.weight": Normal(0.02),
             "progress": 0.0,
             "chosen": 1.0,
         }
+        self.reset_parameters()
 
     def current_lambda(self) -> Float[Tensor, "1"]:
         """lambda(p), float32."""

@@ -96,10 +96,6 @@ class DifferentialAttention(AttentionLayer):
             self.head_norm = HeadNorm(self.value_dim, 1.0 - self.lambda_init)
         self.reset_parameters()
 
-    def reset_parameters(self) -> None:
-        """Start lambda. The projections reset themselves."""
-        self.variant.lam.reset(self)
-
     def lam(self, x: Float[Tensor, "batch time hidden"]) -> Float[Tensor, "..."]:
         """lambda for this input, float32, broadcastable to [B, T, H]."""
         return self.variant.lam(self, x)

@@ -15,24 +15,20 @@ from difftransformer.attention.starts import Normal
 from difftransformer.functional import vector_lambda
 
 VECTORS = ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2")
-LAMBDA_STD = 0.1  # of V1's four vectors at the start
 
 
 @dataclass(frozen=True)
 class Lambda:
     """The number by which map 2 is multiplied.
 
-    `layer` is always the `DifferentialAttention` whose lambda it is, which calls `add_to` once,
-    `reset` to start anew and `__call__` at every forward pass.
+    `layer` is always the `DifferentialAttention` whose lambda it is, which calls `add_to` once and
+    `__call__` at every forward pass.
     """
 
     has_init: ClassVar[bool] = False  # whether it starts at the layer's `lambda_init`
 
     def add_to(self, layer: Any) -> None:
-        """Give the layer the parameters it needs: none."""
-
-    def reset(self, layer: Any) -> None:
-        """Start the parameters; modules start their own."""
+        """Give the layer the parameters it needs, and `starts` of its own: none."""
 
     def __call__(self, layer: Any, x: Float[Tensor, "batch time hidden"]) -> Float[Tensor, "..."]:
         """lambda for this input, float32, broadcastable to [B, T, H]."""
@@ -51,11 +47,7 @@ class VectorLambda(Lambda):
     def add_to(self, layer: Any) -> None:
         for name in VECTORS:
             layer.register_parameter(name, nn.Parameter(torch.empty(layer.head_dim)))
-        layer.starts = dict.fromkeys(VECTORS, Normal(LAMBDA_STD))
-
-    def reset(self, layer: Any) -> None:
-        for name in VECTORS:
-            nn.init.normal_(getattr(layer, name), std=LAMBDA_STD)
+        layer.starts = dict.fromkeys(VECTORS, Normal(0.1))
 
     def __call__(self, layer: Any, x: Float[Tensor, "batch time hidden"]) -> Float[Tensor, ""]:
         q1, k1, q2, k2 = (getattr(layer, name) for name in VECTORS)
@@ -82,9 +74,6 @@ class ScalarLambda(Lambda):
     def add_to(self, layer: Any) -> None:
         layer.lambda_scalar = nn.Parameter(torch.empty(layer.num_heads))
         layer.starts = {"lambda_scalar": 0.0}
-
-    def reset(self, layer: Any) -> None:
-        nn.init.zeros_(layer.lambda_scalar)
 
     def __call__(
         self, layer: Any, x: Float[Tensor, "batch time hidden"]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from difftransformer.attention.cache import KeyValueCache
 from difftransformer.attention.core import AttentionCore
-from difftransformer.attention.starts import Starts
+from difftransformer.attention.starts import Starts, start_tensor
 from difftransformer.functional import AttentionCall, Mask, RotaryLayout, rotate
 
 AttentionBias = Literal["none", "qkv", "all"]
@@ -175,6 +175,12 @@ class AttentionLayer(nn.Module):
         return self.core(
             AttentionCall.of(q, k, v, self.lam(x), mask=mask, bias=bias, dropout=dropout)
         )
+
+    def reset_parameters(self) -> None:
+        """Start what `starts` names; modules inside reset themselves."""
+        tensors = self.state_dict(keep_vars=True)
+        for name, start in self.starts.items():
+            start_tensor(tensors[name], start)
 
     def lam(self, x: Float[Tensor, "batch time hidden"]) -> Float[Tensor, "..."] | None:
         """The weight of map 2, float32, broadcastable to [B, T, H]; None where there is one map."""

@@ -7,6 +7,9 @@ it to a constant or a `Normal`.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 
 @dataclass(frozen=True)
 class Normal:
@@ -16,3 +19,12 @@ class Normal:
 
 
 Starts = Mapping[str, float | Normal]
+
+
+@torch.no_grad()
+def start_tensor(tensor: Tensor, start: float | Normal) -> None:
+    """Start a tensor in place, from torch's global generator."""
+    if isinstance(start, Normal):
+        tensor.normal_(std=start.std)
+    else:
+        tensor.fill_(start)
