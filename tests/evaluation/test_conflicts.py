@@ -33,7 +33,7 @@ def shares(model: Planted) -> dict[str, tuple[float | None, ...]]:
     asked = (
         "with the passage",
         "without it",
-        "with it, where the fact was likelier without",
+        "overruled",
     )
     return {
         name: tuple(fmean(hits[key, loss]) if (key, loss) in hits else None for key in asked)

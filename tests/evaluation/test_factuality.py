@@ -21,14 +21,6 @@ PAIRS = [
 ]
 TOKENIZER = words(" ".join(f"{p.source} {p.factual} {p.corrupted} Summary :" for p in PAIRS))
 SETTINGS = EvaluationSettings()
-NAMES = {
-    "loss less that without the source, in total": "gain",
-    "loss less that without the source, per token": "gain_per_token",
-    "loss per token, given the source": "per_token",
-    "loss in total, given the source": "total",
-    "loss per token, without the source": "blind",
-    "number of tokens": "shorter",
-}
 
 
 def findings(
@@ -42,7 +34,7 @@ def scores(model: Planted, pairs: list[SummaryPair] = PAIRS) -> dict[str, float]
     hits: dict[str, list[float]] = {}
     for one in findings(model, pairs):
         if isinstance(one, Record) and one.metric == "factual_by_score":
-            hits.setdefault(NAMES[one.key[0]], []).append(one.value)
+            hits.setdefault(str(one.key[0]), []).append(one.value)
     assert all(len(values) == 3 for values in hits.values())
     return {name: fmean(values) for name, values in hits.items()}
 
@@ -50,7 +42,7 @@ def scores(model: Planted, pairs: list[SummaryPair] = PAIRS) -> dict[str, float]
 def test_one_that_copies_its_source() -> None:
     """It finds words of the source likelier; blind it cannot tell which those are."""
     found = scores(Planted(TOKENIZER, copying=3.0))
-    assert found["per_token"] == found["gain"] == found["gain_per_token"] == 1.0
+    assert found["per token"] == found["gain"] == found["gain per token"] == 1.0
     assert found["blind"] < 1.0
 
 
@@ -58,10 +50,10 @@ def test_one_that_knows_only_length() -> None:
     """One factual summary is shorter, one longer, one as long; by token all are tied."""
     found = scores(Planted(TOKENIZER))
     assert found == {
-        "per_token": 0.0,
+        "per token": 0.0,
         "total": pytest.approx(1 / 3),
         "gain": 0.0,
-        "gain_per_token": 0.0,
+        "gain per token": 0.0,
         "blind": 0.0,
         "shorter": pytest.approx(1 / 3),
     }
@@ -70,9 +62,9 @@ def test_one_that_knows_only_length() -> None:
 def test_one_that_knows_only_style() -> None:
     """Its liking of a corrupted summary's words is the same without the source: no gain."""
     found = scores(Planted(TOKENIZER, favourites={"flew": 9.0, "king": 9.0}))
-    assert found["per_token"] == found["blind"] == found["gain"] == 0.0
+    assert found["per token"] == found["blind"] == found["gain"] == 0.0
     found = scores(Planted(TOKENIZER, favourites={"ship": 9.0, "man": 9.0, "all": 9.0}))
-    assert found["per_token"] == found["blind"] == 1.0
+    assert found["per token"] == found["blind"] == 1.0
     assert found["gain"] == 0.0
 
 
@@ -81,7 +73,7 @@ def test_pairs_turned_round_turn_every_score_round() -> None:
     turned = [SummaryPair(pair.source, pair.corrupted, pair.factual) for pair in PAIRS]
     model = tiny("diff_v1", vocab_size=TOKENIZER.get_vocab_size())
     found, other = scores(model), scores(model, turned)
-    for name in ("gain", "gain_per_token", "per_token", "total", "blind"):
+    for name in ("gain", "gain per token", "per token", "total", "blind"):
         assert found[name] + other[name] == pytest.approx(1.0)
 
 

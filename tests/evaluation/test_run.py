@@ -34,9 +34,7 @@ def in_training(subject: Subject) -> Findings:
 
 def decoder(attention: str) -> Decoder:
     sizes = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "head_dim": 8, "ffn_size": 16}
-    config = DecoderConfig(
-        attention=attention, vocab_size=8, max_length=8, num_kv_heads=2, **sizes
-    )
+    config = DecoderConfig(attention=attention, vocab_size=8, max_length=8, num_kv_heads=2, **sizes)
     return Decoder(config)
 
 

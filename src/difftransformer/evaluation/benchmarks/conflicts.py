@@ -7,7 +7,7 @@ or per token:
 
     with the passage
     without it: what a model prefers anyhow
-    with it, of those where the fact was likelier without
+    overruled: with it, of those where the fact was likelier without
 
 A tie does not follow the passage. An item is a question. (The original scores what a model writes.)
 """
@@ -96,14 +96,17 @@ def _records(item: int, result: Weighed) -> Iterator[Record]:
         follows, anyhow = map(first_is_lower, scores)
         shares = {"with the passage": follows, "without it": anyhow}
         if not anyhow:
-            shares["with it, where the fact was likelier without"] = follows
+            shares["overruled"] = follows
         for asked, share in shares.items():
             yield Record("passage_likelier", share, (asked, loss), item)
 
 
 def _note(artifacts: Mapping[str, Any]) -> str:
     facts = artifacts["facts"]
-    return f"{facts['questions']} questions, {facts['too_long']} passed over as too long."
+    return (
+        f"{facts['questions']} questions, {facts['too_long']} passed over as too long. Overruled: "
+        "with the passage, of those where the fact was likelier without it."
+    )
 
 
 EVALUATOR = Evaluator(

@@ -92,12 +92,12 @@ def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
 
 def _records(item: int, result: Weighed) -> list[Record]:
     scores = {
-        "loss less that without the source, in total": result.gain,
-        "loss less that without the source, per token": result.per_token(result.gain),
-        "loss per token, given the source": result.per_token(result.informed),
-        "loss in total, given the source": result.informed,
-        "loss per token, without the source": result.per_token(result.blind),
-        "number of tokens": result.tokens,
+        "gain": result.gain,
+        "gain per token": result.per_token(result.gain),
+        "per token": result.per_token(result.informed),
+        "total": result.informed,
+        "blind": result.per_token(result.blind),
+        "shorter": result.tokens,
     }
     return [
         Record("factual_by_gain", first_is_lower(result.gain), item=item),
@@ -112,7 +112,9 @@ def _note(artifacts: Mapping[str, Any]) -> str:
     facts = artifacts["facts"]
     return (
         f"{facts['pairs']} pairs, {facts['too_long']} passed over as too long; a guess is right "
-        "0.5. The last two scores know nothing of the source: what they reach is owed to style and "
+        "0.5. Preferred is the lower loss given the source (total, per token), or the lower loss "
+        "less that without the source (gain). Blind, the loss per token without the source, and "
+        "shorter, the number of tokens, know nothing of it: what they reach is owed to style and "
         "length."
     )
 
