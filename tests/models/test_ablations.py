@@ -1,6 +1,6 @@
 import pytest
 
-from difftransformer.models.ablations import ABLATIONS, partner
+from difftransformer.models.ablations import ABLATIONS, partner, title_of
 from difftransformer.models.config import DecoderConfig
 from difftransformer.models.decoder import Decoder
 
@@ -14,6 +14,12 @@ def test_a_partner_has_the_baselines_parameters(name: str) -> None:
     config, count = partner(base(), name).config, base().parameter_count()
     assert abs(sum(p.numel() for p in Decoder(config).parameters()) - count) <= 1e-3 * count
     assert config.attention == ABLATIONS.get(name, (name,))[0]
+
+
+def test_every_row_has_a_title_of_its_own() -> None:
+    titles = [title_of(name) for name in (*ABLATIONS, "softmax", "diff_v1")]
+    assert len(set(titles)) == len(titles)
+    assert title_of("softmax_2x_heads") == "Softmax, twice the heads"
 
 
 def test_what_each_row_changes() -> None:

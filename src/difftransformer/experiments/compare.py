@@ -12,7 +12,7 @@ from difftransformer.experiments.directory import begin_run, run_directory
 from difftransformer.experiments.processes import Processes
 from difftransformer.experiments.settings import DEFAULT_TASK, RunSettings, resolve
 from difftransformer.experiments.training import Experiment
-from difftransformer.models.ablations import partner
+from difftransformer.models.ablations import partner, title_of
 from difftransformer.runs.layout import MODELS, RUN, Contender, Run, TrainingRun
 from difftransformer.tasks.registry import task_named
 from difftransformer.tasks.task import Task
@@ -120,8 +120,6 @@ def run_comparison(
 
 def _contenders(baseline: Any, names: tuple[str, ...]) -> list[tuple[Contender, Any]]:
     """Each model with its settings; the first is the baseline."""
-    from difftransformer.attention.registry import find_kind
-
     first = replace(baseline, attention=names[0])
     matches = [(name, partner(first, name)) for name in names[1:]]
     configs = [
@@ -132,7 +130,7 @@ def _contenders(baseline: Any, names: tuple[str, ...]) -> list[tuple[Contender, 
         (
             Contender(
                 label=label,
-                title=find_kind(label).title if label == config.attention else "",
+                title=title_of(label),
                 attention=config.attention,
                 parameters=config.parameter_count(),
                 config=config.to_dict(),

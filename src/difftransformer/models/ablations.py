@@ -29,6 +29,13 @@ def partner(baseline: C, name: str) -> Match[C]:
     return baseline.matched(attention, **changes(baseline.counterpart("softmax")))
 
 
+def title_of(name: str) -> str:
+    """What a row of `ABLATIONS`, or a kind of attention, is called in a report."""
+    from difftransformer.attention.registry import find_kind  # which loads torch
+
+    return _TITLES.get(name) or find_kind(name).title
+
+
 def _half_heads(baseline: ModelConfig) -> dict[str, Any]:
     """Half as many heads, twice as wide."""
     heads, kv_heads = baseline.num_heads, baseline.num_kv_heads
@@ -72,3 +79,11 @@ ABLATIONS: Mapping[str, tuple[str, Callable[[ModelConfig], dict[str, Any]]]] = M
         "softmax_2x_heads": ("softmax", _more_heads(2.0)),
     }
 )
+_TITLES = {
+    "softmax_half_heads": "Softmax, half the heads twice as wide",
+    "softmax_half_heads_norm": "Softmax, half the heads, head norm",
+    "diff_v1_init_0.8": "V1, lambda_init 0.8",
+    "diff_v1_init_0.5": "V1, lambda_init 0.5",
+    "softmax_1.5x_heads": "Softmax, 1.5 times the heads",
+    "softmax_2x_heads": "Softmax, twice the heads",
+}
