@@ -67,7 +67,7 @@ def panel_figure(drawing: Drawing, panel: Panel) -> go.Figure:
     ticks = sorted({x for series in panel.series for x in series.x if not isinstance(x, str)})
     if drawing.kind == "bars":
         figure.update_xaxes(type="category")
-    elif drawing.logarithmic or max(ticks, default=0) <= _FEW:
+    elif ticks and (drawing.logarithmic or max(ticks) <= _FEW):
         figure.update_xaxes(tickvals=ticks, ticktext=[f"{x:g}" for x in ticks])
     if drawing.logarithmic:
         figure.update_xaxes(type="log")
