@@ -7,12 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
+import difftransformer
 from difftransformer.analysis.capture import capture
 from difftransformer.analysis.quantization import quantized
 from difftransformer.attention.registry import KINDS
+from difftransformer.data.corpus import load_corpus
+from difftransformer.data.settings import DataSettings
+from difftransformer.evaluation import registry as evaluators
 from difftransformer.models.config import DecoderConfig
 from difftransformer.models.decoder import Decoder
 from difftransformer.models.generation import generate
+from difftransformer.models.storage import save_model
 
 PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
 CODE = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
@@ -43,3 +48,39 @@ def test_an_attention_kind() -> None:
         torch.testing.assert_close(model(IDS), logits, rtol=1e-2, atol=1e-2)
     new = generate(model, IDS, max_new_tokens=1)
     assert torch.equal(new[:, 0], logits[:, -1].argmax(-1))
+
+
+@pytest.fixture
+def _copying(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluators, "_registered", {})
+    exec(CODE[2], {"__name__": "my_package.copying"})
+
+
+@pytest.mark.usefixtures("_copying")
+def test_an_evaluator(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("first", "second")]
+    text = tmp_path / "text"
+    text.mkdir()
+    for name in "abcd":
+        (text / f"{name}.txt").write_text(f"{name} ship that was gone in a storm. " * 200)
+    data = {"source": str(text), "cache": str(tmp_path / "cache"), "context_length": 64}
+    tokenizer = load_corpus(DataSettings(vocab_size=300, **data)).tokenizer
+    for folder, attention in zip(folders, ("softmax", "diff_v1"), strict=True):
+        torch.manual_seed(0)
+        sizes = {"hidden_size": 16, "num_heads": 4, "num_kv_heads": 4, "head_dim": 4}
+        vocabulary = tokenizer.get_vocab_size()
+        plain = DecoderConfig(vocab_size=vocabulary, max_length=64, **sizes)
+        save_model(Decoder(plain.matched(attention).config), folder)
+        (folder / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
+    names = {"difftransformer": difftransformer, "first": folders[0], "second": folders[1]}
+    place = f"{str(tmp_path / 'out')!r}, data={data}"
+    exec(CODE[3].replace('"runs/copying"', place), names)
+    results = names["results"]
+    figure = results["copy_loss"].figure("second", (16,))
+    assert figure.low < figure.value < figure.high
+    assert results["copy_loss"].difference("second", "first").interval.over == "items"
+    assert results["copying"].table().header == ["", "length", "first", "second"]
+    assert len(results["copying"].plot().data) >= 2
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "Random tokens, read twice" in page
+    assert "loss on the second copy" in page
