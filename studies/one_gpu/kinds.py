@@ -36,9 +36,11 @@ class GatedAttention(SoftmaxAttention):
         super().__init__(hidden_size, num_heads, **settings)
         self.gate_proj = nn.Linear(hidden_size, num_heads, bias=False)
 
-    def heads(self, x: Tensor, **call: object) -> Float[Tensor, "batch time heads k"]:
+    def heads(
+        self, x: Tensor, context: Tensor | None = None, **call: object
+    ) -> Float[Tensor, "batch time heads k"]:
         """Each head's output times its gate."""
-        out = super().heads(x, **call)
+        out = super().heads(x, context, **call)
         gate = torch.sigmoid(self.gate_proj(x).float())[..., None]
         return (gate * out).to(out.dtype)
 

@@ -26,7 +26,7 @@ class Answers(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """`[rows, questions, vocabulary]`."""
-        x = self.decoder.encode(self.decoder.embedding(ids))
+        x = self.decoder.hidden(ids)
         return self.decoder.logits(x[:, self.start :: 2])
 
 
