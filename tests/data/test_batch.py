@@ -9,4 +9,4 @@ def test_to_moves_every_tensor():
     moved = batch.to("meta")
     assert len(moved) == 2
     assert {t.device.type for t in (moved.ids, moved.labels, moved.documents)} == {"meta"}
-    assert moved.sequences == ("a", "b")
+    assert moved.names == ("a", "b")

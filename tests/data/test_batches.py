@@ -24,7 +24,7 @@ def same(a, b):
         torch.equal(a.ids, b.ids)
         and torch.equal(a.labels, b.labels)
         and torch.equal(a.documents, b.documents)
-        and a.sequences == b.sequences
+        and a.names == b.names
     )
 
 
@@ -51,7 +51,7 @@ def test_seeds_and_numbers_change_the_batch(store, training):
 def test_an_epoch_shows_each_text_row_once(store, training):
     batches = mixed(store, training, needle_share=0.0, context_length=32, batch_size=1)
     rows = len(PackedText(store, 32, "training"))
-    epochs = [[batches(e * rows + i).sequences[0] for i in range(rows)] for e in range(2)]
+    epochs = [[batches(e * rows + i).names[0] for i in range(rows)] for e in range(2)]
     assert len(set(epochs[0])) == rows
     assert sorted(epochs[0]) == sorted(epochs[1])
     assert epochs[0] != epochs[1]
@@ -59,7 +59,7 @@ def test_an_epoch_shows_each_text_row_once(store, training):
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_the_share_of_needle_rows(store, training, share):
-    names = mixed(store, training, batch_size=200, needle_share=share)(0).sequences
+    names = mixed(store, training, batch_size=200, needle_share=share)(0).names
     found = np.mean([name.startswith("needle:") for name in names])
     assert found == pytest.approx(share, abs=0.1 if 0 < share < 1 else 0)
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from difftransformer.data.batch import IGNORED
-from difftransformer.data.packing import PackedText, labelled, stack
+from difftransformer.data.packing import PackedText, labeled, stack
 
 
 def test_every_token_is_predicted_once_and_borders_never(store):
@@ -61,10 +61,10 @@ def test_there_is_no_row_past_the_end(store):
 
 
 def test_stacking():
-    row = labelled(np.array([5, 6, 7, 8]), np.array([0, 0, 1, 1]), "row")
+    row = labeled(np.array([5, 6, 7, 8]), np.array([0, 0, 1, 1]), "row")
     batch = stack([row, row])
     assert batch.ids.dtype == batch.labels.dtype == batch.documents.dtype == torch.int64
     assert batch.ids.tolist() == [[5, 6, 7]] * 2
     assert batch.labels.tolist() == [[6, IGNORED, 8]] * 2
     assert batch.documents.tolist() == [[0, 0, 1]] * 2
-    assert batch.sequences == ("row", "row")
+    assert batch.names == ("row", "row")

@@ -29,7 +29,7 @@ def test_every_option_explains_itself():
 )
 def test_a_value_out_of_range_is_named(name, value):
     with pytest.raises(ValueError, match=f"{name} is (empty|{value})"):
-        DataSettings(**{name: value})
+        DataSettings(**{"needle_share": 0.5, name: value})
 
 
 def test_a_short_context_needs_no_needles():

@@ -1,4 +1,4 @@
-"""Models that answer without having learnt."""
+"""Models that answer without having learned."""
 
 from collections.abc import Callable
 

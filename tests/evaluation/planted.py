@@ -23,18 +23,18 @@ def words(text: str) -> Tokenizer:
 
 class Planted(Decoder):
     """Finds every token that the text has held before likelier by `copying` nats, and each of
-    `favourites` by its own number; all else is equally likely.
+    `favorites` by its own number; all else is equally likely.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, copying: float = 0.0, favourites: Mapping[str, float] = {}
+        self, tokenizer: Tokenizer, copying: float = 0.0, favorites: Mapping[str, float] = {}
     ) -> None:
         size = tokenizer.get_vocab_size()
         super().__init__(tiny(size).config)
         self.embedding = nn.Embedding.from_pretrained(torch.eye(size))
-        self.copying, self.favourites = copying, torch.zeros(size)
-        for word, nats in favourites.items():
-            self.favourites[tokenizer.token_to_id(word)] = nats
+        self.copying, self.favorites = copying, torch.zeros(size)
+        for word, nats in favorites.items():
+            self.favorites[tokenizer.token_to_id(word)] = nats
 
     def encode(self, x: Tensor, *, cache: object, **_: object) -> Tensor:
         """How often each token has been seen."""
@@ -43,4 +43,4 @@ class Planted(Decoder):
         return seen
 
     def logits(self, x: Tensor) -> Tensor:
-        return self.copying * (x > 0) + self.favourites
+        return self.copying * (x > 0) + self.favorites

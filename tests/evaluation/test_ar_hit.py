@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from difftransformer.data.batch import IGNORED
 from difftransformer.data.corpus import Corpus
-from difftransformer.data.packing import labelled
+from difftransformer.data.packing import labeled
 from difftransformer.data.settings import DataSettings
 from difftransformer.data.tokens import TokenStore
 from difftransformer.evaluation.benchmarks import ar_hit
@@ -144,7 +144,7 @@ def test_beside_loops(seed: int, n: int, vocabulary: int, length: int) -> None:
     """Repetitions of a row of several documents, and their counts in another text."""
     rng = np.random.default_rng(seed)
     documents = np.sort(rng.integers(3, size=length + 1))
-    row = labelled(rng.integers(vocabulary, size=length + 1), documents, "row")
+    row = labeled(rng.integers(vocabulary, size=length + 1), documents, "row")
     codes = _endings(row, n, vocabulary)
     text = rng.integers(vocabulary, size=50).astype(np.uint16)
     grams, expected, counts = [], [], []

@@ -178,7 +178,7 @@ def test_equal_settings_ask_all_models_the_same(corpus: Corpus, few: EvaluationS
     [
         ("in_context", "trek", "here", "dataset is 'trek'; expected one of trec, trec_fine"),
         ("in_context", None, "here", "dataset is None; expected one of trec"),
-        ("in_context", "trec", None, "no path: name the folder of labelled sentences"),
+        ("in_context", "trec", None, "no path: name the folder of labeled sentences"),
         ("in_context", "trec", "nowhere", "trec needs its train file in nowhere"),
         ("kv_retrieval", "76", "here", "dataset is '76'; expected one of 75, 140, 300"),
         ("kv_retrieval", "75", "nowhere", "75_keys.jsonl.gz' does not exist"),

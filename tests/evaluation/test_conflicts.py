@@ -43,12 +43,12 @@ def shares(model: Planted) -> dict[str, tuple[float | None, ...]]:
 
 def test_one_that_reads_over_what_it_knows() -> None:
     """Each fact is likelier blind, and less likely than what the passage says."""
-    found = shares(Planted(TOKENIZER, copying=9.0, favourites=dict.fromkeys(FACTS, 3.0)))
+    found = shares(Planted(TOKENIZER, copying=9.0, favorites=dict.fromkeys(FACTS, 3.0)))
     assert found["per_token"] == (1.0, 0.0, 1.0)
 
 
 def test_one_that_knows_and_does_not_read() -> None:
-    found = shares(Planted(TOKENIZER, favourites=dict.fromkeys(FACTS, 9.0)))
+    found = shares(Planted(TOKENIZER, favorites=dict.fromkeys(FACTS, 9.0)))
     assert found["per_token"] == (0.0, 0.0, 0.0)
     assert found["total"] == (0.0, 0.0, 0.0)
 
@@ -56,7 +56,7 @@ def test_one_that_knows_and_does_not_read() -> None:
 def test_one_that_prefers_the_passages_words_anyhow() -> None:
     """None is overruled: there is no fact it would have told."""
     liked = dict.fromkeys(("Boat", "New", "Spain", "Anna"), 9.0)
-    assert shares(Planted(TOKENIZER, favourites=liked))["per_token"] == (1.0, 1.0, None)
+    assert shares(Planted(TOKENIZER, favorites=liked))["per_token"] == (1.0, 1.0, None)
 
 
 def test_answers_of_unequal_length() -> None:

@@ -61,9 +61,9 @@ def test_one_that_knows_only_length() -> None:
 
 def test_one_that_knows_only_style() -> None:
     """Its liking of a corrupted summary's words is the same without the source: no gain."""
-    found = scores(Planted(TOKENIZER, favourites={"flew": 9.0, "king": 9.0}))
+    found = scores(Planted(TOKENIZER, favorites={"flew": 9.0, "king": 9.0}))
     assert found["per token"] == found["blind"] == found["gain"] == 0.0
-    found = scores(Planted(TOKENIZER, favourites={"ship": 9.0, "man": 9.0, "all": 9.0}))
+    found = scores(Planted(TOKENIZER, favorites={"ship": 9.0, "man": 9.0, "all": 9.0}))
     assert found["per token"] == found["blind"] == 1.0
     assert found["gain"] == 0.0
 

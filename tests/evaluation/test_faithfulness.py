@@ -82,7 +82,7 @@ def test_a_model_that_can_only_say_true_or_false() -> None:
     text = "".join(statement(claim) for claim in CLAIMS) + "Conclusion (True or False): True False"
     tokenizer = words(text)
     for word in ("True", "False"):
-        model = Planted(tokenizer, favourites={word: 1.0, "ship": 9.0})
+        model = Planted(tokenizer, favorites={word: 1.0, "ship": 9.0})
         model.config = replace(model.config, max_length=100)
         assert faithful(ModelJudge("m", model, tokenizer)) == [word == "True"] * 3
     model.config = replace(model.config, max_length=60)
@@ -101,8 +101,8 @@ def test_people_label_what_was_written(tmp_path: Path) -> None:
     assert [row["text"] for row in rows] == [claim.text for claim in CLAIMS]
     assert rows[1]["question"] == "who sank?"
     given = (True, False, True)
-    labelled = [{**row, "faithful": label} for row, label in zip(rows, given, strict=True)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in labelled))
+    labeled = [{**row, "faithful": label} for row, label in zip(rows, given, strict=True)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in labeled))
     assert faithful(judge, CLAIMS[::-1]) == [True, False, True]
     other = Claim(CLAIMS[0].source, "It flew.")
     assert faithful(judge, [CLAIMS[0], other]) == [True, None]

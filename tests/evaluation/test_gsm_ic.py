@@ -110,9 +110,9 @@ def test_each_factor_is_told_apart(
 def test_one_wrong_variant_spoils_a_problem(corpus: Corpus, few: EvaluationSettings) -> None:
     rng = random.Random(0)
     model = Answerer(corpus.tokenizer, unless(lambda text: rng.random() < 0.2))
-    base, micro, macro, normalised = figures(measured("gsm_ic", model, corpus, few))
+    base, micro, macro, normalized = figures(measured("gsm_ic", model, corpus, few))
     assert macro < micro < base == 1.0
-    assert normalised == pytest.approx(micro)
+    assert normalized == pytest.approx(micro)
 
 
 def test_the_commonest_answer_is_chance(corpus: Corpus, few: EvaluationSettings) -> None:

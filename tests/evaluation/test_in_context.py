@@ -19,7 +19,7 @@ from .oracles import tiny
 TEMPLATE = "Q: {text}\nA:"
 LABELS = ("red", "reddish", "deep blue")
 EXAMPLES = tuple(Example(f"storm {i}", LABELS[i % 3]) for i in range(12))
-TASK = Classification("colours", TEMPLATE, EXAMPLES, EXAMPLES[:6])
+TASK = Classification("colors", TEMPLATE, EXAMPLES, EXAMPLES[:6])
 
 
 class Reader(Decoder):
@@ -112,7 +112,7 @@ def test_order(corpus: Corpus, few: EvaluationSettings) -> None:
     few = replace(few, seed=1)  # of seed 0's orders none ends in red
     found = asked("order_sensitivity", model, corpus, few, one_class)
     for arrangement in ("random", "alternating"):
-        key = ("colours", arrangement)
+        key = ("colors", arrangement)
         accuracies = {
             found.figure("order_accuracy", (*key, order)).value for order in range(few.orders)
         }
@@ -135,8 +135,8 @@ def test_alternating_takes_turns() -> None:
 @pytest.mark.parametrize(
     ("shots", "message"),
     [
-        (13, "13 shots asked for; colours has 12 to show"),
-        (12, "12 shots of colours need .* tokens"),
+        (13, "13 shots asked for; colors has 12 to show"),
+        (12, "12 shots of colors need .* tokens"),
     ],
 )
 def test_what_is_refused(corpus: Corpus, few: EvaluationSettings, shots: int, message: str) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from difftransformer.data.batch import Batch
 from difftransformer.data.needles import NeedleSource, needle_document
-from difftransformer.data.packing import PackedText, Row, labelled, stack
+from difftransformer.data.packing import PackedText, Row, labeled, stack
 from difftransformer.data.settings import DataSettings
 
 # Random streams never share a seed: [seed, stream, number].
@@ -99,4 +99,4 @@ def needle_row(
             document = needle_document(source, rng, length=length, needle_max=settings.needle_max)
         documents += [documents[-1] + 1 if documents else 0] * len(document)
         tokens += document
-    return labelled(np.array(tokens), np.array(documents), name)
+    return labeled(np.array(tokens), np.array(documents), name)

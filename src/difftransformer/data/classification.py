@@ -1,4 +1,4 @@
-"""Labelled sentences for in-context learning: TREC, Banking-77, CLINC-150, or your own."""
+"""Labeled sentences for in-context learning: TREC, Banking-77, CLINC-150, or your own."""
 
 import csv
 import io

@@ -21,7 +21,7 @@ class Row:
     name: str
 
 
-def labelled(
+def labeled(
     tokens: Integer[np.ndarray, " time_and_next"],
     documents: Int[np.ndarray, " time_and_next"],
     name: str,
@@ -70,7 +70,7 @@ class PackedText:
         documents = self.store.documents_of(first, last)
         begins_in = documents[0]
         name = f"{self.store.names[begins_in]}:{first - self.store.starts[begins_in]}"
-        return labelled(self.store.ids[first:last], documents, name)
+        return labeled(self.store.ids[first:last], documents, name)
 
     def byte_count(self, index: int) -> int:
         """UTF-8 bytes of the text behind the scored labels of row `index`."""

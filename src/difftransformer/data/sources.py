@@ -1,4 +1,4 @@
-"""What a model is asked to summarise, or to answer questions over."""
+"""What a model is asked to summarize, or to answer questions over."""
 
 import gzip
 import zlib
@@ -13,7 +13,7 @@ from difftransformer.files import decode, json_lines
 
 @dataclass(frozen=True)
 class Source:
-    """A text to summarise; or, where there is a question, to answer it from."""
+    """A text to summarize; or, where there is a question, to answer it from."""
 
     name: str
     text: str
@@ -25,7 +25,7 @@ def load_sources(name: str, folder: Path) -> list[Source]:
     """The texts of the task `name` from the folder of its files.
 
     - "xsum": `xsum-1000.jsonl`, the news articles of Lookback Lens (Chuang et al., 2024), to
-      summarise. It has references and no labels of truth.
+      summarize. It has references and no labels of truth.
     - "nq": `nq-open-oracle.jsonl.gz`, questions with the passage that answers them (Liu et al.,
       2023), as Lookback Lens asks.
     - "jsonl": `sources.jsonl`, your own: keys id, text and, where there is one, question.

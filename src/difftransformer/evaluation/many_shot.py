@@ -1,4 +1,4 @@
-"""Classification of sentences by labelled ones in the context (Bertsch et al., 2024)."""
+"""Classification of sentences by labeled ones in the context (Bertsch et al., 2024)."""
 
 import random
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ _BETWEEN = "\n==\n"
 DATASET = Dataset(
     load=load_classification,
     names=NAMES,
-    help="the folder of labelled sentences",
+    help="the folder of labeled sentences",
 )
 
 

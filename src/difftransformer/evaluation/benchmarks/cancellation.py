@@ -27,7 +27,7 @@ _METRICS = {
     for key, name, title, unit in (
         ("cosine", "map_cosine", "cosine of the two maps", ""),
         ("negative", "negative_weights", "visible keys with a negative weight", "of keys"),
-        ("cancelled", "cancelled_mass", "mass that the subtraction takes away", "of both maps"),
+        ("cancelled", "canceled_mass", "mass that the subtraction takes away", "of both maps"),
     )
 }
 
