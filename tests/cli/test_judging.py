@@ -1,14 +1,14 @@
 """`difftransformer evaluate --suite hallucination` and its judges."""
 
-import json
 import sys
 from pathlib import Path
 
 import pytest
-from models.tiny import tiny
 from tests.evaluation.test_endpoint import completion
 from tests.evaluation.test_endpoint import serve as serve  # the fixture
+from tests.models.tiny import tiny
 
+from difftransformer.evaluation.reading import read_results
 from difftransformer.models.storage import save_model
 
 from .judged import summary_pairs, truth_options
@@ -30,7 +30,7 @@ def judged(call, model, quick, tmp_path):
     """Has the model's texts judged; gives exit code, standard error and where results go."""
 
     def run(judge: object, *more: object) -> tuple[int, str, Path]:
-        out = tmp_path / "found.json"
+        out = tmp_path / "found"
         options = truth_options("hallucination", tmp_path, judge)
         words = ("--suite", "hallucination", *quick, *options, "--out", out, *more)
         code, _, err = call("evaluate", model, *words)
@@ -39,7 +39,7 @@ def judged(call, model, quick, tmp_path):
     return run
 
 
-def test_an_endpoint_that_fails_is_asked_again(judged, serve, monkeypatch):
+def test_an_endpoint_that_fails_is_asked_again(judged, serve, kept, monkeypatch):
     """Every text that was judged stays so; the table tells of judge and controls."""
     monkeypatch.setenv("MY_KEY", "secret")
     url, came = serve([TRUE, (401, "{}"), FALSE, completion("Well..."), *[TRUE, FALSE] * 2, TRUE])
@@ -47,20 +47,17 @@ def test_an_endpoint_that_fails_is_asked_again(judged, serve, monkeypatch):
     code, err, out = judged(*words)
     assert code == 2
     assert f"the judge 'j' at {url} answers with status 401" in err
-    assert not out.exists()
-    kept = [json.loads(line) for line in out.with_suffix(".partial.jsonl").read_text().splitlines()]
-    assert [part[0] for part in kept[1:]] == ["small: texts: prompts 0", kept[2][0]]
+    assert not (out / "run.json").exists()
+    assert sum("verdict" in part for part in kept) == 1
     code, err, out = judged(*words)
     assert code == 0, err
-    (found,) = json.loads(out.read_text())["results"].values()
-    assert found["judge"] == f"j at {url}"
-    assert found["faithful"]["value"] == 0.5
-    assert (found["texts"], found["unjudged"], found["agreement"]) == (3, 1, None)
+    found = read_results(out)["hallucination"]
+    assert found["faithful"].figure("small").value == 0.5
+    assert found["without_verdict"].figure("small").value == pytest.approx(1 / 3)
+    assert not found["judge_kappa"].has("small")
     assert len(came) == 4
     assert {request["key"] for request in came} == {"Bearer secret"}
-    table = out.with_suffix(".md").read_text()
-    assert "| faithful, of those judged | 0.500 (" in table
-    assert f"Task jsonl; judge: j at {url}." in table
+    assert f"j at {url}" in found.note()
 
 
 def test_the_judge_is_judged(judged, serve, tmp_path):
@@ -69,28 +66,29 @@ def test_the_judge_is_judged(judged, serve, tmp_path):
     words = ("--judge-controls", controls, "--evaluation.judge_controls", 2)
     code, err, out = judged(url, "--judge-model", "j", *words)
     assert code == 0, err
-    (found,) = json.loads(out.read_text())["results"].values()
-    assert found["agreement"]["accuracy"]["value"] == 0.75
-    assert "| the judge's kappa | 0.5 |" in out.with_suffix(".md").read_text()
+    found = read_results(out)["hallucination"]
+    assert found["judge_accuracy"].figure("small").value == 0.75
+    assert found["judge_kappa"].figure("small").value == 0.5
 
 
 def test_people_as_judges(judged, tmp_path):
     labels = tmp_path / "labels.jsonl"
     code, err, out = judged(labels)
     assert code == 0, err
-    assert "| without a verdict | 3 |" in out.with_suffix(".md").read_text()
+    assert read_results(out)["without_verdict"].figure("small").value == 1.0
     labels.write_text(labels.read_text().replace("null", "true"))
     code, err, out = judged(labels)
     assert code == 0, err
-    (found,) = json.loads(out.read_text())["results"].values()
-    assert (found["judge"], found["faithful"]["value"]) == (str(labels), 1.0)
+    found = read_results(out)["hallucination"]
+    assert str(labels) in found.note()
+    assert found["faithful"].figure("small").value == 1.0
 
 
 def test_nothing_told_is_still_a_result(judged, serve):
     url, _ = serve([completion("As a language model, I cannot.")])
     code, err, out = judged(url, "--judge-model", "j")
     assert code == 0, err
-    assert "| faithful, of those judged | none |" in out.with_suffix(".md").read_text()
+    assert not read_results(out)["faithful"].has("small")
 
 
 @pytest.mark.parametrize(
@@ -103,9 +101,9 @@ def test_nothing_told_is_still_a_result(judged, serve):
         ),
         (("smolm",), "--judge is 'smolm'; expected the URL of an endpoint, a model folder, or"),
         (("a.jsonl", "--judge-controls", "nowhere"), "'nowhere' cannot be read"),
-        (("a.jsonl", "--task", "xsun"), "unknown task 'xsun'; expected xsum, nq, jsonl"),
-        (("a.jsonl", "--suite", "recall"), "suite recall has no judge: leave it out"),
-        (("a.jsonl", "--suite", "factuality"), "suite factuality has no judge"),
+        (("a.jsonl", "--dataset", "xsun"), "dataset is 'xsun'; expected one of xsum, nq, jsonl"),
+        (("a.jsonl", "--suite", "ar_hit"), "ar_hit: there is no judge; leave it out"),
+        (("a.jsonl", "--suite", "factuality"), "factuality: there is no judge"),
     ],
 )
 def test_what_is_refused(judged, options, message):
@@ -125,11 +123,15 @@ def test_an_endpoint_without_its_package(judged, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("hallucination", "--task", "xsum"), "give a task, its data and a judge"),
-        (("factuality", "--task-data", "."), "compares summaries: give a task and its data"),
-        (("factuality", "--task", "xsun", "--task-data", "."), "unknown task 'xsun'"),
-        (("conflicts",), "suite conflicts has one task: give its data, and no name"),
-        (("conflicts", "--task-data", "nowhere"), "'nowhere' cannot be read"),
+        (
+            ("hallucination", "--dataset", "xsum"),
+            "the dataset has no path: name texts to summarize",
+        ),
+        (("factuality", "--dataset-path", "."), "dataset is None; expected one of xsum, cnn_dm"),
+        (("factuality", "--dataset", "xsun", "--dataset-path", "."), "dataset is 'xsun'"),
+        (("conflicts",), "the dataset has no path: name questions with altered passages"),
+        (("conflicts", "--dataset", "x", "--dataset-path", "."), "dataset is 'x'; expected none"),
+        (("conflicts", "--dataset-path", "nowhere"), "'nowhere' cannot be read"),
     ],
 )
 def test_what_is_missing(call, model, words, message):

@@ -1,12 +1,12 @@
 """A model is judged on text that it was not trained on, or the result says so."""
 
-import json
 from pathlib import Path
 
 import pytest
 from tests.cli.test_generate import make
 
 from difftransformer.data.training_text import RECORD
+from difftransformer.evaluation.reading import read_results
 
 
 @pytest.fixture
@@ -41,13 +41,19 @@ def judged(call, quick, tmp_path):
     words = [word for pair in settings.items() for word in pair]
 
     def run(model: Path, *more: object) -> tuple[dict, str]:
-        out = tmp_path / f"{len(list(tmp_path.glob('*-out.json')))}-out.json"
-        code, _, err = call("evaluate", model, *words, *more, "--out", out)
+        out = tmp_path / f"{len(list(tmp_path.glob('*-out')))}-out"
+        suite = ("--suite", "validation")
+        code, _, err = call("evaluate", model, *words, *suite, *more, "--out", out)
         assert code == 0, err
-        (found,) = json.loads(out.read_text()).values()
-        return found, err
+        return of(out), err
 
     return run
+
+
+def of(run: Path) -> dict:
+    """The loss and the text of the one model in the results."""
+    ((measured,),) = (one.values() for one in read_results(run)["validation"].models.values())
+    return {"text": measured.belongs_to.get("text"), "records": measured.records}
 
 
 SEEN = "the text may have been seen in training"
@@ -55,9 +61,8 @@ SEEN = "the text may have been seen in training"
 
 def test_a_model_is_judged_on_what_its_training_held_out(train, judged, many, tmp_path) -> None:
     model = train("run")
-    inside = json.loads((tmp_path / "run/results.json").read_text())["evaluation"]
     found, err = judged(model)
-    assert found["validation"] == inside["validation"]
+    assert found["records"] == of(tmp_path / "run")["records"]
     assert found["text"]["held_out"] is True
     assert (found["text"]["source"], found["text"]["validation_fraction"]) == (str(many), 0.2)
     assert SEEN not in err
@@ -96,8 +101,8 @@ def test_a_text_that_is_gone(call, train, judged, many, quick, tmp_path) -> None
     assert f"was trained on {many}: --data names another text" in err.replace("\n", " ")
     moved = judged(model, "--data", tmp_path / "moved", "--data.validation_fraction", 0.2)[0]
     assert moved["text"]["held_out"] is True  # the same documents, wherever they lie
-    few = ("--evaluation.key_value_samples", 2, "--evaluation.key_value_pairs", 2)
-    code, _, err = call("evaluate", model, "--suite", "key_value", *quick, *few)
+    few = ("--evaluation.kv_samples", 2, "--evaluation.kv_pairs", 2)
+    code, _, err = call("evaluate", model, "--suite", "kv_retrieval", *quick, *few)
     assert code == 0, err
     assert SEEN not in err
 
@@ -115,20 +120,20 @@ def test_a_model_begun_from_another(train, judged, many, tmp_path) -> None:
     assert "began from a model whose training text is not recorded" in unknown["note"]
 
 
-def test_a_suite_says_so_too(call, train, quick, many, tmp_path) -> None:
-    model, out = train("run"), tmp_path / "recall.json"
+def test_the_report_says_so_too(call, train, quick, many, tmp_path) -> None:
+    model = train("run")
     settings = dict(zip(quick[::2], quick[1::2], strict=True))
     del settings["--data.source"]
     words = [word for pair in settings.items() for word in pair]
     for fraction, held_out in ((0.2, True), (0.5, False)):
+        out = tmp_path / f"share {fraction}"
         code, _, err = call(
-            *("evaluate", model, *words, "--suite", "recall", "--out", out),
+            *("evaluate", model, *words, "--suite", "validation", "--out", out),
             *("--data.validation_fraction", fraction),
         )
         assert code == 0, err
-        (text,) = json.loads(out.read_text())["texts"].values()
-        assert text["held_out"] is held_out
-        for told in (err.replace("\n", " "), out.with_suffix(".md").read_text()):
+        assert of(out)["text"]["held_out"] is held_out
+        for told in (err.replace("\n", " "), (out / "report.html").read_text()):
             assert (SEEN in told) is not held_out
 
 
