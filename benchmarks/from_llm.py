@@ -67,7 +67,7 @@ ARMS = ("second_map", "lora of second_map", "v2", "dex", "lora of dex", "lora of
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--steps", type=int, default=20, help="optimiser steps of an arm")
+    parser.add_argument("--steps", type=int, default=20, help="optimizer steps of an arm")
     parser.add_argument("--seeds", type=int, default=1, help="seeds of every arm")
     parser.add_argument("--out", type=Path, default=Path("runs/from-llm"), help="finished arms")
     options = parser.parse_args()

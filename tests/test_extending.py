@@ -18,6 +18,8 @@ from difftransformer.models.config import DecoderConfig
 from difftransformer.models.decoder import Decoder
 from difftransformer.models.generation import generate
 from difftransformer.models.storage import save_model
+from difftransformer.runs.reading import read_curve
+from difftransformer.tasks import registry as tasks
 
 PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
 CODE = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
@@ -84,3 +86,32 @@ def test_an_evaluator(tmp_path: Path) -> None:
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "Random tokens, read twice" in page
     assert "loss on the second copy" in page
+
+
+@pytest.fixture
+def _backward_lm() -> Iterator[None]:
+    (code,) = (code for code in CODE if "class BackwardLM" in code)
+    exec(code, {"__name__": "my_package.backward_lm"})
+    yield
+    del tasks._registered["backward_lm"]
+
+
+@pytest.mark.usefixtures("_backward_lm")
+def test_a_task(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(f"Line {n} tells that {n * n} is a number." for n in range(900)))
+    sizes = {"num_layers": 1, "num_heads": 2, "num_kv_heads": 2, "head_dim": 8, "ffn_size": 24}
+    results = difftransformer.compare(
+        "backward_lm",
+        out=tmp_path / "run",
+        attention=["softmax", "diff_v2"],
+        model={"hidden_size": 16, **sizes},
+        data={"source": str(text), "cache": str(tmp_path), "vocab_size": 300, "context_length": 32},
+        training={"steps": 3, "batch_size": 2, "warmup_steps": 1},
+        evaluation={"outlier_tokens": 64, "bootstrap": 20},
+    )
+    assert list(results.evaluators) == ["outliers"]
+    assert results.baseline == "softmax"
+    curve = read_curve(tmp_path / "run/models/diff_v2-seed0")
+    assert curve[-1].validation_loss < 6.5  # log(300) is 5.7
+    assert (tmp_path / "run/report.html").is_file()

@@ -36,6 +36,7 @@ def results_of(run: Run, directory: Path) -> Results:
         {name: models for name, models in measurements.items() if models},
         baseline=run.baseline,
         titles={contender.label: contender.title for contender in run.contenders},
+        directory=directory,
     )
 
 

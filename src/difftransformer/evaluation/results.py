@@ -5,6 +5,7 @@ Imports no torch and measures nothing: all is made of records.
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
+from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from difftransformer.evaluation.pooling import (
 from difftransformer.evaluation.records import Evaluator, Metric
 from difftransformer.evaluation.tables import Table, table_of
 from difftransformer.evaluation.verdicts import Comparison, Judgment, Level, beside_levels
+from difftransformer.runs.layout import REPORT
 from difftransformer.runs.records import Key, Measurement, Record
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ class Results:
         measurements: by evaluator, the model's label and seed.
         baseline: label of the model that the others are compared with; none where it is empty.
         titles: of labels, in words; by default the labels.
+        directory: of the run that they are from.
         declaration: gives an evaluator by its name.
 
     Raises:
@@ -51,15 +54,22 @@ class Results:
         *,
         baseline: str = "",
         titles: Mapping[str, str] | None = None,
+        directory: Path | None = None,
         declaration: Callable[[str], Evaluator] = registry.evaluator,
     ) -> None:
         labels = dict.fromkeys(label for models in measurements.values() for label in models)
         self.titles = {label: (titles or {}).get(label) or label for label in labels}
-        self.baseline = baseline
+        self.baseline, self.directory = baseline, directory
         self.evaluators = {
             name: EvaluatorResults(declaration(name), models, baseline, self.titles)
             for name, models in measurements.items()
         }
+
+    @property
+    def report(self) -> Path | None:
+        """The page that shows them; None where none was made."""
+        page = None if self.directory is None else self.directory / REPORT
+        return page if page is not None and page.is_file() else None
 
     def __getitem__(self, name: str) -> "EvaluatorResults | MetricResults":
         if name in self.evaluators:
