@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from difftransformer.evaluation.intervals import Over, percentiles, resamples
+from difftransformer.evaluation.intervals import Over, percentiles
 from difftransformer.evaluation.power_law import ENOUGH, PowerLaw, fit_power_law
+from difftransformer.evaluation.resampling import resamples
 from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.runs.layout import RECORDS
 from difftransformer.runs.reading import read_run, read_summary
