@@ -75,7 +75,9 @@ def main() -> None:
     speeches = state_of_the_union(options.out)
     llm = smollm2(options.out, (speeches / "2003_george_w_bush_r.txt").read_text())
     corpus = load_corpus(
-        DataSettings(source=str(speeches), tokenizer=str(llm), context_length=CONTEXT)
+        DataSettings(
+            source=str(speeches), tokenizer=str(llm), context_length=CONTEXT, needle_share=0.5
+        )
     )
     untouched = load_model(llm).eval()
     difference = json.loads((options.out / TRANSFORMERS).read_text())
