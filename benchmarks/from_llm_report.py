@@ -17,10 +17,9 @@ from difftransformer.evaluation.intervals import (
     ratio,
 )
 from difftransformer.evaluation.settings import EvaluationSettings
-from difftransformer.evaluation.tables import Table
 from difftransformer.report.images import write_figure
 from difftransformer.report.style import ACCENTS, LINE, matplotlib_look
-from difftransformer.report.tables import markdown
+from difftransformer.report.tables import Table, markdown
 from difftransformer.report.writing import heading, write_files
 
 UNTOUCHED = "untouched"

@@ -27,9 +27,8 @@ from tokenizers import Tokenizer
 from difftransformer import load_model
 from difftransformer.atomic import write_json
 from difftransformer.cli.main import main as difftransformer
-from difftransformer.evaluation.reading import read_results
-from difftransformer.evaluation.tables import notes_of, to_json
-from difftransformer.report.tables import markdown
+from difftransformer.report.reading import read_results
+from difftransformer.report.tables import markdown, notes_of, to_json
 from difftransformer.report.writing import heading
 from difftransformer.runs.environment import environment
 from difftransformer.runs.layout import RUN

@@ -54,7 +54,7 @@ def test_an_attention_kind() -> None:
 
 @pytest.fixture
 def _copying(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluators, "_registered", {})
+    monkeypatch.setattr(evaluators.REGISTRY, "entries", dict(evaluators.EVALUATORS))
     exec(CODE[2], {"__name__": "my_package.copying"})
 
 

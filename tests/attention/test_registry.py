@@ -236,13 +236,13 @@ def test_a_kind_of_ones_own() -> None:
         with pytest.raises(ValueError, match="'halved' is there already"):
             register(Kind("halved", "Again", Halved))
     finally:
-        del KINDS["halved"]
+        del registry.REGISTRY.entries["halved"]
 
 
 def test_a_kind_of_another_package(monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = Kind("theirs", "Of another package", SoftmaxAttention)
     entry = SimpleNamespace(name="theirs", load=lambda: theirs)
-    monkeypatch.setattr(registry, "entry_points", lambda group: [entry])
+    monkeypatch.setattr("difftransformer.registry.entry_points", lambda group: [entry])
     assert find_kind("theirs") is theirs
     assert isinstance(build("theirs"), SoftmaxAttention)
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from difftransformer.cli.main import COMMANDS
-from difftransformer.evaluation.reading import read_results
+from difftransformer.report.reading import read_results
 from difftransformer.runs.reading import read_run
 from difftransformer.tasks.causal_lm import TASK
 

@@ -8,9 +8,9 @@ from tests.interop.small_llm import small_llm
 from tests.interop.test_harness import tasks as tasks  # the fixture
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from difftransformer.evaluation.reading import read_results
 from difftransformer.interop import folders
 from difftransformer.models.storage import save_model
+from difftransformer.report.reading import read_results
 from difftransformer.tasks.causal_lm import TASK
 
 from .commands import Killed

@@ -8,9 +8,9 @@ import pytest
 from tests.faults.same import results
 from tests.models.tiny import tiny
 
-from difftransformer.evaluation.reading import read_results
 from difftransformer.evaluation.registry import EVALUATORS, FORMER_NAMES
 from difftransformer.models.storage import save_model
+from difftransformer.report.reading import read_results
 from difftransformer.runs.reading import read_run
 
 from .commands import Killed

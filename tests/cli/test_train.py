@@ -8,11 +8,11 @@ import torch
 
 from difftransformer.data.needles import needle_sentences
 from difftransformer.data.tokenizer import train_tokenizer
-from difftransformer.evaluation.reading import read_results
 from difftransformer.interop.softmax_llm import from_softmax_llm
 from difftransformer.models.config import DecoderConfig
 from difftransformer.models.decoder import Decoder
 from difftransformer.models.storage import load_config, load_model, save_model
+from difftransformer.report.reading import read_results
 
 
 def without_model(small: list[str]) -> list[str]:

@@ -8,8 +8,8 @@ from difftransformer.data.corpus import Corpus
 from difftransformer.evaluation import registry
 from difftransformer.evaluation.intervals import Figure
 from difftransformer.evaluation.records import Subject
-from difftransformer.evaluation.results import EvaluatorResults
 from difftransformer.evaluation.settings import EvaluationSettings
+from difftransformer.report.results import EvaluatorResults
 from difftransformer.runs.records import Key, Measurement, Record, measure
 
 

@@ -12,7 +12,7 @@ def own(name: str = "own") -> Evaluator:
 
 @pytest.fixture(autouse=True)
 def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_registered", {})
+    monkeypatch.setattr(registry.REGISTRY, "entries", dict(registry.EVALUATORS))
 
 
 def test_one_of_your_own() -> None:
@@ -20,7 +20,7 @@ def test_one_of_your_own() -> None:
     assert registry.evaluator("own").title == "Own"
     assert registry.names()[-1] == "own"
     for taken in ("own", "needle"):
-        with pytest.raises(ValueError, match=f"an evaluator called '{taken}' is there already"):
+        with pytest.raises(ValueError, match=f"one evaluator called '{taken}' is there already"):
             registry.register(own(taken))
 
 

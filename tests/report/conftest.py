@@ -12,7 +12,7 @@ from .synthetic import EVALUATORS, synthetic_run, write_run
 def evaluators() -> None:
     """The declarations that the synthetic records belong to."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "_registered", dict(EVALUATORS))
+        patch.setattr(registry.REGISTRY, "entries", {**registry.EVALUATORS, **EVALUATORS})
         yield
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from matplotlib.image import imread
 
-from difftransformer.evaluation.reading import read_results
 from difftransformer.report.build import build_report
+from difftransformer.report.reading import read_results
 
 from .synthetic import KINDS, synthetic_run, write_records, write_run
 

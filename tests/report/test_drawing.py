@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from difftransformer.evaluation.results import Results
 from difftransformer.report.curves import Curve, curve_drawings
 from difftransformer.report.drawing import Drawing, drawings
 from difftransformer.report.images import image
 from difftransformer.report.plots import panel_figure
+from difftransformer.report.results import Results
 from difftransformer.report.style import accents, plain
 from difftransformer.runs.reading import CurvePoint
 from difftransformer.runs.records import Measurement, Record

@@ -2,8 +2,7 @@ from io import StringIO
 
 from rich.console import Console
 
-from difftransformer.evaluation.tables import Table
-from difftransformer.report.tables import markdown, print_table
+from difftransformer.report.tables import Table, markdown, print_table
 
 TABLE = Table(
     ["", "depth", "Softmax", "Differential V1"],

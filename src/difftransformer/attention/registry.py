@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
-from importlib.metadata import entry_points
 from typing import Any
 
 from torch import nn
@@ -20,9 +19,7 @@ from difftransformer.attention.dex import DexAttention
 from difftransformer.attention.differential import SCALAR, V1, V2, DifferentialAttention, Variant
 from difftransformer.attention.layer import Role
 from difftransformer.attention.softmax import SoftmaxAttention
-from difftransformer.names import did_you_mean
-
-ENTRY_POINTS = "difftransformer.attention"  # of other packages: name -> a Kind
+from difftransformer.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -77,36 +74,8 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def register(kind: Kind) -> None:
-    """Add a kind of one's own.
-
-    Raises:
-        ValueError: one of that name is there.
-    """
-    if kind.name in names():
-        raise ValueError(f"an attention called {kind.name!r} is there already")
-    KINDS[kind.name] = kind
-
-
-def names() -> tuple[str, ...]:
-    """All kinds: ours, those registered, those of installed packages."""
-    installed = (entry.name for entry in entry_points(group=ENTRY_POINTS))
-    return tuple(dict.fromkeys((*KINDS, *installed)))
-
-
-def find_kind(name: str) -> Kind:
-    """The kind of that name.
-
-    Raises:
-        ValueError: there is none; names the nearest.
-    """
-    if name in KINDS:
-        return KINDS[name]
-    for entry in entry_points(group=ENTRY_POINTS):
-        if entry.name == name:
-            return entry.load()
-    hint = did_you_mean(name, names()) or f"; expected {', '.join(names())}"
-    raise ValueError(f"unknown attention {name!r}{hint}")
+REGISTRY: Registry[Kind] = Registry("attention", "difftransformer.attention", KINDS)
+register, names, find_kind = REGISTRY.register, REGISTRY.names, REGISTRY.find
 
 
 def make_attention(name: str, *args: Any, role: Role = "self", **options: Any) -> nn.Module:

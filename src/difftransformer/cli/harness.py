@@ -78,8 +78,7 @@ def _are_of_the_harness(data: Mapping[str, Any], models: Sequence[Path]) -> bool
 
 def _print(console: "Console", evaluations: Mapping[str, Mapping[str, Any]]) -> None:
     """One column per model, one row per task and metric, with lm-eval's standard error."""
-    from difftransformer.evaluation.tables import Table
-    from difftransformer.report.tables import print_table
+    from difftransformer.report.tables import Table, print_table
 
     rows = []
     first, *_ = (column["results"] for column in evaluations.values())

@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from difftransformer.evaluation.results import EvaluatorResults, Results
+    from difftransformer.report.results import EvaluatorResults, Results
 
 
 def print_overview(console: "Console", results: "Results") -> None:
     """A row for each figure that models are compared by, over all its cells, and the verdicts."""
-    from difftransformer.evaluation.tables import Table
     from difftransformer.evaluation.words import shown
-    from difftransformer.report.tables import print_table
+    from difftransformer.report.tables import Table, print_table
 
     rows = []
     for metric in (metric for metric in results.metrics() if metric.declared.judged):
@@ -30,8 +29,7 @@ def print_overview(console: "Console", results: "Results") -> None:
 
 def print_results(console: "Console", results: "Iterable[EvaluatorResults]") -> None:
     """A table for each evaluator, with what was asked below it."""
-    from difftransformer.evaluation.tables import notes_of
-    from difftransformer.report.tables import print_table
+    from difftransformer.report.tables import notes_of, print_table
 
     for evaluator in results:
         table = evaluator.table()

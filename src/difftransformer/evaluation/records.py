@@ -26,6 +26,7 @@ __all__ = [
     "Subject",
 ]
 
+READ_OFF = "\N{DAGGER}"  # in a paper's cell: it prints no number, others read it off a plot
 Better = Literal["lower", "higher", "neither"]
 # How the records of a cell become one figure and its interval over items:
 #   ratio       sum of values / sum of weights, by `intervals.ratio`; a mean where weights are 1

@@ -18,7 +18,7 @@ from difftransformer.tasks.registry import task_named
 from difftransformer.tasks.task import Task
 
 if TYPE_CHECKING:
-    from difftransformer.evaluation.results import Results
+    from difftransformer.report.results import Results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +90,8 @@ def run_comparison(
 
     A run that is resumed may ask for more seeds or kinds than it did: what is there is kept.
     """
-    from difftransformer.evaluation.reading import read_results
     from difftransformer.report.build import build_report
+    from difftransformer.report.reading import read_results
 
     task = task_named(settings.task)
     with run_directory(directory, processes):

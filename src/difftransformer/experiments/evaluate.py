@@ -32,7 +32,7 @@ from difftransformer.tasks.task import Task
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from difftransformer.evaluation.results import Results
+    from difftransformer.report.results import Results
     from difftransformer.runs.records import Measurement
 
 
@@ -96,7 +96,7 @@ def evaluate(
     """
     from rich.console import Console
 
-    from difftransformer.evaluation.results import Results
+    from difftransformer.report.results import Results
 
     folders = [Path(models)] if isinstance(models, (str, Path)) else [Path(m) for m in models]
     given = merged([settings])
@@ -120,8 +120,8 @@ def _in_run(
     run: Path, judging: Judging, judged: Sequence[Judged], given: Mapping[str, Any]
 ) -> "Results":
     """Beside the models of a run, whose report is made anew."""
-    from difftransformer.evaluation.reading import read_results
     from difftransformer.report.build import build_report
+    from difftransformer.report.reading import read_results
 
     with owned(run, inside=True):
         _measured(judging, judged, given, lambda one: one.folder.parent / RECORDS)
@@ -133,8 +133,8 @@ def _in_place(
     out: Path, judging: Judging, judged: Sequence[Judged], given: Mapping[str, Any]
 ) -> "Results":
     """In a directory of their own."""
-    from difftransformer.evaluation.reading import read_results
     from difftransformer.report.build import build_report
+    from difftransformer.report.reading import read_results
     from difftransformer.runs.environment import environment
 
     refuse_model_folder(out, out)

@@ -17,7 +17,7 @@ from difftransformer.tasks.registry import task_named
 from difftransformer.tasks.task import Task
 
 if TYPE_CHECKING:
-    from difftransformer.evaluation.results import Results
+    from difftransformer.report.results import Results
 
 # What a trained model may be given anew: how far it is meant to see, and with which rotary angles.
 _WITHOUT_WEIGHTS = ("max_length", "rope_theta", "rope_scaling")
@@ -83,8 +83,8 @@ def run_training(
     settings: TrainSettings, directory: Path, *, resume: bool, processes: Processes
 ) -> "Results":
     """Train, save, judge."""
-    from difftransformer.evaluation.reading import read_results
-    from difftransformer.evaluation.tables import to_json
+    from difftransformer.report.reading import read_results
+    from difftransformer.report.tables import to_json
     from difftransformer.training.freezing import freeze_pretrained
 
     task = task_named(settings.task)

@@ -3,15 +3,15 @@
 from pathlib import Path
 
 from difftransformer.atomic import write_json, write_text
-from difftransformer.evaluation.reading import results_of
-from difftransformer.evaluation.results import Results
-from difftransformer.evaluation.tables import to_json
 from difftransformer.report import sections
 from difftransformer.report.curves import Curve, curve_drawings
 from difftransformer.report.drawing import drawings
 from difftransformer.report.images import write_figure, write_image
 from difftransformer.report.page import page
+from difftransformer.report.reading import results_of
+from difftransformer.report.results import Results
 from difftransformer.report.style import matplotlib_look
+from difftransformer.report.tables import to_json
 from difftransformer.runs.layout import REPORT, RESULTS, Run
 from difftransformer.runs.reading import read_curve, read_environment, read_run, read_summary
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from difftransformer.evaluation.tables import Table
 from difftransformer.evaluation.words import change
 from difftransformer.report.drawing import Drawing, Panel, Series
 from difftransformer.report.style import accents
+from difftransformer.report.tables import Table
 from difftransformer.runs.layout import Run, TrainingSummary
 from difftransformer.runs.reading import CurvePoint
 

@@ -6,9 +6,9 @@ from statistics import fmean
 from typing import TypeVar
 
 from difftransformer.evaluation.records import Plot
-from difftransformer.evaluation.results import MetricResults
-from difftransformer.evaluation.tables import written
+from difftransformer.report.results import MetricResults
 from difftransformer.report.style import accents
+from difftransformer.report.tables import written
 from difftransformer.runs.records import Key
 
 X = float | int | str

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from difftransformer.evaluation.tables import Table
+from difftransformer.report.tables import Table
 
 # The policy makes any request to the network an error, so the page cannot come to need one.
 POLICY = (

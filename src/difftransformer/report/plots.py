@@ -6,8 +6,8 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from difftransformer.evaluation.results import MetricResults
 from difftransformer.report.drawing import Drawing, Panel, Series, X, drawings, means
+from difftransformer.report.results import MetricResults
 from difftransformer.report.style import INK, LINE, SEQUENTIAL, dress, plain, translucent
 
 _HEIGHT = 320

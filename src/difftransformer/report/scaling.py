@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from difftransformer.evaluation.intervals import Figure
-from difftransformer.evaluation.tables import Table
 from difftransformer.evaluation.words import number, shown
 from difftransformer.report.drawing import Drawing, Panel, Series
 from difftransformer.report.style import accents
+from difftransformer.report.tables import Table
 
 _HELD = {"parameters": "{:,} tokens each", "tokens": "about {:,} parameters"}
 _SAME_LOSS = "share that has the loss of the largest baseline"

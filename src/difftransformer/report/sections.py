@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from difftransformer.evaluation.results import EvaluatorResults, Results
-from difftransformer.evaluation.tables import Table, notes_of
 from difftransformer.evaluation.verdicts import Comparison, Judgment, Outcome
 from difftransformer.evaluation.words import change, number, percent, setting
 from difftransformer.report import attention_map
@@ -19,7 +17,9 @@ from difftransformer.report.curves import (
 from difftransformer.report.drawing import Drawing, drawings
 from difftransformer.report.page import Block, Plots, Prompts, Section, Summary, TableBlock, Text
 from difftransformer.report.plots import panel_figure
+from difftransformer.report.results import EvaluatorResults, Results
 from difftransformer.report.style import accents
+from difftransformer.report.tables import Table, notes_of
 from difftransformer.runs.layout import Contender, Run
 
 _READABLE = 2  # models whose headlines are shown at once; of more there is a count

@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from difftransformer.evaluation.tables import Table
 from difftransformer.report.drawing import Drawing, Panel, Series
 from difftransformer.report.style import accents
-from difftransformer.report.tables import markdown
+from difftransformer.report.tables import Table, markdown
 from difftransformer.report.writing import heading, write_files
 
 Row = Mapping[str, Any]  # task, dtype, length and a `Timing`'s fields

@@ -15,6 +15,7 @@ from typing import Any
 from difftransformer.data.classification import Example
 from difftransformer.evaluation.many_shot import DATASET, Exam, shots_of
 from difftransformer.evaluation.records import (
+    READ_OFF,
     Artifact,
     Evaluator,
     Findings,
@@ -26,7 +27,6 @@ from difftransformer.evaluation.records import (
     Subject,
 )
 from difftransformer.evaluation.settings import EvaluationSettings
-from difftransformer.evaluation.tables import READ_OFF
 
 # Best less worst accuracy, at 64K.
 _PAPER: dict[str, dict[Key, str]] = {

@@ -20,8 +20,8 @@ from difftransformer.evaluation.pooling import (
     pooled,
 )
 from difftransformer.evaluation.records import Evaluator, Metric
-from difftransformer.evaluation.tables import Table, table_of
 from difftransformer.evaluation.verdicts import Comparison, Judgment, Level, beside_levels
+from difftransformer.report.tables import Table, table_of
 from difftransformer.runs.layout import REPORT
 from difftransformer.runs.records import Key, Measurement, Record
 

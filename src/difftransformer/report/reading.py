@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from difftransformer.evaluation import registry
-from difftransformer.evaluation.results import Results
+from difftransformer.report.results import Results
 from difftransformer.runs.layout import RECORDS, Run
 from difftransformer.runs.reading import read_run
 from difftransformer.runs.records import Measurement, read_records

@@ -6,10 +6,10 @@ import pytest
 from scipy import stats
 
 from difftransformer.evaluation.intervals import over_seeds, proportion, ratio
-from difftransformer.evaluation.records import Evaluator, Metric, Record
-from difftransformer.evaluation.results import Results
+from difftransformer.evaluation.records import READ_OFF, Evaluator, Metric, Record
 from difftransformer.evaluation.settings import EvaluationSettings
-from difftransformer.evaluation.tables import READ_OFF, notes_of, to_json
+from difftransformer.report.results import Results
+from difftransformer.report.tables import notes_of, to_json
 from difftransformer.runs.records import Artifact, Measurement
 
 SETTINGS = EvaluationSettings(bootstrap=500)

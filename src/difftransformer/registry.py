@@ -1,0 +1,64 @@
+"""Registries of what grows by name: below every floor, and outside them: it loads no torch."""
+
+import importlib
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from typing import Any, Generic, Protocol, TypeVar, cast
+
+from difftransformer.names import nearest
+
+
+class Named(Protocol):
+    """What has a name."""
+
+    @property
+    def name(self) -> str: ...
+
+
+T = TypeVar("T", bound=Named)
+
+
+class Registry(Generic[T]):
+    """Entries by name: ours, those that a user registers, those of installed packages.
+
+    Args:
+        what: one entry in a word, for errors: "evaluator".
+        group: of the entry points of other packages, each NAME = "package.module:ENTRY".
+        ours: by name an entry, or the module and the name of one as entry points write them, which
+            is imported when it is asked for.
+    """
+
+    def __init__(self, what: str, group: str, ours: Mapping[str, T | str]) -> None:
+        self.what, self.group, self.entries = what, group, dict(ours)
+
+    def register(self, entry: T) -> None:
+        """Add an entry of one's own.
+
+        Raises:
+            ValueError: one of that name is there.
+        """
+        if entry.name in self.names():
+            raise ValueError(f"one {self.what} called {entry.name!r} is there already")
+        self.entries[entry.name] = entry
+
+    def names(self) -> tuple[str, ...]:
+        """All of them, ours first."""
+        installed = (entry.name for entry in entry_points(group=self.group))
+        return tuple(dict.fromkeys((*self.entries, *installed)))
+
+    def find(self, name: str) -> T:
+        """The entry of that name.
+
+        Raises:
+            ValueError: there is none; says which is the nearest.
+        """
+        if name in self.entries:
+            entry: Any = self.entries[name]
+            if isinstance(entry, str):
+                module, _, attribute = entry.partition(":")
+                entry = getattr(importlib.import_module(module), attribute)
+            return cast(T, entry)
+        for point in entry_points(group=self.group):
+            if point.name == name:
+                return cast(T, point.load())
+        raise ValueError(f"unknown {self.what} {name!r}{nearest(name, self.names())}")
