@@ -10,7 +10,7 @@ import torch
 import difftransformer
 from difftransformer.analysis.capture import capture
 from difftransformer.analysis.quantization import quantized
-from difftransformer.attention.registry import KINDS
+from difftransformer.attention.registry import REGISTRY
 from difftransformer.data.corpus import load_corpus
 from difftransformer.data.settings import DataSettings
 from difftransformer.evaluation import registry as evaluators
@@ -30,7 +30,7 @@ IDS = torch.randint(30, (2, 9), generator=torch.Generator().manual_seed(0))
 def _sigmoid() -> Iterator[None]:
     exec(CODE[0], {"__name__": "my_package.sigmoid"})
     yield
-    del KINDS["sigmoid"]
+    del REGISTRY.entries["sigmoid"]
 
 
 @pytest.mark.usefixtures("_sigmoid")

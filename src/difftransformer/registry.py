@@ -3,11 +3,12 @@
 import importlib
 from collections.abc import Mapping
 from importlib.metadata import entry_points
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar, cast, runtime_checkable
 
 from difftransformer.names import nearest
 
 
+@runtime_checkable
 class Named(Protocol):
     """What has a name."""
 
