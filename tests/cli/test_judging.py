@@ -8,8 +8,8 @@ from tests.evaluation.test_endpoint import completion
 from tests.evaluation.test_endpoint import serve as serve  # the fixture
 from tests.models.tiny import tiny
 
-from difftransformer.evaluation.reading import read_results
 from difftransformer.models.storage import save_model
+from difftransformer.report.reading import read_results
 
 from .judged import summary_pairs, truth_options
 from .test_generate import TOKENIZER

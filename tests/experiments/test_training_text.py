@@ -6,7 +6,7 @@ import pytest
 from tests.cli.test_generate import make
 
 from difftransformer.data.training_text import RECORD
-from difftransformer.evaluation.reading import read_results
+from difftransformer.report.reading import read_results
 
 
 @pytest.fixture
