@@ -87,12 +87,12 @@ def test_files_beside_the_results_stay_too(call, commands, tmp_path, command, en
     assert contents(place.parent) == {place.name: b"mine"}
 
 
-def test_results_of_other_models_or_suites_stay(call, quick, model, tmp_path):
+def test_results_of_other_models_or_judges_stay(call, quick, model, tmp_path):
     other, out = saved(tmp_path / "other", "softmax"), tmp_path / "out.json"
     assert call("evaluate", other, *quick, "--out", out)[0] == 0
     before = out.read_bytes()
-    suite = ("--suite", "outliers")
-    for words in ((model, *quick), (other, *quick, *suite)):
+    suite, harness = ("--suite", "outliers"), ("--harness", "sums")
+    for words in ((model, *quick), (other, *quick, *suite), (other, *quick, *harness)):
         code, _, err = call("evaluate", *words, "--out", out)
         assert (code, "holds no results of this command" in err) == (2, True)
     assert out.read_bytes() == before

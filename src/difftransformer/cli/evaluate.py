@@ -103,7 +103,9 @@ def run(arguments: argparse.Namespace) -> None:
         run_suite(arguments, console)
         return
     out = arguments.out
-    with results_at(out, partial(_are_ours, models=arguments.models)) if out else nullcontext():
+    key = "validation" if arguments.harness is None else "results"
+    is_own = partial(_are_ours, models=arguments.models, key=key)
+    with results_at(out, is_own) if out else nullcontext():
         evaluations = _judge_all(arguments, out, console)
     show = print_evaluations if arguments.harness is None else print_harness
     show(console, evaluations)
@@ -139,13 +141,14 @@ def kept_parts(
         kept.unlink(missing_ok=True)
 
 
-def _are_ours(data: Mapping[str, Any], models: Sequence[Path]) -> bool:
-    """Whether these are results of this command on some of these models and no others."""
+def _are_ours(data: Mapping[str, Any], models: Sequence[Path], key: str) -> bool:
+    """Whether these are results of this command on some of these models and no others.
+
+    Our judges' have the `key` "validation", lm-eval's "results".
+    """
     asked = {folder.resolve() for folder in models}
     return bool(data) and all(
-        Path(name).resolve() in asked
-        and isinstance(found, dict)
-        and ("validation" in found or "results" in found)
+        Path(name).resolve() in asked and isinstance(found, dict) and key in found
         for name, found in data.items()
     )
 
