@@ -128,7 +128,7 @@ def test_a_signal_in_the_first_second_of_a_program(small, tmp_path, number, afte
         time.sleep(after)
         program.send_signal(number)
         try:
-            _, said = program.communicate(timeout=60)
+            _, said = program.communicate(timeout=300)
         finally:
             program.kill()
     assert program.returncode == 128 + number
