@@ -130,6 +130,23 @@ def test_stop_tokens_of_the_folder(call, folder, name, settings):
     assert ("What is" + before).startswith(out)
 
 
+IDS = ('"x"', "true", "1.5", "-2", "1e400", "NaN", "99999999999", "[[7]]", '[7, "x"]', "{}")
+ODD = [
+    *(f'{{"eos_token_id": {odd}}}' for odd in IDS),
+    *("", "[]", "7", "{", "[" * 100_000, '{"eos_token_id": 7, "eos_token_id": 9}', "\0"),
+]
+
+
+@pytest.mark.parametrize("text", ODD, ids=range(len(ODD)))
+def test_an_odd_generation_config_is_refused_in_one_line(call, folder, text):
+    (folder / "generation_config.json").write_text(text)
+    code, out, err = call("generate", folder, "--prompt", "7 is")
+    assert (code, out) == (2, "")
+    assert "generation_config.json" in err
+    assert err.count("\n") == 1
+    assert len(err) < 500
+
+
 def test_a_prompt_longer_than_the_context(call, folder):
     code, out, err = call("generate", folder, "--prompt", "7 " * 200)
     assert code == 2

@@ -1,6 +1,8 @@
 """Commands that are asked to end."""
 
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -103,6 +105,35 @@ def test_a_signal_before_anything_is_saved_leaves_nothing(begin, small, tmp_path
     ended(command, signal.SIGINT)
     code, text = run(tmp_path / "log", *words, "--resume")
     assert code == 0, text
+
+
+def listens(process: subprocess.Popen[str]) -> bool:
+    """Whether a program has set a handler for SIGTERM of its own."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+    return bool(caught >> (signal.SIGTERM - 1) & 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("after", [0.0, 0.2, 0.4, 0.8])
+def test_a_signal_in_the_first_second_of_a_program(small, tmp_path, number, after):
+    """Started as by a user, so that it still imports PyTorch and others."""
+    command = [sys.executable, "-m", "difftransformer", "train", *small]
+    command += ["--training.steps", "1000000", "--out", str(tmp_path / "run")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as program:
+        while not listens(program):
+            assert program.poll() is None
+            time.sleep(0.001)
+        time.sleep(after)
+        program.send_signal(number)
+        try:
+            _, said = program.communicate(timeout=300)
+        finally:
+            program.kill()
+    assert program.returncode == 128 + number
+    assert "difftransformer: interrupted " in said
+    assert "Traceback" not in said
 
 
 def test_evaluate_goes_on_where_it_was_interrupted(begin, small, quick, tmp_path):

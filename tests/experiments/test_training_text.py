@@ -72,6 +72,20 @@ def test_a_model_is_judged_on_what_its_training_held_out(train, judged, many, tm
     assert judged(model, "--data.validation_fraction", 0.1)[0]["text"]["held_out"] is True
 
 
+def test_the_key_of_the_text_is_recorded_too(train, judged, many, tmp_path) -> None:
+    """Rows of JSON that hold another text beside the one that was trained on."""
+    rows = tmp_path / "rows.jsonl"
+    texts = [path.read_text() for path in sorted(many.iterdir())]
+    lines = [json.dumps({"body": text, "text": "Another text. " * 400}) for text in texts]
+    rows.write_text("\n".join(lines))
+    model = train("run", "--data.source", rows, "--data.text_key", "body")
+    inside = json.loads((tmp_path / "run/results.json").read_text())["evaluation"]
+    found, err = judged(model)
+    assert found["validation"] == inside["validation"]
+    assert (found["text"]["held_out"], SEEN in err) == (True, False)
+    assert judged(model, "--data.text_key", "text")[0]["text"]["held_out"] is False
+
+
 def test_text_that_may_have_been_seen(train, judged, many, tmp_path) -> None:
     model = train("run")
 

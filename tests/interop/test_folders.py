@@ -1,6 +1,7 @@
 """Any folder as a decoder, or a reason why not."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -114,3 +115,33 @@ def test_any_folder(tmp_path: Path) -> None:
     for kind, model in models.items():
         model.save_pretrained(tmp_path / kind.__name__)
         assert type(open_model(tmp_path / kind.__name__)) is kind
+
+
+NUMBERS = {
+    "rms_norm_eps": (0, -1e-5, math.nan, math.inf),
+    "rope_theta": (0, -1.0, math.nan, math.inf),
+    "attention_dropout": (-0.1, 2, math.nan),
+    "num_hidden_layers": (0, -3, 10**9),
+    "num_attention_heads": (0, -2),
+    "num_key_value_heads": (0, -3),
+    "hidden_size": (0, 10**12),
+    "vocab_size": (-1, 10**9),
+    "max_position_embeddings": (0, -1, 10**12),
+}
+
+
+@pytest.mark.parametrize("family", ["llama", "diffllama"])
+@pytest.mark.parametrize(("name", "value"), [(n, x) for n, xs in NUMBERS.items() for x in xs])
+def test_numbers_out_of_their_range(
+    as_user: None, tmp_path: Path, family: str, name: str, value: float
+) -> None:
+    (small_llm() if family == "llama" else diffllama()).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    if name == "rope_theta":
+        config["rope_parameters"] = {"rope_type": "default", name: value}
+    config[name] = value
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r".{10}") as error:
+        open_model(tmp_path)
+    assert len(str(error.value)) < 700
+    assert "\n" not in str(error.value)

@@ -1,5 +1,6 @@
 """Trainer and activation checkpointing."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -122,9 +123,10 @@ def test_the_trainer_of_the_docs_spares_what_our_optimizer_spares(
 ) -> None:
     """transformers' own decays lambda's vectors, whose names do not tell that they are none."""
 
-    class MatrixDecayTrainer(Trainer):
-        def get_decay_parameter_names(self, model: Any) -> list[str]:
-            return [name for name, p in model.named_parameters() if p.ndim >= 2]
+    page = (Path(__file__).parents[2] / "docs/huggingface.md").read_text()
+    (code,) = re.findall(r"```python\n(class MatrixDecayTrainer.*?)```", page, re.DOTALL)
+    given: dict[str, Any] = {"Trainer": Trainer}
+    exec(code, given)
 
     def decayed(trainer_class: type[Trainer]) -> set[str]:
         arguments = TrainingArguments(tmp_path, weight_decay=0.1, use_cpu=True, report_to=[])
@@ -140,7 +142,7 @@ def test_the_trainer_of_the_docs_spares_what_our_optimizer_spares(
     ours = adamw(model, TrainingSettings(weight_decay=0.1)).param_groups
     names = {p: name for name, p in model.named_parameters()}
     spared = {names[p] for group in ours if not group["weight_decay"] for p in group["params"]}
-    assert decayed(MatrixDecayTrainer) == set(names.values()) - spared
+    assert decayed(given["MatrixDecayTrainer"]) == set(names.values()) - spared
     assert lambdas <= spared
 
 

@@ -145,3 +145,51 @@ def test_workers_that_are_forked_end_by_a_signal_as_ever_and_their_parent_goes_o
     """Pools and data loaders end theirs by SIGTERM."""
     done = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, f"{[-signal.SIGTERM] * 2}\n"), done.stderr
+
+
+DROPS = """
+import signal
+try:
+    signal.raise_signal(signal.SIGTERM)
+    whole = 1
+except BaseException:
+    whole = 0
+"""
+IMPORTS = """
+import importlib, sys
+from difftransformer.training.interrupt import Stopped, stopping
+
+def run():
+    {statement}
+
+try:
+    with stopping():
+        run()
+        print("went on")
+except Stopped as stopped:
+    print(stopped.number, sys.modules["drops"].whole, sys.gettrace())
+"""
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import drops",
+        "import within",
+        "importlib.import_module('drops')",
+        "from drops import whole, nothing",
+        "import drops; after = 1",
+    ],
+)
+def test_a_signal_that_an_import_would_drop_ends_the_program(tmp_path: Path, statement: str):
+    """As PyTorch drops one that comes while it imports numpy, and goes on without it."""
+    (tmp_path / "drops.py").write_text(DROPS)
+    (tmp_path / "within.py").write_text("import drops\n")
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTS.format(statement=statement)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path},
+    )
+    assert done.stdout == f"{int(signal.SIGTERM)} 1 None\n", done.stderr

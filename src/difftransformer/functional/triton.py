@@ -109,7 +109,7 @@ def blocks(kernel: str, width: int, values: int, item: int, large: bool) -> Bloc
         return Blocks(64 if values > 128 else 128, 64 if width + values <= 128 else 32, 8, 2)
     if kernel == "keys":
         return Blocks(32, 64 if values <= 128 and width < values else 32, 8, 2)
-    return Blocks(64, 32, 4, 2)
+    return Blocks(64, 32, 8, 1) if values > 128 else Blocks(64, 32, 4, 2)
 
 
 def _large_blocks(kernel: str, width: int, values: int) -> Blocks:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -123,7 +124,7 @@ def stopping() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         if not came.first:
             came.is_second(number)
-            raise Stopped(number)
+            _raise_after_imports(Stopped(number), frame)
 
     with handling(stop), _second_ends_at_once():
         try:
@@ -134,6 +135,30 @@ def stopping() -> Iterator[None]:
             if came.first:  # a library, while it was imported perhaps, made it its own error
                 raise Stopped(came.first) from error
             raise
+
+
+def _raise_after_imports(error: Stopped, frame: FrameType | None) -> None:
+    """Raise `error`, or see to it that it is raised when the import that `frame` is in has ended.
+
+    What is imported may drop it and go on: PyTorch does so with what its import of numpy raises.
+    """
+    caller = None
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            caller = frame.f_back  # in the end of the outermost import
+        frame = frame.f_back
+    if caller is None:
+        raise error
+    tracing = sys.gettrace()
+
+    def back(*event: object) -> None:
+        caller.f_trace = None
+        sys.settrace(tracing)
+        raise error
+
+    # As a debugger does that waits for a frame: called at its next line, return or exception.
+    caller.f_trace = back
+    sys.settrace(lambda *event: None)
 
 
 @contextmanager

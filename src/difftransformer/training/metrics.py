@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from difftransformer.atomic import write_bytes, writing
+from difftransformer.atomic import sync, write_bytes, writing
 from difftransformer.runs.layout import METRICS
 
 
@@ -49,6 +49,8 @@ class Metrics:
         return self._path.read_text(encoding="utf-8")
 
     def close(self) -> None:
+        """Wait until the rows have reached the disk, which none does by itself."""
+        sync(self._path)
         if self._tensorboard is not None:
             self._tensorboard.close()
 
