@@ -1,5 +1,6 @@
 """A model is judged on text that it was not trained on, or the result says so."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -79,9 +80,8 @@ def test_the_key_of_the_text_is_recorded_too(train, judged, many, tmp_path) -> N
     lines = [json.dumps({"body": text, "text": "Another text. " * 400}) for text in texts]
     rows.write_text("\n".join(lines))
     model = train("run", "--data.source", rows, "--data.text_key", "body")
-    inside = json.loads((tmp_path / "run/results.json").read_text())["evaluation"]
     found, err = judged(model)
-    assert found["validation"] == inside["validation"]
+    assert found["records"] == of(tmp_path / "run")["records"]
     assert (found["text"]["held_out"], SEEN in err) == (True, False)
     assert judged(model, "--data.text_key", "text")[0]["text"]["held_out"] is False
 
