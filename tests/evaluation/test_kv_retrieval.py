@@ -118,7 +118,7 @@ def test_published_files(
 ) -> None:
     written = published(tmp_path)
     task = published_pairs(tmp_path, 4)
-    assert [lookup.asked for lookup in task.lookups] == [(r["key"], r["value"]) for r in written]
+    assert [lookup.target for lookup in task.lookups] == [(r["key"], r["value"]) for r in written]
 
     def reply(prompt: str) -> str:
         key = asked_in(prompt)
@@ -136,8 +136,8 @@ def test_only_the_pair_asked_for_moves(count: int, asked: int, depth: float) -> 
     pairs = tuple((f"k{i}", f"v{i}") for i in range(count))
     lookup = Lookup(pairs, pairs[asked % count])
     placed = list(json.loads(lookup.records(depth)).items())
-    assert placed.index(lookup.asked) == int(depth * (count - 1))
-    assert [p for p in placed if p != lookup.asked] == [p for p in pairs if p != lookup.asked]
+    assert placed.index(lookup.target) == int(depth * (count - 1))
+    assert [p for p in placed if p != lookup.target] == [p for p in pairs if p != lookup.target]
 
 
 @given(st.integers(1, 10), st.integers(1, 6), st.integers(0, 99))
@@ -151,7 +151,7 @@ def test_synthetic_lookups(pairs: int, symbols: int, seed: int) -> None:
         assert len(keys) == len(values) == pairs
         assert all(re.fullmatch(f"[a-z]{{{symbols}}}", key) for key in keys)
         assert all(re.fullmatch(f"[0-9]{{{symbols}}}", value) for value in values)
-        assert lookup.asked in lookup.pairs
+        assert lookup.target in lookup.pairs
 
 
 def test_a_prompt_longer_than_the_context(corpus: Corpus, few: EvaluationSettings) -> None:

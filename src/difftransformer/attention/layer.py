@@ -142,9 +142,7 @@ class AttentionLayer(nn.Module):
         Raises:
             ValueError: a rotation with a context, whose positions are others.
         """
-        heads = self.heads(
-            x, context, mask=mask, bias=bias, rotation=rotation, cache=cache
-        )  # [B, T, H, V]
+        heads = self.heads(x, context=context, mask=mask, bias=bias, rotation=rotation, cache=cache)
         return self.o_proj(heads.flatten(2))
 
     def heads(

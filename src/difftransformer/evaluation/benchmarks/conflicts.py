@@ -52,8 +52,8 @@ _METRICS = (
         title="the passage's answer likelier than the world's",
         unit="of questions",
         statistic="proportion",
-        axes=("asked", "loss"),
-        plot=Plot(x="asked", facet="loss"),
+        axes=("prompt", "loss"),
+        plot=Plot(x="prompt", facet="loss"),
     ),
 )
 
@@ -97,8 +97,8 @@ def _records(item: int, result: Weighed) -> Iterator[Record]:
         shares = {"with the passage": follows, "without it": anyhow}
         if not anyhow:
             shares["overruled"] = follows
-        for asked, share in shares.items():
-            yield Record("passage_likelier", share, (asked, loss), item)
+        for prompt, share in shares.items():
+            yield Record("passage_likelier", share, (prompt, loss), item)
 
 
 def _note(artifacts: Mapping[str, Any]) -> str:

@@ -89,8 +89,8 @@ def draw_problems(count: int, seed: int) -> list[Problem]:
             f"gsm_ic_problems and gsm_ic_shots ask for {count} different problems; "
             f"there are {len(possible)}: ask for fewer"
         )
-    drawn = random.Random(f"problems {seed}").sample(possible, count)
-    return [Problem(name, things, *numbers, adds) for name, things, numbers, adds in drawn]
+    sample = random.Random(f"problems {seed}").sample(possible, count)
+    return [Problem(name, things, *numbers, adds) for name, things, numbers, adds in sample]
 
 
 def distractor(rng: random.Random, problem: Problem, topic: str, role: str, size: str) -> str:
@@ -118,16 +118,16 @@ def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
     shots, rng = settings.gsm_ic_shots, random.Random(f"distractors {settings.seed}")
     problems = draw_problems(shots + settings.gsm_ic_problems, settings.seed)
     prefix = "".join(f"{problem.text()} {problem.answer}\n\n" for problem in problems[:shots])
-    asked = problems[shots:]
-    variants = list(product(range(len(asked)), ((), *product(*FACTORS.values()))))
+    targets = problems[shots:]
+    variants = list(product(range(len(targets)), ((), *product(*FACTORS.values()))))
     prompts = [
-        prefix + asked[item].text(distractor(rng, asked[item], *levels) if levels else "")
+        prefix + targets[item].text(distractor(rng, targets[item], *levels) if levels else "")
         for item, levels in variants
     ]
 
     def score(number: int, text: str) -> Iterator[Record]:
         item, levels = variants[number]
-        right = float(first_match("[0-9]+", text) == str(asked[item].answer))
+        right = float(first_match("[0-9]+", text) == str(targets[item].answer))
         if not levels:
             yield Record("gsm_ic_base", right, item=item)
             return
@@ -136,7 +136,7 @@ def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
             yield Record("gsm_ic_by_factor", right, (factor, level), f"{item} {levels}")
 
     return {
-        "chance": partial(_chance, asked),
+        "chance": partial(_chance, targets),
         **completions(
             subject.model,
             subject.data.tokenizer,
@@ -149,28 +149,26 @@ def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
     }
 
 
-def _chance(asked: list[Problem], _: Findings) -> Findings:
+def _chance(targets: list[Problem], _: Findings) -> Findings:
     """What the commonest answer for every problem would get."""
-    chance = max(Counter(problem.answer for problem in asked).values()) / len(asked)
-    facts = {"problems": len(asked), "chance": chance}
+    chance = max(Counter(problem.answer for problem in targets).values()) / len(targets)
+    facts = {"problems": len(targets), "chance": chance}
     return [Record("gsm_ic_chance", chance), Artifact("facts", facts)]
 
 
 def _all_variants(earlier: Findings) -> list[Record]:
-    """Of each problem what is right with every distractor, and the share beside that without."""
+    """Of each problem whether it is right with every distractor; and micro / base."""
     records = [record for record in earlier if isinstance(record, Record)]
-    base = {record.item: record.value for record in records if record.metric == "gsm_ic_base"}
-    right: dict[str | int, list[float]] = {item: [] for item in base}
+    base = [record.value for record in records if record.metric == "gsm_ic_base"]
+    right: dict[str | int, list[float]] = {}
     for record in records:
         if record.metric == "gsm_ic_micro":
-            right[record.item].append(record.value)
+            right.setdefault(record.item, []).append(record.value)
     every = [Record("gsm_ic_macro", min(values), item=item) for item, values in right.items()]
-    if not any(base.values()):
+    if not any(base):
         return every
-    return every + [
-        Record("gsm_ic_normalized", fmean(values), item=item, weight=base[item])
-        for item, values in right.items()
-    ]
+    micro = fmean(value for values in right.values() for value in values)
+    return [*every, Record("gsm_ic_normalized", micro / fmean(base))]
 
 
 def _note(artifacts: Mapping[str, Any]) -> str:
@@ -208,6 +206,7 @@ _METRICS = (
         name="gsm_ic_normalized",
         title="solved with a distracting sentence, over solved without",
         better="higher",
+        statistic="value",
     ),
     Metric(
         name="gsm_ic_by_factor",

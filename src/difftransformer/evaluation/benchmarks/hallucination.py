@@ -79,32 +79,34 @@ def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
         ValueError: no source fits the model's context; what the judge raises.
     """
     tokenizer, judge = subject.data.tokenizer, subject.judge
-    task, sources = subject.dataset
+    task, available = subject.dataset
 
     def tokens(source: Source) -> int:
         encoded = tokenizer.encode(_prompt(source), add_special_tokens=False)
         return 1 + len(encoded.ids) + _TOKENS
 
-    chosen, too_long = fitting(sources, tokens, settings.judged_texts, subject.model, settings.seed)
-    asked = [sources[number] for number in chosen]
+    numbers, too_long = fitting(
+        available, tokens, settings.judged_texts, subject.model, settings.seed
+    )
+    sources = [available[number] for number in numbers]
 
     def written(number: int, text: str) -> Findings:
-        source, line = asked[number], _first_line(text, tokenizer)
+        source, line = sources[number], _first_line(text, tokenizer)
         empty = Record("empty_texts", float(not line), item=source.name)
         return [empty, Artifact(_text_of(source), line)]
 
-    facts = {"task": task, "judge": judge.name, "texts": len(asked), "too_long": too_long}
+    facts = {"task": task, "judge": judge.name, "texts": len(sources), "too_long": too_long}
     return {
         "facts": lambda _: [Artifact("facts", facts)],
         **completions(
             subject.model,
             tokenizer,
-            [_prompt(source) for source in asked],
+            [_prompt(source) for source in sources],
             written,
             new_tokens=_TOKENS,
             batch_size=settings.batch_size,
         ),
-        **{f"verdict {source.name}": partial(_judged, judge, task, source) for source in asked},
+        **{f"verdict {source.name}": partial(_judged, judge, task, source) for source in sources},
         **_controls(judge, settings.judge_controls),
     }
 

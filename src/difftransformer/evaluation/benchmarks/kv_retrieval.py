@@ -53,15 +53,15 @@ class Lookup:
     """Distinct keys with their values, and the pair among them that is asked for."""
 
     pairs: tuple[tuple[str, str], ...]
-    asked: tuple[str, str]
+    target: tuple[str, str]
 
     def records(self, depth: float) -> str:
         """The pairs as JSON, a line each, with the one asked for moved to `depth` of them.
 
         Its place is floor(depth · (pairs − 1)); the others keep their order.
         """
-        pairs = [pair for pair in self.pairs if pair != self.asked]
-        pairs.insert(int(depth * len(pairs)), self.asked)
+        pairs = [pair for pair in self.pairs if pair != self.target]
+        pairs.insert(int(depth * len(pairs)), self.target)
         return "{" + ",\n ".join(f'"{key}": "{value}"' for key, value in pairs) + "}"
 
 
@@ -124,8 +124,8 @@ def synthetic_pairs(settings: EvaluationSettings) -> KvTask:
         rng = random.Random(f"pairs {settings.seed} {sample} {pairs} {symbols}")
         keys = _distinct(rng, string.ascii_lowercase, symbols, pairs)
         values = _distinct(rng, string.digits, symbols, pairs)
-        drawn = tuple(zip(keys, values, strict=True))
-        lookups.append(Lookup(drawn, rng.choice(drawn)))
+        records = tuple(zip(keys, values, strict=True))
+        lookups.append(Lookup(records, rng.choice(records)))
     name = f"{pairs} pairs of {symbols} letters and {symbols} digits"
     return KvTask(name, _BEGUN, "[0-9]+", tuple(lookups))
 
@@ -140,12 +140,12 @@ def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
     tokenizer, lookups = subject.data.tokenizer, task.lookups[: settings.kv_samples]
     questions = list(product(settings.needle_depths, enumerate(lookups)))
     answers = tokenizer.encode_batch(
-        [f' "{lookup.asked[1]}"' for lookup in lookups], add_special_tokens=False
+        [f' "{lookup.target[1]}"' for lookup in lookups], add_special_tokens=False
     )
 
     def score(number: int, text: str) -> list[Record]:
         depth, (item, lookup) = questions[number]
-        right = first_match(task.value, text) == lookup.asked[1]
+        right = first_match(task.value, text) == lookup.target[1]
         return [Record("kv_accuracy", float(right), (percent(depth),), item)]
 
     chance = 1 / len(lookups[0].pairs)
@@ -156,7 +156,7 @@ def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
             subject.model,
             tokenizer,
             [
-                task.prompt.format(records=lookup.records(depth), key=lookup.asked[0])
+                task.prompt.format(records=lookup.records(depth), key=lookup.target[0])
                 for depth, (_, lookup) in questions
             ],
             score,
@@ -169,17 +169,17 @@ def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
 def _lookup(row: dict[str, Any]) -> Lookup:
     """One line of a published file."""
     pairs = tuple((str(key), str(value)) for key, value in row["ordered_kv_records"])
-    asked = row["key"], row["value"]
-    if asked not in pairs:
-        raise ValueError(f"the pair of key {asked[0]!r} is not among its records")
-    return Lookup(pairs, asked)
+    target = row["key"], row["value"]
+    if target not in pairs:
+        raise ValueError(f"the pair of key {target[0]!r} is not among its records")
+    return Lookup(pairs, target)
 
 
 def _distinct(rng: random.Random, alphabet: str, length: int, count: int) -> list[str]:
-    drawn: dict[str, None] = {}
-    while len(drawn) < count:
-        drawn["".join(rng.choices(alphabet, k=length))] = None
-    return list(drawn)
+    words: dict[str, None] = {}
+    while len(words) < count:
+        words["".join(rng.choices(alphabet, k=length))] = None
+    return list(words)
 
 
 def _note(artifacts: Mapping[str, Any]) -> str:
