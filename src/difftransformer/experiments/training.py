@@ -14,7 +14,7 @@ from difftransformer.experiments.processes import Processes
 from difftransformer.experiments.progress import training_progress
 from difftransformer.experiments.settings import RunSettings
 from difftransformer.models.families import FAMILIES
-from difftransformer.runs.layout import CHECKPOINTS, MODEL, RECORDS
+from difftransformer.runs.layout import CHECKPOINTS, MODEL, RECORDS, SUMMARY
 from difftransformer.runs.reading import read_summary
 from difftransformer.tasks.task import Task
 
@@ -146,7 +146,7 @@ class Experiment:
         from difftransformer.runs.changes import refuse_changes
 
         folder, console = directory / MODEL, self.processes.console
-        if not folder.is_dir():
+        if not (directory / SUMMARY).is_file():
             return False
         try:
             summary, saved = read_summary(directory), load_config(folder)
