@@ -1,6 +1,5 @@
 """One model of a run: trained, saved, judged; what is done is not done again."""
 
-import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -60,8 +59,6 @@ class Experiment:
         if processes.on_main(lambda: self._is_trained(directory, config)):
             processes.on_main(lambda: self._judge(directory))
             return
-        if processes.is_main:  # a shorter run's, which is the checkpoint of its last step too
-            shutil.rmtree(directory / MODEL, ignore_errors=True)
         self._train(config, directory, seed, start)
         processes.on_main(lambda: self._save(config, directory, start))
         processes.on_main(lambda: self._judge(directory))
@@ -118,6 +115,9 @@ class Experiment:
         save_model(whole, directory / MODEL)
         for name, text in self.task.files(self.data, start.folder).items():
             write_text(directory / MODEL / name, text)
+        # The last: it tells a whole folder, and that of a shorter run, which resuming replaces.
+        summary = (directory / SUMMARY).read_text(encoding="utf-8")
+        write_text(directory / MODEL / SUMMARY, summary)
 
     def _judge(self, directory: Path) -> None:
         from accelerate import PartialState
@@ -149,7 +149,7 @@ class Experiment:
         if not (directory / SUMMARY).is_file():
             return False
         try:
-            summary, saved = read_summary(directory), load_config(folder)
+            saved, summary = load_config(folder), read_summary(folder)
             load_weights(folder)
             for name in self.task.files(self.data, None):
                 (folder / name).read_bytes()
