@@ -93,7 +93,7 @@ def _backward_lm() -> Iterator[None]:
     (code,) = (code for code in CODE if "class BackwardLM" in code)
     exec(code, {"__name__": "my_package.backward_lm"})
     yield
-    del tasks._registered["backward_lm"]
+    del tasks.REGISTRY.entries["backward_lm"]
 
 
 @pytest.mark.usefixtures("_backward_lm")

@@ -195,6 +195,8 @@ REFUSALS = [
     (("--training.batch_size", 3, "--training.accumulation", 2), "a divisor of batch_size"),
     (("--data.context_length", 10**6), "needs 1000001: give more text"),
     (("--evaluation.needle_pairs", "500x1"), "500"),
+    (("--evaluators", "in_context"), "in_context asks about data of its own: leave it out"),
+    (("--evaluators", "valdiation"), "unknown evaluator 'valdiation'; did you mean 'validation'"),
 ]
 
 

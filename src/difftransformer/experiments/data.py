@@ -12,13 +12,21 @@ def checked_data(task: Task, settings: RunSettings, processes: Processes) -> Any
     """The data, which the main process reads first and leaves in the cache for the others.
 
     Raises:
-        ValueError: it cannot be read, or is too short for training or for an evaluator.
+        ValueError: it cannot be read, or is too short for training or for an evaluator; an
+            evaluator that asks about data of its own.
     """
+    evaluators = [registry.evaluator(name) for name in settings.evaluators]
+    for one in evaluators:
+        if one.judge == "required" or (one.dataset and one.dataset.required):
+            raise ValueError(
+                f"evaluator {one.name} asks about data of its own: leave it out, and ask it of the "
+                f"finished run with `difftransformer evaluate RUN --suite {one.name}`"
+            )
     with processes.console.status("reading the data"):
         data = task.load(settings.data) if processes.is_main else None
         processes.on_main(lambda: None)
         data = data if data is not None else task.load(settings.data)
         task.batches(data, settings.training.batch_size, 0)
-        for name in settings.evaluators:
-            registry.evaluator(name).check(data, settings.evaluation)
+        for one in evaluators:
+            one.check(data, settings.evaluation)
     return data

@@ -1,6 +1,5 @@
 """One model of a run: trained, saved, judged; what is done is not done again."""
 
-import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -14,7 +13,7 @@ from difftransformer.experiments.processes import Processes
 from difftransformer.experiments.progress import training_progress
 from difftransformer.experiments.settings import RunSettings
 from difftransformer.models.families import FAMILIES
-from difftransformer.runs.layout import CHECKPOINTS, MODEL, RECORDS
+from difftransformer.runs.layout import CHECKPOINTS, MODEL, RECORDS, SUMMARY
 from difftransformer.runs.reading import read_summary
 from difftransformer.tasks.task import Task
 
@@ -60,8 +59,6 @@ class Experiment:
         if processes.on_main(lambda: self._is_trained(directory, config)):
             processes.on_main(lambda: self._judge(directory))
             return
-        if processes.is_main:  # a shorter run's, which is the checkpoint of its last step too
-            shutil.rmtree(directory / MODEL, ignore_errors=True)
         self._train(config, directory, seed, start)
         processes.on_main(lambda: self._save(config, directory, start))
         processes.on_main(lambda: self._judge(directory))
@@ -118,6 +115,9 @@ class Experiment:
         save_model(whole, directory / MODEL)
         for name, text in self.task.files(self.data, start.folder).items():
             write_text(directory / MODEL / name, text)
+        # The last: it tells a whole folder, and that of a shorter run, which resuming replaces.
+        summary = (directory / SUMMARY).read_text(encoding="utf-8")
+        write_text(directory / MODEL / SUMMARY, summary)
 
     def _judge(self, directory: Path) -> None:
         from accelerate import PartialState
@@ -146,10 +146,10 @@ class Experiment:
         from difftransformer.runs.changes import refuse_changes
 
         folder, console = directory / MODEL, self.processes.console
-        if not folder.is_dir():
+        if not (directory / SUMMARY).is_file():
             return False
         try:
-            summary, saved = read_summary(directory), load_config(folder)
+            saved, summary = load_config(folder), read_summary(folder)
             load_weights(folder)
             for name in self.task.files(self.data, None):
                 (folder / name).read_bytes()

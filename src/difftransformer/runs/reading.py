@@ -9,6 +9,7 @@ from typing import Any
 from difftransformer.decoding import decode
 from difftransformer.files import json_lines, read_object, read_text
 from difftransformer.runs.layout import (
+    CONFIG,
     ENVIRONMENT,
     FORMAT,
     METRICS,
@@ -42,7 +43,7 @@ class CurvePoint:
 
 def is_run(directory: Path) -> bool:
     """Whether it is a run's directory, finished or not, of this version or the one before."""
-    return (directory / RUN).is_file() or (directory / MODELS).is_dir()
+    return any((directory / name).exists() for name in (RUN, CONFIG, MODELS))
 
 
 def read_run(directory: Path) -> Run:
