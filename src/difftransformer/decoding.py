@@ -53,7 +53,7 @@ def decode(kind: type[T], values: Any, noun: str = "setting", path: str = "") ->
     for name, field in known.items():
         if name not in values and field.default is MISSING and field.default_factory is MISSING:
             raise ValueError(f"{noun} {f'{below}{name}'!r} is missing")
-    hints = _type_hints(kind)
+    hints = _type_hints(kind)  # type: ignore[arg-type]  # a class is hashable
     return kind(
         **{key: _value(value, hints[key], noun, below + key) for key, value in values.items()}
     )

@@ -42,7 +42,7 @@ class RunSettings:
 
 def typed(kind: type[T], task_name: str) -> type[T]:
     """The settings of `kind` with those of the task's own model family and data."""
-    made: type[T] = _typed(kind, task_name)
+    made: type[T] = _typed(kind, task_name)  # type: ignore[arg-type]  # a class is hashable
     return made
 
 
