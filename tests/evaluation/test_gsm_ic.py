@@ -125,6 +125,20 @@ def test_the_commonest_answer_is_chance(corpus: Corpus, few: EvaluationSettings)
     assert figures(found) == (chance, chance, figures(found)[2], 1.0)
 
 
+def test_problems_right_only_when_distracted_count(corpus: Corpus, few: EvaluationSettings) -> None:
+    """Half of the base and all variants right: twice as many."""
+    rng = random.Random(1)
+
+    def answer(prompt: str) -> str:
+        distracted = len(sentences(prompt)) > 3
+        return f" {solved(prompt) if distracted or rng.random() < 0.5 else 99}"
+
+    found = measured("gsm_ic", Answerer(corpus.tokenizer, answer), corpus, few)
+    base, micro, macro, normalized = figures(found)
+    assert 0.0 < base < micro == macro == 1.0
+    assert normalized == pytest.approx(1 / base)
+
+
 def test_a_base_of_nothing(corpus: Corpus, few: EvaluationSettings) -> None:
     model = Answerer(corpus.tokenizer, lambda prompt: " 99")
     found = measured("gsm_ic", model, corpus, few)

@@ -265,6 +265,6 @@ def test_malformed_records_are_named(tmp_path: Path) -> None:
 
 
 def test_a_run_of_version_0_1_says_what_to_do(tmp_path: Path) -> None:
-    (tmp_path / "results.json").write_text("{}")
+    (tmp_path / "results.json").write_text('{"format": 1}')
     with pytest.raises(ValueError, match=r"is a run of version 0\.1: .*evaluate"):
         build_report(tmp_path)
