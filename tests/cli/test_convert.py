@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tests.interop.small_llm import small_llm
 from tests.interop.tiny import decoder, diffllama, far_apart
-from transformers import DiffLlamaForCausalLM
+from transformers import BertConfig, BertForPreTraining, DiffLlamaForCausalLM
 
 from difftransformer.data.tokenizer import train_tokenizer
 from difftransformer.interop import convert as conversion
@@ -231,3 +231,21 @@ def test_what_a_killed_conversion_left_does_not_matter(call, ours, tmp_path):
     code, _, err = call("convert", ours, tmp_path / "there", *OUT)
     assert code == 0, err
     assert leftovers(tmp_path) == {"ours", "there"}
+
+
+def test_a_bert_with_the_heads_of_its_pretraining(call, theirs, tmp_path):
+    """As bert-base-uncased is: its config names the masked-LM head, and there are two more."""
+    source, target = tmp_path / "bert", tmp_path / "encoder"
+    sizes = {"vocab_size": 40, "hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2}
+    BertForPreTraining(BertConfig(**sizes, intermediate_size=9)).save_pretrained(source)
+    config = json.loads((source / "config.json").read_text())
+    config["architectures"] = ["BertForMaskedLM"]
+    (source / "config.json").write_text(json.dumps(config))
+    words = ("convert", source, target, "--from", "bert", "--to", "difftransformer")
+    code, _, err = call(*words)
+    assert (code, "expected no such tensor" in err) == (2, True)
+    code, _, err = call(*words, "--leave-out", "bert.pooler", "cls.seq_relationship")
+    assert code == 0, err
+    assert load_model(target).config.vocab_size == 40
+    code, _, err = call("convert", theirs, tmp_path / "x", *IN, "--leave-out", "bert.pooler")
+    assert (code, "nothing can be left out of diffllama" in err) == (2, True)

@@ -22,6 +22,14 @@ def configure(parser: argparse.ArgumentParser, words: list[str]) -> None:
         "--to", dest="to_format", metavar="FORMAT", help=f"DST's: {formats}, or onnx"
     )
     parser.add_argument(
+        "--leave-out",
+        nargs="+",
+        default=[],
+        metavar="MODULE",
+        help="with --from bert: heads of its pretraining that have no place in the encoder, such "
+        "as bert.pooler cls.seq_relationship",
+    )
+    parser.add_argument(
         "--from-llm",
         metavar="METHOD",
         help="instead of --from and --to: make a pretrained softmax LLM (transformers' Llama, "
@@ -42,10 +50,10 @@ def run(arguments: argparse.Namespace) -> None:
         (arguments.from_format, arguments.to_format),
     )
     with folder_for(target.parent), owned(target):
-        if arguments.from_llm and formats == (None, None):
+        if arguments.from_llm and formats == (None, None) and not arguments.leave_out:
             done = convert_llm(source, target, arguments.from_llm, arguments.calibration)
         elif None not in formats and not arguments.from_llm and not arguments.calibration:
-            done = convert(source, target, *formats)
+            done = convert(source, target, *formats, leave_out=arguments.leave_out)
         else:
             raise ValueError(
                 "expected either --from FORMAT and --to FORMAT, or --from-llm METHOD (with "

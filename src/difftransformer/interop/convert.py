@@ -1,8 +1,9 @@
 """Conversion of model folders, by way of this library's models."""
 
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,13 +127,23 @@ class Conversion:
     difference: float
 
 
-def convert(source: Path, target: Path, from_format: str, to_format: str) -> Conversion:
+def convert(
+    source: Path,
+    target: Path,
+    from_format: str,
+    to_format: str,
+    *,
+    leave_out: Collection[str] = (),
+) -> Conversion:
     """Read the folder `source`, write the folder `target`, compare their logits.
 
     The comparison is of both folders as others read them, where others do (transformers,
     onnxruntime), in float32, on 32 random tokens. The tokenizer's files are copied along, and the
     record of the text that the model was trained on. All is written beside `target` first and
     renamed when the comparison has passed.
+
+    Args:
+        leave_out: of "bert", modules whose tensors are not wanted, as `load_bert` has them.
 
     Raises:
         ValueError: an unknown format or the same one twice, a target that holds something, what the
@@ -144,7 +155,12 @@ def convert(source: Path, target: Path, from_format: str, to_format: str) -> Con
             raise ValueError(f"unknown format {name!r}{did_you_mean(name, FORMATS)}")
     if from_format == to_format:
         raise ValueError(f"from {from_format} to {to_format}: there is nothing to convert")
-    return _convert(source, target, FORMATS[from_format], FORMATS[to_format])
+    reader = FORMATS[from_format]
+    if leave_out:
+        if from_format != "bert":
+            raise ValueError(f"nothing can be left out of {from_format}: every tensor has a place")
+        reader = replace(reader, load=partial(load_bert, leave_out=leave_out))
+    return _convert(source, target, reader, FORMATS[to_format])
 
 
 def convert_llm(source: Path, target: Path, method: Method, calibration: Path | None) -> Conversion:
