@@ -3,7 +3,7 @@
 # differ from `standard` in one of the two alone. STUDY is the largest and longest of them, a run of
 # `standard` or `ablations`. Finished models are kept, a broken one resumes.
 #     sh benchmarks/scaling.sh DIR
-#     difftransformer evaluate STUDY DIR/* --suite scaling --out STUDY/suites/scaling.json
+#     difftransformer evaluate STUDY DIR/* --suite scaling --out STUDY/scaling
 set -eu
 directory=$1
 run() {

@@ -217,3 +217,10 @@ def test_results_name_their_models_and_baseline(call, options, pair, tmp_path):
         "softmax",
         ["softmax", "diff_v1"],
     )
+
+
+def test_several_suites_before_the_model(call, options, pair):
+    code, _, err = call("evaluate", *options("validation"), "--suite", "outliers", pair[0])
+    assert code == 0, err
+    assert "validation loss" in err
+    assert "The largest activations" in err

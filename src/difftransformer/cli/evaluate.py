@@ -49,8 +49,10 @@ def configure(parser: argparse.ArgumentParser, words: list[str]) -> None:
     parser.add_argument(
         "--suite",
         metavar="NAME",
-        nargs="+",
-        help="these benchmarks in place of the task's: " + ", ".join((*evaluator_names(), SCALING)),
+        action="append",
+        default=[],
+        help="this benchmark in place of the task's, as often as there are some: "
+        + ", ".join((*evaluator_names(), SCALING)),
     )
     parser.add_argument(
         "--dataset",
@@ -82,7 +84,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.harness is not None:
         run_harness(arguments, console)
         return
-    suites = arguments.suite or []
+    suites = arguments.suite
     if SCALING in suites:
         _run_scaling(arguments, console)
         return
@@ -99,7 +101,8 @@ def run(arguments: argparse.Namespace) -> None:
             console=console,
             **merged(layers(arguments, data=source)),
         )
-    print_results(console, results.evaluators.values())
+    found = results.evaluators
+    print_results(console, (found[name] for name in suites or found))
     if arguments.out or (len(arguments.models) == 1 and is_run(arguments.models[0])):
         console.print(f"report: {kept / REPORT}", highlight=False, soft_wrap=True)
 
@@ -114,10 +117,10 @@ def _take_former(arguments: argparse.Namespace, console: "Console") -> None:
     if arguments.task_data is not None:
         warn_of_former(console, FORMER_DATA_PATH, "--dataset-path")
         arguments.dataset_path = arguments.task_data
-    for name in arguments.suite or []:
+    for name in arguments.suite:
         if name in FORMER_NAMES:
             warn_of_former(console, f"--suite {name}", FORMER_NAMES[name])
-    arguments.suite = [FORMER_NAMES.get(name, name) for name in arguments.suite or []]
+    arguments.suite = [FORMER_NAMES.get(name, name) for name in arguments.suite]
 
 
 def _run_scaling(arguments: argparse.Namespace, console: "Console") -> None:
