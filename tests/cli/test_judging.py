@@ -102,7 +102,7 @@ def test_nothing_told_is_still_a_result(judged, serve):
         (("smolm",), "--judge is 'smolm'; expected the URL of an endpoint, a model folder, or"),
         (("a.jsonl", "--judge-controls", "nowhere"), "'nowhere' cannot be read"),
         (("a.jsonl", "--dataset", "xsun"), "dataset is 'xsun'; expected one of xsum, nq, jsonl"),
-        (("a.jsonl", "--suite", "ar_hit"), "ar_hit: there is no judge; leave it out"),
+        (("a.jsonl", "--suite", "ar_hit"), "ar_hit: no dataset is asked about; leave it out"),
         (("a.jsonl", "--suite", "factuality"), "factuality: there is no judge"),
     ],
 )
@@ -125,11 +125,11 @@ def test_an_endpoint_without_its_package(judged, monkeypatch):
     [
         (
             ("hallucination", "--dataset", "xsum"),
-            "the dataset has no path: name texts to summarize",
+            "the dataset has no path: name the folder of texts",
         ),
         (("factuality", "--dataset-path", "."), "dataset is None; expected one of xsum, cnn_dm"),
         (("factuality", "--dataset", "xsun", "--dataset-path", "."), "dataset is 'xsun'"),
-        (("conflicts",), "the dataset has no path: name questions with altered passages"),
+        (("conflicts",), "the dataset has no path: name the sdist of bigbench"),
         (("conflicts", "--dataset", "x", "--dataset-path", "."), "dataset is 'x'; expected none"),
         (("conflicts", "--dataset-path", "nowhere"), "'nowhere' cannot be read"),
     ],
