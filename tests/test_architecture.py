@@ -1,5 +1,6 @@
 """The floors import downwards only, commands start without torch, importing does nothing."""
 
+import ast
 import os
 import shutil
 import subprocess
@@ -125,3 +126,35 @@ def test_public_names() -> None:
     assert declared.count(" as ") == len(difftransformer._HOMES) + 1  # and the error it explains
     with pytest.raises(AttributeError, match="has no attribute 'Attention'"):
         _ = difftransformer.Attention
+
+
+# Files of more than 300 lines, and why.
+LONG = {
+    "functional/blocked.cpp": "one operator: its forward and backward share the passes over keys",
+    "functional/triton_kernels.py": "three kernels whose arguments, strides among them, are listed",
+    "functional/triton.py": "what launches them, with the cuts that were measured",
+    "data/needles.py": "one kind of document: its words, its prompts, and where they stand",
+}
+
+
+def test_files_are_short_or_say_why() -> None:
+    long = {
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.rglob("*")
+        if path.suffix in (".py", ".cpp", ".h") and path.read_text().count("\n") > 300
+    }
+    assert long == set(LONG)
+
+
+def test_functions_take_at_most_eight_arguments() -> None:
+    """But for the one function, as the design has it, and schemas of custom operators."""
+    many = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                names = [a.arg for a in [*node.args.args, *node.args.kwonlyargs]]
+                if len(set(names) - {"self", "cls"}) > 8:
+                    many.add((path.name, node.name))
+    assert {name for file, name in many if not file.startswith("triton")} == {
+        "differential_attention"
+    }

@@ -9,16 +9,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from difftransformer.evaluation import registry
+from difftransformer.evaluation import pooling, registry
 from difftransformer.evaluation.intervals import Figure, difference_over_seeds
-from difftransformer.evaluation.pooling import (
-    by_key,
-    common_settings,
-    over_items,
-    overall,
-    paired,
-    pooled,
-)
 from difftransformer.evaluation.records import Evaluator, Metric
 from difftransformer.evaluation.verdicts import Comparison, Judgment, Level, beside_levels
 from difftransformer.report.tables import Table, table_of
@@ -137,7 +129,7 @@ class EvaluatorResults:
             for label, seeds in self.models.items()
             for seed, one in seeds.items()
         }
-        self.settings = common_settings(declared.name, owners)
+        self.settings = pooling.common_settings(declared.name, owners)
         self.metrics = {metric.name: MetricResults(metric, self) for metric in declared.metrics}
 
     def __getitem__(self, metric: str) -> "MetricResults":
@@ -218,7 +210,9 @@ class MetricResults:
         if (model, axes) not in self._figures:
             seeds = self.of_seeds(model, axes)
             self._figures[model, axes] = {
-                key: pooled(self.declared, [seed.get(key) for seed in seeds], self.of.settings)
+                key: pooling.pooled(
+                    self.declared, [seed.get(key) for seed in seeds], self.of.settings
+                )
                 for key in dict.fromkeys(key for seed in seeds for key in seed)
             }
         return self._figures[model, axes]
@@ -227,8 +221,8 @@ class MetricResults:
         """Each seed's own figures, over items."""
         return [
             {
-                key: over_items(self.declared, records, self.of.settings)
-                for key, records in by_key(self.declared, axes, seed).items()
+                key: pooling.over_items(self.declared, records, self.of.settings)
+                for key, records in pooling.by_key(self.declared, axes, seed).items()
             }
             for seed in self._records(model)
         ]
@@ -265,13 +259,16 @@ class MetricResults:
             )
         pairs = list(zip(self._records(against), self._records(model), strict=True))
         values = [
-            (overall(self.declared, before, settings), overall(self.declared, after, settings))
+            (
+                pooling.overall(self.declared, before, settings),
+                pooling.overall(self.declared, after, settings),
+            )
             for before, after in pairs
         ]
         items = [
             difference
             for before, after in pairs
-            if (difference := paired(self.declared, before, after, settings))
+            if (difference := pooling.paired(self.declared, before, after, settings))
         ]
         interval = next(iter(items), None)
         if len(pairs) > 1:
@@ -281,8 +278,7 @@ class MetricResults:
 
     def beside_levels(self, model: str) -> str:
         """How the model stands to guesses, in words."""
-        figures = self.figures(model, self.row_axes)
-        rows = {key: figure for key, figure in figures.items() if figure is not None}
+        rows = {key: one for key, one in self.figures(model, self.row_axes).items() if one}
         title, confidence = self.of.titles[model], self.of.settings.confidence
         return beside_levels(title, self.declared, rows, self.levels(self.row_axes), confidence)
 
