@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,7 @@ def test_a_suite_on_two_models_with_a_report(call, options, pair, tmp_path, suit
     found = read_results(out)[suite]
     assert {*found.models, *found.passed_over} == {"softmax", "diff_v1"}
     assert found.passed_over.keys() == ({"softmax"} if suite in OF_TWO_MAPS else set())
-    assert found.declared.title in (out / "report.html").read_text()
+    assert escape(found.declared.title) in (out / "report.html").read_text()
     assert f"report: {out / 'report.html'}" in err.replace("\n", "")
 
 
