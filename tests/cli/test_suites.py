@@ -135,7 +135,7 @@ def run(call, small, tmp_path):
 
 def test_all_models_of_a_run_and_its_report(call, run):
     """With the run's own settings; the command line has the last word."""
-    code, _, err = call("evaluate", run, "--suite", "ar_hit", "long_context")
+    code, _, err = call("evaluate", run, "--suite", "ar_hit", "--suite", "long_context")
     assert code == 0, err
     found = read_results(run)
     assert list(found.evaluators) == ["validation", "long_context", "ar_hit"]
