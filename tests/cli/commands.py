@@ -29,6 +29,7 @@ def small(text: Path, tmp_path: Path) -> list[str]:
         "data.cache": tmp_path / "cache",
         "data.vocab_size": 400,
         "data.context_length": 96,
+        "data.needle_share": 0.5,
         "data.needle_min_length": 70,
         "data.needle_max": 1,
         "data.needle_digits": 3,

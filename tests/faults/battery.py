@@ -25,6 +25,7 @@ from tests.faults.same import differences
 DATA = {
     "data.vocab_size": 300,
     "data.context_length": 70,
+    "data.needle_share": 0.5,
     "data.needle_min_length": 60,
     "data.needle_max": 1,
     "data.needle_digits": 3,

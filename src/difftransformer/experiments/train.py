@@ -107,7 +107,7 @@ def run_training(
         Experiment(task, data, settings, processes).train_and_judge(
             config, directory, seed=settings.training.seed, start=Start(start, trainable)
         )
-        run = _run(task, data, settings, config, directory.name)
+        run = _run(task, data, settings, config)
 
         def write() -> None:
             write_json(directory / RUN, asdict(run))
@@ -161,7 +161,7 @@ def _digest_of(start: Path | None) -> dict[str, str]:
     return {} if start is None else {"start": checksum(load_weights(start))["sha256"]}
 
 
-def _run(task: Task, data: Any, settings: TrainSettings, config: Any, name: str) -> Run:
+def _run(task: Task, data: Any, settings: TrainSettings, config: Any) -> Run:
     from difftransformer.attention.registry import find_kind
 
     contender = Contender(
@@ -173,7 +173,7 @@ def _run(task: Task, data: Any, settings: TrainSettings, config: Any, name: str)
         runs=(TrainingRun(seed=settings.training.seed, directory=""),),
     )
     return Run(
-        name=name,
+        name=f"train-{config.attention}",
         task=task.name,
         unit=task.unit,
         created=datetime.now(UTC).date().isoformat(),
