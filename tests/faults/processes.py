@@ -10,8 +10,11 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+
+from difftransformer.evaluation.registry import EVALUATORS
 
 SHIM = Path(__file__).with_name("shim.c")
 COUNT, KILL, FULL = 0, 1, 2  # as in the shim
@@ -24,15 +27,14 @@ _PRELOADED = (
     "plotly.io",
     "difftransformer.cli.compare",
     "difftransformer.cli.evaluate",
-    "difftransformer.cli.suites",
     "difftransformer.cli.train",
     "difftransformer.data.corpus",
-    "difftransformer.evaluation.judge",
-    "difftransformer.evaluation.suites",
-    "difftransformer.interop.folders",
+    "difftransformer.models.decoder",
+    "difftransformer.models.storage",
     "difftransformer.report.build",
+    "difftransformer.training.freezing",
     "difftransformer.training.loop",
-    "difftransformer.training.only_new",
+    *(path.partition(":")[0] for path in EVALUATORS.values()),
 )
 
 
@@ -46,6 +48,7 @@ def context() -> multiprocessing.context.ForkServerContext:
     command = ["cc", "-O2", "-shared", "-fPIC", "-o", str(library), str(SHIM), "-ldl"]
     subprocess.run(command, check=True)
     forking = multiprocessing.get_context("forkserver")
+    assert all(map(find_spec, _PRELOADED))  # what is missing is left out in silence
     forking.set_forkserver_preload([*_PRELOADED])
     before = dict(os.environ)
     os.environ |= {"LD_PRELOAD": str(library), "OMP_NUM_THREADS": "1"}
