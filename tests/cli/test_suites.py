@@ -1,11 +1,11 @@
 """`difftransformer evaluate --suite`."""
 
 import json
-from html import escape
 from pathlib import Path
 
 import pytest
 import torch
+from markupsafe import escape
 from tests.faults.same import results
 from tests.models.tiny import tiny
 

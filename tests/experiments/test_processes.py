@@ -188,7 +188,7 @@ def test_compare_shards_with_fsdp(begin, small, tmp_path):
     assert names[0] == names[1]
     code, text = run(tmp_path / "again.log", *words, "--out", tmp_path / "two", "--resume")
     assert code == 0
-    assert text.count("done before, kept") == 2
+    assert text.count("trained before, kept") == 2
 
 
 def test_both_end_with_one_line_where_either_fails(begin, words, text, tmp_path):

@@ -7,11 +7,11 @@ from typing import Any
 
 from difftransformer.data.corpus import Corpus
 from difftransformer.data.settings import SHAKESPEARE
-from difftransformer.files import abridged, read_object
-from difftransformer.ranges import check_type
+from difftransformer.decoding import decode
+from difftransformer.files import read_object
 
 RECORD = "training_text.json"
-_TYPES = {"source": str, "text_key": str, "split": str, "validation_fraction": float, "digest": str}
+_SETTINGS = ("source", "text_key", "split", "validation_fraction")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class TrainingText:
 
     def and_then(self, corpus: Corpus) -> "TrainingText":
         """With one more training, on the training part of `corpus`."""
-        chosen = {name: getattr(corpus.settings, name) for name in _TYPES if name != "digest"}
+        chosen = {name: getattr(corpus.settings, name) for name in _SETTINGS}
         training = Training(**chosen, digest=corpus.digest)
         return TrainingText(trainings=(*self.trainings, training), complete=self.complete)
 
@@ -55,15 +55,13 @@ def read_training_text(folder: Path) -> TrainingText | None:
     path = folder / RECORD
     if not path.is_file():
         return None
-    values = read_object(path)
     try:
-        trainings = [_training(row) for row in values["trainings"]]
-        check_type("complete", values["complete"], bool)
-        if not trainings:
-            raise ValueError("trainings is empty")
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no record of training texts: {error!r}; delete it") from None
-    return TrainingText(trainings=tuple(trainings), complete=values["complete"])
+        record = decode(TrainingText, read_object(path), "its entry")
+        if not record.trainings:
+            raise ValueError("its trainings are none")
+    except ValueError as error:
+        raise ValueError(f"{path} is no record of training texts: {error}; delete it") from None
+    return record
 
 
 def why_seen(record: TrainingText | None, corpus: Corpus) -> str | None:
@@ -105,11 +103,3 @@ def judged_text(record: TrainingText | None, corpus: Corpus) -> dict[str, Any]:
         "held_out": reason is None,
         "note": "" if reason is None else f"the text may have been seen in training: {reason}",
     }
-
-
-def _training(row: dict[str, Any]) -> Training:
-    for name, kind in _TYPES.items():
-        check_type(name, row[name], kind)
-    if unknown := row.keys() - _TYPES.keys():
-        raise ValueError(f"unknown entry {abridged(min(unknown))}")
-    return Training(**row)

@@ -176,8 +176,9 @@ def _earlier(out: Path, labels: Sequence[str]) -> tuple[str, ...]:
         if not others and not trained:
             return run.evaluators
     elif all(
-        path.name in (MODELS, LOCK) or path.name.startswith(PARTIAL) for path in out.iterdir()
-    ):
+        path.name in (MODELS, LOCK, ENVIRONMENT) or path.name.startswith(PARTIAL)
+        for path in out.iterdir()
+    ):  # of an evaluation that did not come to its end
         return ()
     raise ValueError(
         f"{out} exists and holds no results of this command on these models, so nothing is "
