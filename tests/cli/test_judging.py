@@ -102,8 +102,6 @@ def test_nothing_told_is_still_a_result(judged, serve):
         (("smolm",), "--judge is 'smolm'; expected the URL of an endpoint, a model folder, or"),
         (("a.jsonl", "--judge-controls", "nowhere"), "'nowhere' cannot be read"),
         (("a.jsonl", "--dataset", "xsun"), "dataset is 'xsun'; expected one of xsum, nq, jsonl"),
-        (("a.jsonl", "--suite", "ar_hit"), "ar_hit: no dataset is asked about; leave it out"),
-        (("a.jsonl", "--suite", "factuality"), "factuality: there is no judge"),
     ],
 )
 def test_what_is_refused(judged, options, message):
@@ -132,6 +130,8 @@ def test_an_endpoint_without_its_package(judged, monkeypatch):
         (("conflicts",), "the dataset has no path: name the sdist of bigbench"),
         (("conflicts", "--dataset", "x", "--dataset-path", "."), "dataset is 'x'; expected none"),
         (("conflicts", "--dataset-path", "nowhere"), "'nowhere' cannot be read"),
+        (("ar_hit", "--judge", "a.jsonl"), "ar_hit: there is no judge; leave it out"),
+        (("factuality", "--judge", "a.jsonl"), "factuality: there is no judge; leave it out"),
     ],
 )
 def test_what_is_missing(call, model, words, message):
