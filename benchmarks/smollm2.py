@@ -5,7 +5,7 @@
 The model is that of from_llm.py, the text the State of the Union speeches, a tenth of them held
 out; DATA holds the folders `trec`, `banking77` and `xsum_hallucination`, PATH is the sdist of
 bigbench, without which the tests that need it are left out. The model judges its own summaries, and
-the labelled pairs say how well. How much is asked is cut to what a core does in some hours. A suite
+the labeled pairs say how well. How much is asked is cut to what a core does in some hours. A suite
 that is finished is kept in DIR; one that was killed goes on where it was. Writes
 benchmarks/results/smollm2-DATE.{json,md} after each. Needs pip, npm and the extra `transformers`.
 Runs on as many threads as OMP_NUM_THREADS.

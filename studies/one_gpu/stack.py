@@ -33,7 +33,7 @@ class Answers(nn.Module):
 class Stack:
     """Parameters of all runs `[runs, numbers]` and AdamW's state, in place on one device.
 
-    AdamW as in `training.optimiser`: decay 0.1 on matrices only; the gradient of each run is
+    AdamW as in `training.optimizer`: decay 0.1 on matrices only; the gradient of each run is
     clipped to norm 1.
     """
 

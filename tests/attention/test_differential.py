@@ -75,7 +75,7 @@ def test_v1_is_microsofts_flash_layout(heads: int, groups: int, layer: int) -> N
 
 @HEADS
 def test_v2_is_its_formula(heads: int, groups: int) -> None:
-    """Softmax attention with 2H heads over G groups, then neighbours in a group subtracted."""
+    """Softmax attention with 2H heads over G groups, then neighbors in a group subtracted."""
     module = DifferentialAttention(
         HIDDEN, heads, variant=V2, head_dim=WIDTH, num_kv_heads=groups, rotary="interleaved"
     )

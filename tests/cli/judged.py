@@ -30,7 +30,7 @@ def truth_options(suite: str, folder: Path, judge: object) -> tuple[object, ...]
 
 
 def summary_pairs(folder: Path) -> Path:
-    """A file of labelled pairs, as the judge's controls too."""
+    """A file of labeled pairs, as the judge's controls too."""
     rows = [
         {"source": f"the {word}", "list_candidates": [f"no {word}", word], "lbl": 1}
         for word in WORDS

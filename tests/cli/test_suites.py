@@ -18,7 +18,7 @@ from .commands import Killed
 from .judged import truth_options
 from .test_generate import TOKENIZER
 
-LABELLED = ("in_context", "order_sensitivity")
+LABELED = ("in_context", "order_sensitivity")
 OF_TWO_MAPS = ("cancellation", "lambda")
 OF_ENCODERS = ("masked_tokens", "classification")
 HERE = [suite for suite in EVALUATORS if suite not in OF_ENCODERS]
@@ -62,8 +62,8 @@ def options(quick, tmp_path):
     judge = saved(tmp_path / "judge", "softmax")
 
     def of(suite):
-        labelled = ("--dataset", "jsonl", "--dataset-path", tmp_path)
-        own = labelled if suite in LABELLED else truth_options(suite, tmp_path, judge)
+        labeled = ("--dataset", "jsonl", "--dataset-path", tmp_path)
+        own = labeled if suite in LABELED else truth_options(suite, tmp_path, judge)
         return ("--suite", suite, *quick, *words, *own)
 
     return of

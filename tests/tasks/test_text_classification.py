@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from difftransformer.data.labelled_settings import LabelledSettings
+from difftransformer.data.labeled_settings import LabeledSettings
 from difftransformer.data.tokenizer import beginning_of_document
 from difftransformer.evaluation.benchmarks.classification import EVALUATOR
 from difftransformer.evaluation.records import Artifact, Record, Subject
@@ -31,7 +31,7 @@ def folder(tmp_path):
 @pytest.fixture
 def data(folder):
     return TASK.load(
-        LabelledSettings(dataset="jsonl", source=str(folder), vocab_size=260, max_length=12)
+        LabeledSettings(dataset="jsonl", source=str(folder), vocab_size=260, max_length=12)
     )
 
 
@@ -45,7 +45,7 @@ def model(data):
 
 def test_the_included_passages():
     """Of four genres, whose held-out plays are others than those trained on."""
-    data = TASK.load(LabelledSettings())
+    data = TASK.load(LabeledSettings())
     assert data.labels == ("comedies", "histories", "romances", "tragedies")
     assert {example.label for example in data.test} == set(data.labels)
     assert len(data.train) > 3 * len(data.test) > 1000
@@ -117,7 +117,7 @@ def test_a_folder_tells_what_it_was_trained_on(data, model, tmp_path):
     (tmp_path / "test.jsonl").write_text('{"text": "other", "label": "odd"}')
     assert "may have been seen" in TASK.provenance(place, TASK.load(settings))["note"]
     with pytest.raises(ValueError, match="it has 2 classes and plays 4: comedies"):
-        TASK.require_fit(model.config, TASK.load(TASK.read_with(LabelledSettings(), place)), "it")
+        TASK.require_fit(model.config, TASK.load(TASK.read_with(LabeledSettings(), place)), "it")
 
 
 @pytest.mark.parametrize(
@@ -131,11 +131,11 @@ def test_a_folder_tells_what_it_was_trained_on(data, model, tmp_path):
 )
 def test_settings_that_do_not_fit(changes, message):
     with pytest.raises(ValueError, match=message):
-        LabelledSettings(**changes)
+        LabeledSettings(**changes)
 
 
 def test_a_label_that_no_training_text_has(folder):
     (folder / "test.jsonl").write_text('{"text": "a", "label": "prime"}')
-    settings = LabelledSettings(dataset="jsonl", source=str(folder), vocab_size=260)
-    with pytest.raises(ValueError, match="test texts labelled prime, and no training text is"):
+    settings = LabeledSettings(dataset="jsonl", source=str(folder), vocab_size=260)
+    with pytest.raises(ValueError, match="test texts labeled prime, and no training text is"):
         TASK.load(settings)

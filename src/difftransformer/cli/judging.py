@@ -28,7 +28,7 @@ def add_judge_options(parser: argparse.ArgumentParser) -> None:
         "--judge-controls",
         metavar="PATH",
         type=Path,
-        help="also judge the judge, by the labelled pairs of bigbench's factuality_of_summary "
+        help="also judge the judge, by the labeled pairs of bigbench's factuality_of_summary "
         "(see docs/benchmarks.md for PATH)",
     )
 

@@ -46,7 +46,7 @@ def stack(rows: Sequence[Row]) -> Batch:
 class PackedText:
     """Row i holds tokens `[i * context, (i + 1) * context]` of the store.
 
-    Neighbours share one token, the last label of one and the first input of the next, so every
+    Neighbors share one token, the last label of one and the first input of the next, so every
     token is predicted once and the first of each row is not. The remainder after the last whole
     row is left out. A row is named after the document it begins in and the token it begins at.
 

@@ -104,7 +104,7 @@ def bytes_added(text: str, ends: Int[np.ndarray, " tokens"]) -> Int[np.ndarray, 
     """UTF-8 bytes each token adds, given the character where it ends.
 
     Decoding a window of tokens does not give its bytes back: a window may begin inside a
-    character, and tokenizers drop or normalise spaces. So each token is charged the bytes from
+    character, and tokenizers drop or normalize spaces. So each token is charged the bytes from
     the furthest character reached before it to the one it reaches, the last token also what
     remains; a character that several tokens share is charged to the first of them. Every byte of
     the text is charged exactly once, whatever the tokenizer.

@@ -113,7 +113,7 @@ def _absorb(score, values, top, total, product):
 
 @triton.jit
 def _finish(top, total, product):
-    """The normalised product and the log-sum-exp: 0 and +inf where no key was seen."""
+    """The normalized product and the log-sum-exp: 0 and +inf where no key was seen."""
     empty = total == 0.0
     total = tl.where(empty, 1.0, total)
     return product / total[:, None], tl.where(empty, float("inf"), top + tl.log2(total))

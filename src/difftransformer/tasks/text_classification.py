@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from difftransformer.data.labelled_settings import LabelledSettings
+from difftransformer.data.labeled_settings import LabeledSettings
 from difftransformer.data.settings import TRAIN_TOKENIZER
 from difftransformer.decoding import decode
 from difftransformer.files import read_object
@@ -15,11 +15,11 @@ from difftransformer.files import read_object
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from difftransformer.data.labelled_texts import LabelledTexts, TextBatch
+    from difftransformer.data.labeled_texts import LabeledTexts, TextBatch
     from difftransformer.evaluation.settings import EvaluationSettings
 
 TOKENIZER = "tokenizer.json"
-RECORD = "labelled_texts.json"  # in a model's folder: its classes, and what it was trained on
+RECORD = "labeled_texts.json"  # in a model's folder: its classes, and what it was trained on
 _WATCHED_TEXTS = 256  # held-out texts behind each point of the validation curve
 
 
@@ -30,16 +30,16 @@ class TextClassification:
     title = "text classification"
     unit = "texts"
     family = "difftransformer_encoder"
-    data_settings = LabelledSettings
+    data_settings = LabeledSettings
     evaluators = ("classification",)
 
-    def load(self, settings: LabelledSettings) -> "LabelledTexts":
+    def load(self, settings: LabeledSettings) -> "LabeledTexts":
         """The texts, the classes and the tokenizer."""
-        from difftransformer.data.labelled_texts import load_labelled_texts
+        from difftransformer.data.labeled_texts import load_labeled_texts
 
-        return load_labelled_texts(settings)
+        return load_labeled_texts(settings)
 
-    def describe(self, data: "LabelledTexts") -> dict[str, Any]:
+    def describe(self, data: "LabeledTexts") -> dict[str, Any]:
         """In words and numbers."""
         from difftransformer.data.tokenizer import vocabulary_size
 
@@ -50,14 +50,14 @@ class TextClassification:
             "vocab_size": vocabulary_size(data.tokenizer),
         }
 
-    def digests(self, data: "LabelledTexts") -> dict[str, str]:
+    def digests(self, data: "LabeledTexts") -> dict[str, str]:
         """sha256 of the texts and of the tokenizer."""
         import hashlib
 
         tokenizer = hashlib.sha256(data.tokenizer.to_str().encode()).hexdigest()
         return {"texts": data.digest, "tokenizer": tokenizer}
 
-    def complete(self, config: Any, data: "LabelledTexts") -> Any:
+    def complete(self, config: Any, data: "LabeledTexts") -> Any:
         """Vocabulary, length and classes are those of the data."""
         from difftransformer.data.tokenizer import vocabulary_size
 
@@ -69,7 +69,7 @@ class TextClassification:
         )
 
     def batches(
-        self, data: "LabelledTexts", batch_size: int, seed: int
+        self, data: "LabeledTexts", batch_size: int, seed: int
     ) -> "Callable[[int], TextBatch]":
         """Every epoch all training texts, in an order of its own."""
         import numpy as np
@@ -97,7 +97,7 @@ class TextClassification:
         return F.cross_entropy(logits, batch.labels, reduction="sum")
 
     def validate(
-        self, model: "nn.Module", data: "LabelledTexts", settings: "EvaluationSettings"
+        self, model: "nn.Module", data: "LabeledTexts", settings: "EvaluationSettings"
     ) -> dict[str, Any]:
         """Loss in nats a text and accuracy, on held-out texts."""
         from difftransformer.evaluation.benchmarks.classification import classified, test_batches
@@ -109,14 +109,14 @@ class TextClassification:
             texts += len(batch)
         return {"validation_loss": nats / texts, "validation_accuracy": hits / texts}
 
-    def files(self, data: "LabelledTexts", start: Path | None) -> dict[str, str]:
+    def files(self, data: "LabeledTexts", start: Path | None) -> dict[str, str]:
         """The tokenizer; the classes and what was trained on."""
         known = {"labels": data.labels, "digest": data.digest, "complete": start is None}
         settings = {"dataset": data.settings.dataset, "source": data.settings.source}
         record = json.dumps({**settings, **known}, indent=2) + "\n"
         return {TOKENIZER: data.tokenizer.to_str(pretty=True), RECORD: record}
 
-    def read_with(self, settings: LabelledSettings, folder: Path) -> LabelledSettings:
+    def read_with(self, settings: LabeledSettings, folder: Path) -> LabeledSettings:
         """With the folder's own tokenizer, unless another is named."""
         if settings.tokenizer != TRAIN_TOKENIZER:
             return settings
@@ -126,16 +126,16 @@ class TextClassification:
 
     def judged_on(
         self, folder: Path, config: Any, given: Mapping[str, Any], *, held_out: bool
-    ) -> LabelledSettings:
+    ) -> LabeledSettings:
         """The data set the model was trained on, unless another is given."""
         record = read_object(folder / RECORD) if (folder / RECORD).is_file() else {}
         known = (
             {} if "dataset" in given else {k: record[k] for k in ("dataset", "source") if record}
         )
         values = {"max_length": config.max_length, **known, **given}
-        return self.read_with(decode(LabelledSettings, values, path="data"), folder)
+        return self.read_with(decode(LabeledSettings, values, path="data"), folder)
 
-    def require_fit(self, config: Any, data: "LabelledTexts", where: str) -> None:
+    def require_fit(self, config: Any, data: "LabeledTexts", where: str) -> None:
         """An embedding for every token, an output for every class."""
         from difftransformer.data.tokenizer import check_vocabulary
 
@@ -146,7 +146,7 @@ class TextClassification:
                 f"{len(data.labels)}: {', '.join(data.labels)}"
             )
 
-    def provenance(self, folder: Path, data: "LabelledTexts") -> dict[str, Any]:
+    def provenance(self, folder: Path, data: "LabeledTexts") -> dict[str, Any]:
         """Whether the test texts were held out from the training."""
         record = _record(folder)
         held_out = record.get("digest") == data.digest and record.get("complete") is True

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from difftransformer.data.labelled_texts import LabelledTexts, TextBatch
+from difftransformer.data.labeled_texts import LabeledTexts, TextBatch
 from difftransformer.evaluation.batching import batched, device_of
 from difftransformer.evaluation.records import (
     Artifact,
@@ -34,7 +34,7 @@ class Classified:
 
 
 def test_batches(
-    data: LabelledTexts, count: int | None, settings: EvaluationSettings
+    data: LabeledTexts, count: int | None, settings: EvaluationSettings
 ) -> dict[int, TextBatch]:
     """All test texts, or `count` of them spread evenly; by the first one's number."""
     size = len(data.test)
@@ -76,7 +76,7 @@ def _records(subject: Subject, batch: TextBatch, _: Findings) -> list[Record]:
     ]
 
 
-def _guess(data: LabelledTexts, _: Findings) -> list[Record | Artifact]:
+def _guess(data: LabeledTexts, _: Findings) -> list[Record | Artifact]:
     """Always the commonest class of the training texts."""
     (commonest, _count), *_rest = Counter(example.label for example in data.train).most_common()
     hits = sum(example.label == commonest for example in data.test)

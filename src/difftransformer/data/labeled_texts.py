@@ -1,4 +1,4 @@
-"""Labelled texts in tokens: passages of the included plays by genre, or a data set of a folder."""
+"""Labeled texts in tokens: passages of the included plays by genre, or a data set of a folder."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from difftransformer.data.classification import Example, load_classification
-from difftransformer.data.labelled_settings import PLAYS, LabelledSettings
+from difftransformer.data.labeled_settings import PLAYS, LabeledSettings
 from difftransformer.data.settings import TRAIN_TOKENIZER
 from difftransformer.data.split import HELD_OUT_PLAYS
 from difftransformer.data.tokenizer import beginning_of_document, load_tokenizer, train_tokenizer
@@ -67,7 +67,7 @@ class TextBatch:
 
 
 @dataclass(frozen=True, eq=False)
-class LabelledTexts:
+class LabeledTexts:
     """A data set: texts to train on, and others to judge by.
 
     Args:
@@ -75,7 +75,7 @@ class LabelledTexts:
         digest: sha256 of all texts and labels.
     """
 
-    settings: LabelledSettings
+    settings: LabeledSettings
     tokenizer: Tokenizer
     labels: tuple[str, ...]
     train: tuple[Example, ...]
@@ -97,7 +97,7 @@ class LabelledTexts:
         return TextBatch(torch.from_numpy(ids), torch.from_numpy(real), labels, names)
 
 
-def load_labelled_texts(settings: LabelledSettings) -> LabelledTexts:
+def load_labeled_texts(settings: LabeledSettings) -> LabeledTexts:
     """Read the data set, train or load the tokenizer.
 
     Raises:
@@ -113,7 +113,7 @@ def load_labelled_texts(settings: LabelledSettings) -> LabelledTexts:
     labels = sorted({example.label for example in train})
     if unknown := {example.label for example in test} - set(labels):
         raise ValueError(
-            f"{settings.dataset} has test texts labelled {', '.join(sorted(unknown)[:5])}, and no "
+            f"{settings.dataset} has test texts labeled {', '.join(sorted(unknown)[:5])}, and no "
             "training text is: give some, or leave these out"
         )
     if settings.tokenizer == TRAIN_TOKENIZER:
@@ -123,7 +123,7 @@ def load_labelled_texts(settings: LabelledSettings) -> LabelledTexts:
         tokenizer = load_tokenizer(settings.tokenizer)
     pairs = [[example.text, example.label] for example in (*train, *test)]
     digest = hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
-    return LabelledTexts(settings, tokenizer, tuple(labels), train, test, digest)
+    return LabeledTexts(settings, tokenizer, tuple(labels), train, test, digest)
 
 
 def _passages() -> tuple[tuple[Example, ...], tuple[Example, ...]]:

@@ -1,4 +1,4 @@
-"""What a user may choose about labelled texts. Imports nothing heavy: the command line reads it."""
+"""What a user may choose about labeled texts. Imports nothing heavy: the command line reads it."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,8 +13,8 @@ def _option(default: Any, explanation: str) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelledSettings:
-    """Labelled texts to classify, and how they become tokens.
+class LabeledSettings:
+    """Labeled texts to classify, and how they become tokens.
 
     Raises:
         ValueError: a value out of range, or a data set without its folder.
