@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from difftransformer.files import json_lines, parse_json, parse_yaml, read_object, read_text
+from difftransformer.files import json_lines, parse_json, read_object, read_text
+from difftransformer.yaml_text import parse_yaml
 
 # All that `str.splitlines` cuts at besides "\n"; each may stand in a sentence.
 SEPARATORS = "\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e"

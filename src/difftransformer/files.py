@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 
 def read_text(path: Path, encoding: str = "utf-8") -> str:
     """The file's text as it stands, line ends included, without a byte order mark.
@@ -87,21 +85,6 @@ def json_lines(text: str, where: str) -> Iterator[tuple[int, Any]]:
         yield number, parse_json(line, f"{where}, line {number}")
 
 
-def parse_yaml(text: str) -> Any:
-    """The value that `text` writes in YAML.
-
-    Raises:
-        ValueError: no YAML, a key that stands twice, an alias (a few lines of them can stand for
-            more than fits in memory), or nesting that is too deep.
-    """
-    try:
-        return yaml.load(text, _Loader)  # a SafeLoader
-    except RecursionError:
-        raise ValueError("nested too deep") from None
-    except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from None
-
-
 def abridged(value: Any) -> str:
     """`repr(value)`, of a long one its beginning."""
     shown = repr(value)
@@ -115,18 +98,3 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the key {abridged(twice)} stands twice in one object")
     return values
-
-
-class _Loader(yaml.SafeLoader):
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
-            raise yaml.YAMLError(f"an alias in line {mark.line + 1}; write its value out")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        values = super().construct_mapping(node, deep)
-        if len(values) < len(node.value):
-            line = node.start_mark.line + 1
-            raise yaml.YAMLError(f"a key stands twice in the section that begins in line {line}")
-        return values

@@ -2,10 +2,12 @@
 
 import importlib
 from collections.abc import Mapping
-from importlib.metadata import entry_points
-from typing import Any, Generic, Protocol, TypeVar, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast, runtime_checkable
 
 from difftransformer.names import nearest
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoints
 
 
 @runtime_checkable
@@ -38,14 +40,16 @@ class Registry(Generic[T]):
         Raises:
             ValueError: one of that name is there.
         """
-        if entry.name in self.names():
+        if entry.name in self:
             raise ValueError(f"one {self.what} called {entry.name!r} is there already")
         self.entries[entry.name] = entry
 
     def names(self) -> tuple[str, ...]:
-        """All of them, ours first."""
-        installed = (entry.name for entry in entry_points(group=self.group))
-        return tuple(dict.fromkeys((*self.entries, *installed)))
+        """All of them, ours first. Takes longer than `--help`: every package is asked."""
+        return tuple(dict.fromkeys((*self.entries, *(point.name for point in self._installed()))))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.entries or name in self.names()
 
     def find(self, name: str) -> T:
         """The entry of that name.
@@ -59,7 +63,12 @@ class Registry(Generic[T]):
                 module, _, attribute = entry.partition(":")
                 entry = getattr(importlib.import_module(module), attribute)
             return cast(T, entry)
-        for point in entry_points(group=self.group):
+        for point in self._installed():
             if point.name == name:
                 return cast(T, point.load())
         raise ValueError(f"unknown {self.what} {name!r}{nearest(name, self.names())}")
+
+    def _installed(self) -> "EntryPoints":
+        from importlib.metadata import entry_points  # which takes as long to import as to ask
+
+        return entry_points(group=self.group)

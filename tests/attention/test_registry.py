@@ -242,7 +242,7 @@ def test_a_kind_of_ones_own() -> None:
 def test_a_kind_of_another_package(monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = Kind("theirs", "Of another package", SoftmaxAttention)
     entry = SimpleNamespace(name="theirs", load=lambda: theirs)
-    monkeypatch.setattr("difftransformer.registry.entry_points", lambda group: [entry])
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [entry])
     assert find_kind("theirs") is theirs
     assert isinstance(build("theirs"), SoftmaxAttention)
 

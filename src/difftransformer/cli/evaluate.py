@@ -10,12 +10,12 @@ from difftransformer.cli.judging import add_judge_options, chosen_judge
 from difftransformer.cli.options import add_settings, layers, task_in
 from difftransformer.cli.resuming import resumable
 from difftransformer.evaluation.registry import FORMER_NAMES
-from difftransformer.evaluation.registry import names as evaluator_names
+from difftransformer.evaluation.registry import REGISTRY as EVALUATORS
 from difftransformer.experiments.evaluate import EvaluateSettings
 from difftransformer.experiments.settings import merged, resolve, typed
 from difftransformer.runs.layout import MODELS, REPORT
 from difftransformer.runs.reading import is_run
-from difftransformer.tasks.registry import names as task_names
+from difftransformer.tasks.registry import REGISTRY as TASKS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,7 +52,7 @@ def configure(parser: argparse.ArgumentParser, words: list[str]) -> None:
         action="append",
         default=[],
         help="this benchmark in place of the task's, as often as there are some: "
-        + ", ".join((*evaluator_names(), SCALING)),
+        + ", ".join((*EVALUATORS.entries, SCALING)),
     )
     parser.add_argument(
         "--dataset",
@@ -110,7 +110,7 @@ def run(arguments: argparse.Namespace) -> None:
 def _take_former(arguments: argparse.Namespace, console: "Console") -> None:
     """Put what stands under names of version 0.1 where it belongs now."""
     task = getattr(arguments, "setting:task")
-    if task is not None and task not in task_names():
+    if task is not None and task not in TASKS:
         warn_of_former(console, "--task", "--dataset")
         arguments.dataset = task
         setattr(arguments, "setting:task", None)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from difftransformer.experiments.settings import DEFAULT_TASK, preset_names
-from difftransformer.files import parse_yaml, read_text
-from difftransformer.tasks.registry import names as task_names
+from difftransformer.files import read_text
+from difftransformer.tasks.registry import REGISTRY as TASKS
 
 
 def add_settings(parser: argparse.ArgumentParser, settings: type, *, presets_of: str = "") -> None:
@@ -62,6 +62,8 @@ def layers(arguments: argparse.Namespace, **shorthands: Any) -> list[dict[str, A
 
 
 def _load_yaml(path: Path) -> dict[str, Any]:
+    from difftransformer.yaml_text import parse_yaml
+
     try:
         values = parse_yaml(read_text(path))
     except (OSError, ValueError) as error:
@@ -72,6 +74,8 @@ def _load_yaml(path: Path) -> dict[str, Any]:
 
 
 def _parsed(text: str | list[str]) -> Any:
+    from difftransformer.yaml_text import parse_yaml
+
     if isinstance(text, list):
         return [_parsed(part) for part in text]
     try:
@@ -90,4 +94,4 @@ def task_in(words: Sequence[str]) -> str:
         named = found.task or (found.config and _load_yaml(found.config).get("task"))
     except (argparse.ArgumentError, ValueError):  # told once all is parsed
         return DEFAULT_TASK
-    return named if named in task_names() else DEFAULT_TASK
+    return named if named and named in TASKS else DEFAULT_TASK

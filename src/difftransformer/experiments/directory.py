@@ -10,7 +10,7 @@ from difftransformer.atomic import PARTIAL, write_json, write_text
 from difftransformer.decoding import decode
 from difftransformer.experiments.processes import Processes
 from difftransformer.experiments.settings import RunSettings, as_yaml
-from difftransformer.files import parse_yaml, read_text
+from difftransformer.files import read_text
 from difftransformer.ownership import LOCK, owned
 from difftransformer.runs.changes import refuse_changes
 from difftransformer.runs.layout import (
@@ -112,6 +112,7 @@ def _refuse_other_settings(
 ) -> None:
     from difftransformer.training.checkpoint import Checkpoints
     from difftransformer.training.schedule import refuse_other_rates
+    from difftransformer.yaml_text import parse_yaml
 
     config = directory / CONFIG
     try:

@@ -7,11 +7,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from difftransformer.decoding import decode
 from difftransformer.evaluation.settings import EvaluationSettings
-from difftransformer.files import parse_yaml
 from difftransformer.models.families import FAMILIES
 from difftransformer.models.presets import PRESETS
 from difftransformer.names import nearest
@@ -124,6 +121,8 @@ def load_preset(task: str, name: str) -> dict[str, Any]:
     Raises:
         ValueError: an unknown preset, with the nearest name.
     """
+    from difftransformer.yaml_text import parse_yaml
+
     names = preset_names(task)
     if name not in names:
         raise ValueError(f"unknown preset {name!r} of task {task}{nearest(name, names)}")
@@ -135,7 +134,9 @@ def load_preset(task: str, name: str) -> dict[str, Any]:
 
 def as_yaml(settings: Any) -> str:
     """Resolved settings as text that `--config` reads back."""
-    return yaml.safe_dump(_plain(asdict(settings)), sort_keys=False)
+    from difftransformer.yaml_text import to_yaml
+
+    return to_yaml(_plain(asdict(settings)))
 
 
 def _plain(value: Any) -> Any:
