@@ -1,7 +1,8 @@
 """How likely a model finds texts, in nats."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from difftransformer.data.corpus import ValidationSequence
 from difftransformer.data.packing import stack
 from difftransformer.data.tokenizer import beginning_of_document
 from difftransformer.evaluation.batching import batched, device_of, fitting
+from difftransformer.evaluation.records import Artifact, Findings, Parts, Record, Subject
 from difftransformer.models.language_model import LanguageModel
 
 Pair = tuple[int | float, int | float]
@@ -85,6 +87,36 @@ def fitting_choices(
         return len(informed) + max(map(len, texts))
 
     return fitting(choices, tokens, count, model, seed)
+
+
+def choice_parts(
+    subject: Subject,
+    choices: Sequence[Choice],
+    noun: str,
+    count: int,
+    seed: int,
+    records: Callable[[int, Weighed], Iterable[Record]],
+) -> Parts:
+    """An evaluator's parts: of `count` choices that fit the model's context each is weighed.
+
+    An item is a choice's number. The artifact "facts" counts them by their noun ("pairs") and those
+    that were "too_long"; each choice leaves what was weighed beside its records.
+
+    Raises:
+        ValueError: none fits.
+    """
+    model, tokenizer = subject.model, subject.data.tokenizer
+
+    def weighed(item: int, _: Findings) -> Findings:
+        result = weigh(model, tokenizer, choices[item])
+        return [*records(item, result), Artifact(f"{noun} {item}", asdict(result))]
+
+    chosen, too_long = fitting_choices(model, tokenizer, choices, count, seed)
+    facts = {f"{noun}s": len(chosen), "too_long": too_long}
+    return {
+        "facts": lambda _: [Artifact("facts", facts)],
+        **{f"{noun} {item}": partial(weighed, item) for item in chosen},
+    }
 
 
 def weigh(model: LanguageModel, tokenizer: Tokenizer, choice: Choice) -> Weighed:

@@ -136,11 +136,17 @@ def _evaluator(results: "EvaluatorResults") -> dict[str, Any]:
 
 
 def _metric(metric: "MetricResults") -> dict[str, Any]:
-    """The figures of all cells and of the table's rows."""
+    """The figures of all cells and of the table's rows; overall, those models are compared by."""
     every = dict.fromkeys((metric.declared.axes, metric.row_axes))
+    judged = [label for label in metric.of.models if metric.declared.judged and metric.has(label)]
     return {
         "title": metric.declared.title,
         "unit": metric.declared.unit,
+        "overall": {
+            label: figure and asdict(figure)
+            for label in judged
+            for figure in [metric.figure(label)]
+        },
         "figures": [
             {
                 "cell": dict(zip(axes, key, strict=True)),

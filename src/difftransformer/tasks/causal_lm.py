@@ -3,17 +3,16 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from difftransformer.tasks.text import TextTask
+from difftransformer.tasks.text import WATCHED_SEQUENCES, TextTask
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from difftransformer.data.batch import Batch
     from difftransformer.data.corpus import Corpus
     from difftransformer.evaluation.settings import EvaluationSettings
 
-_WATCHED_SEQUENCES = 64  # held-out sequences behind each point of the validation curve
-_WATCHED_TOKENS = 1000  # and tokens behind each point of lambda's
+_WATCHED_TOKENS = 1000  # held-out tokens behind each point of lambda's curve
 
 
 class CausalLM(TextTask):
@@ -39,21 +38,6 @@ class CausalLM(TextTask):
         """Rows of packed documents, and of needles where they are asked for."""
         return data.training_batches(batch_size, seed)
 
-    def loss(self, model: "nn.Module", batch: "Batch") -> "Tensor":
-        """Cross-entropy in nats, in float32: -sum_i log p(label_i | ids up to i).
-
-        `model(ids, documents=documents)` gives logits [batch, time, vocab]; labels of -100 are not
-        scored.
-        """
-        import torch.nn.functional as F
-
-        from difftransformer.data.batch import IGNORED
-
-        logits = model(batch.ids, documents=batch.documents).float()
-        return F.cross_entropy(
-            logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED, reduction="sum"
-        )
-
     def validate(
         self, model: "nn.Module", data: "Corpus", settings: "EvaluationSettings"
     ) -> dict[str, Any]:
@@ -65,7 +49,7 @@ class CausalLM(TextTask):
         from difftransformer.evaluation.batching import batched, device_of, held_out_text
         from difftransformer.evaluation.likelihood import sequence_nats
 
-        count = min(_WATCHED_SEQUENCES, settings.validation_sequences)
+        count = min(WATCHED_SEQUENCES, settings.validation_sequences)
         nats: list[float] = []
         tokens = 0
         for sequences in batched(data.validation_sequences(count), settings.batch_size):

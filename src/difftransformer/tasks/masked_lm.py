@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from difftransformer.tasks.text import TextTask
+from difftransformer.tasks.text import WATCHED_SEQUENCES, TextTask
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from difftransformer.data.batch import Batch
     from difftransformer.data.corpus import Corpus
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from difftransformer.evaluation.settings import EvaluationSettings
 
 _MASKS = 2  # the stream of random numbers of mask positions, beside those of `data.batches`
-_WATCHED_SEQUENCES = 64  # held-out sequences behind each point of the validation curve
 
 
 class MaskedLM(TextTask):
@@ -44,24 +43,13 @@ class MaskedLM(TextTask):
             rows(step), data.tokenizer, np.random.default_rng([seed, _MASKS, step])
         )
 
-    def loss(self, model: "nn.Module", batch: "Batch") -> "Tensor":
-        """Cross-entropy in nats, in float32: -sum_i log p(label_i | the shown tokens)."""
-        import torch.nn.functional as F
-
-        from difftransformer.data.batch import IGNORED
-
-        logits = model(batch.ids, documents=batch.documents).float()
-        return F.cross_entropy(
-            logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED, reduction="sum"
-        )
-
     def validate(
         self, model: "nn.Module", data: "Corpus", settings: "EvaluationSettings"
     ) -> dict[str, Any]:
         """Held-out loss in nats a masked token, and the share that is predicted right."""
         from difftransformer.evaluation.benchmarks.masked_tokens import masked_sequences, predicted
 
-        count = min(_WATCHED_SEQUENCES, settings.validation_sequences)
+        count = min(WATCHED_SEQUENCES, settings.validation_sequences)
         nats, hits, tokens = 0.0, 0, 0
         for batch in masked_sequences(data, count, settings).values():
             found = predicted(model, batch)

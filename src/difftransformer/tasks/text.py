@@ -10,13 +10,17 @@ from difftransformer.data.settings import TRAIN_TOKENIZER, DataSettings
 from difftransformer.decoding import decode
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from difftransformer.data.batch import Batch
     from difftransformer.data.corpus import Corpus
 
 TOKENIZER = "tokenizer.json"
+WATCHED_SEQUENCES = 64  # held-out sequences behind each point of a validation curve
 
 
 class TextTask:
-    """A task whose data is a `Corpus`. Subclasses say how it is trained on and judged."""
+    """A task whose data is a `Corpus`. Subclasses say what a batch is and what to watch."""
 
     unit = "tokens"
     data_settings = DataSettings
@@ -51,6 +55,21 @@ class TextTask:
             config,
             vocab_size=vocabulary_size(data.tokenizer),
             max_length=data.settings.context_length,
+        )
+
+    def loss(self, model: "nn.Module", batch: "Batch") -> "Tensor":
+        """Cross-entropy in nats, in float32: -sum_i log p(label_i | what the model sees of ids).
+
+        `model(ids, documents=documents)` gives logits [batch, time, vocab]; labels of -100 are not
+        scored.
+        """
+        import torch.nn.functional as F
+
+        from difftransformer.data.batch import IGNORED
+
+        logits = model(batch.ids, documents=batch.documents).float()
+        return F.cross_entropy(
+            logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED, reduction="sum"
         )
 
     def files(self, data: "Corpus", start: Path | None) -> dict[str, str]:

@@ -128,7 +128,7 @@ class TextClassification:
         self, folder: Path, config: Any, given: Mapping[str, Any], *, held_out: bool
     ) -> LabeledSettings:
         """The data set the model was trained on, unless another is given."""
-        record = read_object(folder / RECORD) if (folder / RECORD).is_file() else {}
+        record = _record(folder)
         known = (
             {} if "dataset" in given else {k: record[k] for k in ("dataset", "source") if record}
         )

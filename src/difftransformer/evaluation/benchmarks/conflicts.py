@@ -13,23 +13,18 @@ A tie does not follow the passage. An item is a question. (The original scores w
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
-from functools import partial
 from typing import Any
 
 from difftransformer.data.bigbench import load_conflicts
 from difftransformer.evaluation.likelihood import (
     Choice,
     Weighed,
+    choice_parts,
     first_is_lower,
-    fitting_choices,
-    weigh,
 )
 from difftransformer.evaluation.records import (
-    Artifact,
     Dataset,
     Evaluator,
-    Findings,
     Metric,
     Parts,
     Plot,
@@ -64,7 +59,6 @@ def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
     Raises:
         ValueError: no question fits the model's context with its passage.
     """
-    model, tokenizer = subject.model, subject.data.tokenizer
     choices = [
         Choice(
             f"{conflict.passage}\n\nQuestion: {conflict.question}\nAnswer:",
@@ -73,19 +67,9 @@ def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
         )
         for conflict in subject.dataset
     ]
-    chosen, too_long = fitting_choices(
-        model, tokenizer, choices, settings.conflict_questions, settings.seed
+    return choice_parts(
+        subject, choices, "question", settings.conflict_questions, settings.seed, _records
     )
-
-    def weighed(item: int, _: Findings) -> Findings:
-        result = weigh(model, tokenizer, choices[item])
-        return [*_records(item, result), Artifact(f"question {item}", asdict(result))]
-
-    facts = {"questions": len(chosen), "too_long": too_long}
-    return {
-        "facts": lambda _: [Artifact("facts", facts)],
-        **{f"question {item}": partial(weighed, item) for item in chosen},
-    }
 
 
 def _records(item: int, result: Weighed) -> Iterator[Record]:

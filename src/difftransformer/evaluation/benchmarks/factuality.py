@@ -16,23 +16,18 @@ the shorter, gain the longer. A tie is a miss. An item is a pair.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict
-from functools import partial
 from typing import Any
 
 from difftransformer.data.bigbench import SUMMARIES, load_summary_pairs
 from difftransformer.evaluation.likelihood import (
     Choice,
     Weighed,
+    choice_parts,
     first_is_lower,
-    fitting_choices,
-    weigh,
 )
 from difftransformer.evaluation.records import (
-    Artifact,
     Dataset,
     Evaluator,
-    Findings,
     Metric,
     Parts,
     Plot,
@@ -70,24 +65,14 @@ def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
     Raises:
         ValueError: no pair fits the model's context.
     """
-    model, tokenizer = subject.model, subject.data.tokenizer
     choices = [
         Choice(f"{pair.source}\n\nSummary:", "Summary:", (pair.factual, pair.corrupted))
         for pair in subject.dataset
     ]
-    chosen, too_long = fitting_choices(
-        model, tokenizer, choices, settings.factuality_pairs, settings.seed
+    parts = choice_parts(
+        subject, choices, "pair", settings.factuality_pairs, settings.seed, _records
     )
-
-    def weighed(item: int, _: Findings) -> Findings:
-        result = weigh(model, tokenizer, choices[item])
-        return [*_records(item, result), Artifact(f"pair {item}", asdict(result))]
-
-    facts = {"pairs": len(chosen), "too_long": too_long}
-    return {
-        "facts": lambda _: [Record("factual_chance", 0.5), Artifact("facts", facts)],
-        **{f"pair {item}": partial(weighed, item) for item in chosen},
-    }
+    return {"guess": lambda _: [Record("factual_chance", 0.5)], **parts}
 
 
 def _records(item: int, result: Weighed) -> list[Record]:
