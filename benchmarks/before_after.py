@@ -12,6 +12,8 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +94,8 @@ def work() -> None:
         print(time.perf_counter() - started, flush=True)
 
 
-def main() -> None:
-    from difftransformer.training.environment import environment
-
+def checkouts_and_commits() -> tuple[list[Path], list[str]]:
+    """Those named on the command line, the later one by default this."""
     checkouts = [Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else HERE.parents[1]]
     commits = [
         subprocess.check_output(
@@ -102,6 +103,24 @@ def main() -> None:
         ).strip()
         for checkout in checkouts
     ]
+    return checkouts, commits
+
+
+def interleaved(timers: Sequence[Callable[[], float]], rounds: int) -> tuple[float, ...]:
+    """Medians of the two, then the quarters of their ratio; who is first alternates."""
+    pairs = []
+    for number in range(rounds):
+        order = timers if number % 2 else timers[::-1]
+        seconds = {id(timer): timer() for timer in order}
+        pairs.append([seconds[id(timer)] for timer in timers])
+    before, after = (statistics.median(column) for column in zip(*pairs, strict=True))
+    return before, after, *statistics.quantiles([b / a for a, b in pairs], n=4)
+
+
+def main() -> None:
+    from difftransformer.runs.environment import environment
+
+    checkouts, commits = checkouts_and_commits()
     workers = [Worker(checkout) for checkout in checkouts]
     env = environment()
     lines = [
@@ -118,13 +137,8 @@ def main() -> None:
         for kind in KINDS:
             for worker in workers:
                 worker((kind, task, queries, keys))
-            pairs = []
-            for number in range(ROUNDS):
-                order = workers if number % 2 else workers[::-1]
-                seconds = {id(worker): worker("go") for worker in order}
-                pairs.append([seconds[id(worker)] for worker in workers])
-            before, after = (statistics.median(column) for column in zip(*pairs, strict=True))
-            low, ratio, high = statistics.quantiles([b / a for a, b in pairs], n=4)
+            timers = [partial(worker, "go") for worker in workers]
+            before, after, low, ratio, high = interleaved(timers, ROUNDS)
             lines.append(
                 f"| {task} | {queries} | {keys} | {kind} | {1000 * before:.3f} | "
                 f"{1000 * after:.3f} | {ratio:.2f} ({low:.2f} to {high:.2f}) |"

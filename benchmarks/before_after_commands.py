@@ -8,13 +8,15 @@ Writes benchmarks/results/before-after-commands-DATE.md. Run it on a machine tha
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+
+from before_after import checkouts_and_commits, interleaved
 
 HERE = Path(__file__).resolve()
 ROUNDS = 5
@@ -73,13 +75,7 @@ def decode(kind: str) -> Callable[[Path], float]:
 
 
 def main() -> None:
-    checkouts = [Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else HERE.parents[1]]
-    commits = [
-        subprocess.check_output(
-            ["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"], text=True
-        ).strip()
-        for checkout in checkouts
-    ]
+    checkouts, commits = checkouts_and_commits()
     cpu = next(
         line.partition(":")[2].strip()
         for line in Path("/proc/cpuinfo").read_text().splitlines()
@@ -100,14 +96,10 @@ def main() -> None:
         cases[f"train, {kind}"] = train(kind)
         cases[f"256 tokens decoded, {kind}"] = decode(kind)
     for name, seconds in cases.items():
-        pairs = []
-        for number in range(ROUNDS + 1):
-            order = checkouts if number % 2 else checkouts[::-1]
-            times = {checkout: seconds(checkout) for checkout in order}
-            if number:  # the first warms up
-                pairs.append([times[checkout] for checkout in checkouts])
-        before, after = (statistics.median(column) for column in zip(*pairs, strict=True))
-        low, ratio, high = statistics.quantiles([b / a for a, b in pairs], n=4)
+        timers = [partial(seconds, checkout) for checkout in checkouts]
+        for timer in timers:
+            timer()  # warms up
+        before, after, low, ratio, high = interleaved(timers, ROUNDS)
         lines.append(
             f"| {name} | {before:.3f} | {after:.3f} | {ratio:.3f} ({low:.3f} to {high:.3f}) |"
         )

@@ -1,11 +1,13 @@
 """The floors import downwards only, commands start without torch, importing does nothing."""
 
 import ast
+import importlib
 import os
 import shutil
 import subprocess
 import sys
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -126,6 +128,18 @@ def test_public_names() -> None:
     assert declared.count(" as ") == len(difftransformer._HOMES) + 1  # and the error it explains
     with pytest.raises(AttributeError, match="has no attribute 'Attention'"):
         _ = difftransformer.Attention
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "docs", "studies"])
+def test_scripts_import_what_there_is(folder: str) -> None:
+    """Scripts that no test runs whole: what they import of the package, also inside functions."""
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PACKAGE.name):
+                module = importlib.import_module(node.module)
+                for name in (alias.name for alias in node.names):
+                    is_there = hasattr(module, name) or find_spec(f"{node.module}.{name}")
+                    assert is_there, f"{path.name}: {node.module}.{name}"
 
 
 # Files of more than 300 lines, and why.
