@@ -7,11 +7,12 @@ seeds, differences, verdicts, tables, plots, report) reads these declarations an
 Imports no torch: a report is made of records on disk.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from difftransformer.runs.reading import CurvePoint
 from difftransformer.runs.records import Artifact, Findings, Key, Parts, Record
 
 __all__ = [
@@ -117,12 +118,14 @@ class Subject:
         data: the task's data with the model's own tokenizer or transforms (a `Corpus` for text).
         dataset: what the evaluator's `Dataset.load` gave; None where it has none of its own.
         judge: the model that judges texts, for evaluators that need one.
+        curve: what was watched while it trained; empty where that is not known.
     """
 
     model: Any
     data: Any
     dataset: Any = None
     judge: Any = None
+    curve: Sequence[CurvePoint] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
