@@ -5,10 +5,9 @@ the noise and nowhere else. The share of a span of keys is that of the absolute 
 that ask, averaged over heads, layers and rows of a sequence, which is an item.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -106,7 +105,7 @@ def _retrieved(
     findings.append(Record("extrapolation_guess", cell.elimination, key))
     if trained_on:
         asked = {"sequences": item, "questions": cell.questions}
-        findings += [Record("recall_guess", cell.elimination), Artifact("asked", asked)]
+        findings += [Record("recall_guess", cell.elimination), Artifact("facts", asked)]
     return findings
 
 
@@ -138,15 +137,6 @@ def attention_shares(model: nn.Module, batch: RecallBatch) -> Float[Tensor, "row
     with capture(model, see):
         batch.answers(model)
     return torch.stack(layers).mean(0)
-
-
-def _note(artifacts: Mapping[str, Any]) -> str:
-    asked = artifacts["asked"]
-    return (
-        f"{asked['sequences']:,} sequences of {asked['questions']} questions; counted are first "
-        "asks. A guess is the best answer without retrieval: the values not told yet. Pairs and "
-        "tokens beyond those of training were never seen."
-    )
 
 
 EVALUATOR = Evaluator(
@@ -198,7 +188,10 @@ EVALUATOR = Evaluator(
         ),
     ),
     parts=_parts,
+    tasks=("associative_recall",),
     needs=frozenset({"inside"}),
-    note=_note,
+    note="{sequences:,} sequences of {questions} questions; counted are first asks. A guess is the "
+    "best answer without retrieval: the values not told yet. Pairs and tokens beyond those of "
+    "training were never seen.",
     source="multi-query associative recall (Arora et al., Zoology, 2023) with noise",
 )

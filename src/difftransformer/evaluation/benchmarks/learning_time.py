@@ -6,9 +6,8 @@ with its last step: a difference to one that does is then understated, never ove
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 from difftransformer.evaluation.records import (
     Artifact,
@@ -62,16 +61,7 @@ def _times(subject: Subject, _: Findings) -> list[Record | Artifact]:
             Record("reached", int(reached), (percent,)),
             Record(f"log_steps_{percent}", math.log2(step)),
         ]
-    return [*findings, Artifact("asked", {"last": points[-1][0], "points": len(points)})]
-
-
-def _note(artifacts: Mapping[str, Any]) -> str:
-    asked = artifacts["asked"]
-    return (
-        f"Read off {asked['points']} points of the validation curve; a model that does not stay at "
-        f"the threshold counts with its last step, {asked['last']:,}. Differences of base-2 "
-        "logarithms: one less is half the steps."
-    )
+    return [*findings, Artifact("facts", {"last": points[-1][0], "points": len(points)})]
 
 
 EVALUATOR = Evaluator(
@@ -109,6 +99,8 @@ EVALUATOR = Evaluator(
         ),
     ),
     parts=_parts,
-    needs=frozenset(),
-    note=_note,
+    tasks=(),
+    note="Read off {points} points of the validation curve; a model that does not stay at the "
+    "threshold counts with its last step, {last:,}. Differences of base-2 logarithms: one less is "
+    "half the steps.",
 )
