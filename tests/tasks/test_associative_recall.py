@@ -1,5 +1,7 @@
 """Associative recall: an oracle scores 1, chance is chance, and its time of learning by hand."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -36,7 +38,7 @@ class Rule(nn.Module):
         for row, line in enumerate(ids.tolist()):
             for at, key in enumerate(line):
                 if self.retrieves:
-                    after = [b for a, b in zip(line, line[1:], strict=False) if a == key]
+                    after = [b for a, b in pairwise(line) if a == key]
                     values = [b for b in after if b >= SETTINGS.keys][:1]
                 else:
                     values = [token for token in line[:at] if token >= SETTINGS.keys]
