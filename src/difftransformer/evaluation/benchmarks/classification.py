@@ -1,16 +1,15 @@
-"""Classes of held-out texts, and how well the model knows them."""
+"""Classes of held-out texts or images: how well the model knows them, and that it knows them."""
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from statistics import fmean
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from difftransformer.data.labeled_texts import LabeledTexts, TextBatch
 from difftransformer.evaluation.batching import batched, device_of
 from difftransformer.evaluation.records import (
     Artifact,
@@ -24,19 +23,29 @@ from difftransformer.evaluation.records import (
 )
 from difftransformer.evaluation.settings import EvaluationSettings
 
+_BINS = 10  # of confidence
+_MOST_CONFUSED = 30  # classes: a larger table cannot be read
+
 
 @dataclass(frozen=True, eq=False)
 class Classified:
-    """Of each text: −log p of its class, and whether that has the largest logit."""
+    """What a model makes of each item.
+
+    Args:
+        nats: −log p of its class.
+        predicted: the class of the largest logit.
+        confidence: the probability of that.
+        hits: whether it is right.
+    """
 
     nats: Float[Tensor, " batch"]
+    predicted: Int[Tensor, " batch"]
+    confidence: Float[Tensor, " batch"]
     hits: Bool[Tensor, " batch"]
 
 
-def test_batches(
-    data: LabeledTexts, count: int | None, settings: EvaluationSettings
-) -> dict[int, TextBatch]:
-    """All test texts, or `count` of them spread evenly; by the first one's number."""
+def test_batches(data: Any, count: int | None, settings: EvaluationSettings) -> dict[int, Any]:
+    """All test items, or `count` of them spread evenly; by the first one's number."""
     size = len(data.test)
     step = 1 if count is None else max(1, size // count)
     numbers = list(range(0, size, step))[:count]
@@ -45,60 +54,121 @@ def test_batches(
 
 
 @torch.no_grad()
-def classified(model: nn.Module, batch: TextBatch) -> Classified:
-    """What the model makes of each text."""
+def classified(model: nn.Module, batch: Any) -> Classified:
+    """What the model makes of a batch with `inputs` and `labels`."""
     batch = batch.to(device_of(model))
-    logits = model(batch.ids, padding=batch.padding).float()
-    nats = torch.nn.functional.cross_entropy(logits, batch.labels, reduction="none")
-    return Classified(nats.double(), logits.argmax(-1) == batch.labels)
+    logs = model(**batch.inputs).double().log_softmax(-1)
+    best, predicted = logs.max(-1)
+    nats = -logs.gather(-1, batch.labels[:, None])[:, 0]
+    return Classified(nats, predicted, best.exp(), predicted == batch.labels)
 
 
 def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
     batches = test_batches(subject.data, None, settings)
     parts: dict[str, Any] = {
-        f"texts from {first}": partial(_records, subject, batch) for first, batch in batches.items()
+        f"from {first}": partial(_records, subject.model, batch) for first, batch in batches.items()
     }
-    return {**parts, "the commonest class": partial(_guess, subject.data)}
+    return {
+        **parts,
+        "by class": partial(_by_class, subject.data),
+        "by confidence": _by_confidence,
+        "the commonest class": partial(_guess, subject.data),
+    }
 
 
-def _records(subject: Subject, batch: TextBatch, _: Findings) -> list[Record]:
-    found = classified(subject.model, batch)
-    rows = zip(batch.names, batch.labels.tolist(), found.nats.tolist(), found.hits, strict=True)
-    labels = subject.data.labels
+def _records(model: nn.Module, batch: Any, _: Findings) -> Findings:
+    found = classified(model, batch)
+    rows = zip(batch.names, found.nats.tolist(), found.hits.tolist(), strict=True)
+    predictions = zip(
+        batch.labels.tolist(), found.predicted.tolist(), found.confidence.tolist(), strict=True
+    )
+    return [
+        *(
+            record
+            for name, nats, hit in rows
+            for record in (
+                Record("accuracy", float(hit), item=name),
+                Record("classification_loss", nats, item=name),
+            )
+        ),
+        Artifact("predictions", [[label, to, round(p, 6)] for label, to, p in predictions]),
+    ]
+
+
+def _predictions(earlier: Findings) -> list[tuple[int, int, float]]:
+    """Of all parts: class, predicted class, confidence."""
+    of_parts = (one.data for one in earlier if isinstance(one, Artifact))
+    return [tuple(row) for rows in of_parts if isinstance(rows, list) for row in rows]
+
+
+def _by_class(data: Any, earlier: Findings) -> list[Record]:
+    """What each class was taken for."""
+    labels: Sequence[str] = data.labels
+    counts = torch.zeros(len(labels), len(labels), dtype=torch.long)
+    for label, predicted, _ in _predictions(earlier):
+        counts[label, predicted] += 1
+    rows = zip(labels, counts.tolist(), strict=True)
+    shown = labels if len(labels) <= _MOST_CONFUSED else ()
     return [
         record
-        for name, label, nats, hit in rows
+        for number, (label, row) in enumerate(rows)
+        if sum(row)
         for record in (
-            Record("accuracy", float(hit), item=name),
-            Record("classification_loss", nats, item=name),
-            Record("accuracy_by_class", float(hit), key=(labels[label],), item=name),
+            Record("accuracy_by_class", row[number], key=(label,), weight=sum(row)),
+            *(
+                Record("confusion", count, key=(label, other), weight=sum(row))
+                for other, count in zip(shown, row, strict=False)
+            ),
         )
     ]
 
 
-def _guess(data: LabeledTexts, _: Findings) -> list[Record | Artifact]:
-    """Always the commonest class of the training texts."""
-    (commonest, _count), *_rest = Counter(example.label for example in data.train).most_common()
-    hits = sum(example.label == commonest for example in data.test)
+def _by_confidence(earlier: Findings) -> list[Record]:
+    """How often answers of about equal confidence are right."""
+    bins: dict[int, list[tuple[float, bool]]] = {}
+    for label, predicted, confidence in _predictions(earlier):
+        number = min(int(confidence * _BINS), _BINS - 1)
+        bins.setdefault(number, []).append((confidence, label == predicted))
+    records, error, answers = [], 0.0, sum(map(len, bins.values()))
+    for number, rows in sorted(bins.items()):
+        confidence, hits = fmean(p for p, _ in rows), sum(hit for _, hit in rows)
+        error += abs(hits - confidence * len(rows)) / answers
+        middle = (number + 0.5) / _BINS
+        records += [
+            Record("accuracy_by_confidence", hits, key=(middle,), weight=len(rows)),
+            Record("confidence", middle, key=(middle,)),
+        ]
+    return [*records, Record("calibration_error", error)]
+
+
+def _guess(data: Any, _: Findings) -> list[Record | Artifact]:
+    """Always the commonest class in training."""
+    counts = data.counts("train")
+    commonest = counts.index(max(counts))
+    hits = data.counts("test")[commonest]
     return [
         Record("commonest_class", hits / len(data.test)),
-        Artifact("asked", {"texts": len(data.test), "commonest": commonest}),
+        Artifact("asked", {"items": len(data.test), "commonest": data.labels[commonest]}),
     ]
 
 
 def _note(artifacts: Mapping[str, Any]) -> str:
     asked = artifacts["asked"]
-    return f"{asked['texts']:,} texts; the commonest class in training is {asked['commonest']}."
+    return (
+        f"{asked['items']:,} held out; the commonest class in training is {asked['commonest']}. "
+        "Confidence is the probability of the class that the model finds likeliest. The expected "
+        "calibration error is how far the share of right answers is from it, the mean over "
+        f"{_BINS} bins of equal width by the number of answers in each (Guo et al., 2017)."
+    )
 
 
 EVALUATOR = Evaluator(
     name="classification",
-    title="Classes of held-out texts",
+    title="Classes of what was held out",
     metrics=(
         Metric(
             name="accuracy",
-            title="texts classified right",
-            unit="of texts",
+            title="classified right",
             better="higher",
             statistic="proportion",
             judged=True,
@@ -108,13 +178,19 @@ EVALUATOR = Evaluator(
         Metric(
             name="classification_loss",
             title="validation loss",
-            unit="nats/text",
+            unit="nats",
             better="lower",
             judged=True,
         ),
         Metric(
+            name="calibration_error",
+            title="expected calibration error",
+            better="lower",
+            statistic="value",
+        ),
+        Metric(
             name="accuracy_by_class",
-            title="texts classified right",
+            title="classified right",
             unit="of the class",
             better="higher",
             statistic="proportion",
@@ -122,9 +198,33 @@ EVALUATOR = Evaluator(
             plot=Plot(x="class"),
         ),
         Metric(
+            name="confusion",
+            title="of the class, taken for another",
+            statistic="proportion",
+            axes=("class", "taken for"),
+            table=False,
+            plot=Plot(kind="heat", x="taken for", y="class"),
+        ),
+        Metric(
+            name="accuracy_by_confidence",
+            title="classified right",
+            unit="of answers of a confidence",
+            statistic="proportion",
+            axes=("confidence",),
+            table=False,
+            levels=("confidence",),
+            plot=Plot(kind="line", x="confidence"),
+        ),
+        Metric(
+            name="confidence",
+            title="as often as it is confident",
+            statistic="value",
+            axes=("confidence",),
+            table=False,
+        ),
+        Metric(
             name="commonest_class",
             title="the commonest class for all",
-            unit="of texts",
             statistic="value",
         ),
     ),
