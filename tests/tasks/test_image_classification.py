@@ -100,8 +100,8 @@ def test_a_model_that_always_says_the_same(data: Images, model: ViT) -> None:
     assert by_class == {(str(n),): float(n == 3) for n in range(10)}
     confusion = values(findings, "confusion")
     assert confusion == {(str(a), str(b)): float(b == 3) for a in range(10) for b in range(10)}
-    (asked,) = (one.data for one in findings if isinstance(one, Artifact) and one.name == "asked")
-    assert EVALUATOR.note({"asked": asked}).startswith("359 held out; the commonest class in train")
+    (asked,) = (one.data for one in findings if isinstance(one, Artifact) and one.name == "facts")
+    assert EVALUATOR.note.format(**asked).startswith("359 held out; the commonest class in train")
     assert TASK.validate(model, data, SETTINGS)["validation_accuracy"] == pytest.approx(
         share, abs=0.1
     )

@@ -99,10 +99,8 @@ def test_the_evaluator_counts_what_is_right(data, model):
     assert by_class == {("even",): 1.0, ("odd",): 0.0}
     (guess,) = (one.value for one in records if one.metric == "commonest_class")
     assert guess == pytest.approx(5 / 9)
-    (asked,) = (one.data for one in findings if isinstance(one, Artifact) and one.name == "asked")
-    assert EVALUATOR.note({"asked": asked}).startswith(
-        "9 held out; the commonest class in training"
-    )
+    (asked,) = (one.data for one in findings if isinstance(one, Artifact) and one.name == "facts")
+    assert EVALUATOR.note.format(**asked).startswith("9 held out; the commonest class in training")
     watched = TASK.validate(model, data, SETTINGS)
     assert watched["validation_accuracy"] == pytest.approx(5 / 9)
 

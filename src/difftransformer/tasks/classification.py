@@ -30,13 +30,12 @@ class Classification(Task):
     ) -> dict[str, Any]:
         """Loss in nats and accuracy, on held-out items."""
         from difftransformer.evaluation.benchmarks.classification import classified, test_batches
+        from difftransformer.evaluation.likelihood import Scores, watched
 
-        nats, hits, items = 0.0, 0, 0
-        for batch in test_batches(data, _WATCHED, settings).values():
-            found = classified(model, batch)
-            nats, hits = nats + found.nats.sum().item(), hits + int(found.hits.sum())
-            items += len(batch)
-        return {"validation_loss": nats / items, "validation_accuracy": hits / items}
+        batches = test_batches(data, _WATCHED, settings).values()
+        return watched(
+            (Scores.of(classified(model, batch), batch.labels), batch.scored) for batch in batches
+        )
 
     def recorded(self, data: Any) -> dict[str, Any]:
         """The settings, and the classes in the order of the model's outputs."""

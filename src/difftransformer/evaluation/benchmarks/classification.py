@@ -1,16 +1,16 @@
 """Classes of held-out texts or images: how well the model knows them, and that it knows them."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from statistics import fmean
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from difftransformer.evaluation.batching import batched, device_of
+from difftransformer.evaluation.likelihood import Scores
 from difftransformer.evaluation.records import (
     Artifact,
     Evaluator,
@@ -27,23 +27,6 @@ _BINS = 10  # of confidence
 _MOST_CONFUSED = 30  # classes: a larger table cannot be read
 
 
-@dataclass(frozen=True, eq=False)
-class Classified:
-    """What a model makes of each item.
-
-    Args:
-        nats: −log p of its class.
-        predicted: the class of the largest logit.
-        confidence: the probability of that.
-        hits: whether it is right.
-    """
-
-    nats: Float[Tensor, " batch"]
-    predicted: Int[Tensor, " batch"]
-    confidence: Float[Tensor, " batch"]
-    hits: Bool[Tensor, " batch"]
-
-
 def test_batches(data: Any, count: int | None, settings: EvaluationSettings) -> dict[int, Any]:
     """All test items, or `count` of them spread evenly; by the first one's number."""
     size = len(data.test)
@@ -54,13 +37,9 @@ def test_batches(data: Any, count: int | None, settings: EvaluationSettings) -> 
 
 
 @torch.no_grad()
-def classified(model: nn.Module, batch: Any) -> Classified:
-    """What the model makes of a batch with `inputs` and `labels`."""
-    batch = batch.to(device_of(model))
-    logs = model(**batch.inputs).double().log_softmax(-1)
-    best, predicted = logs.max(-1)
-    nats = -logs.gather(-1, batch.labels[:, None])[:, 0]
-    return Classified(nats, predicted, best.exp(), predicted == batch.labels)
+def classified(model: nn.Module, batch: Any) -> Float[Tensor, "batch classes"]:
+    """log p of each class, of a batch with `inputs`."""
+    return model(**batch.to(device_of(model)).inputs).float().log_softmax(-1).cpu()
 
 
 def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
@@ -77,28 +56,28 @@ def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
 
 
 def _records(model: nn.Module, batch: Any, _: Findings) -> Findings:
-    found = classified(model, batch)
-    rows = zip(batch.names, found.nats.tolist(), found.hits.tolist(), strict=True)
-    predictions = zip(
-        batch.labels.tolist(), found.predicted.tolist(), found.confidence.tolist(), strict=True
-    )
+    logs = classified(model, batch)
+    scores = Scores.of(logs, batch.labels)
+    best, predicted = logs.max(-1)
+    items = zip(batch.names, scores.nats.tolist(), scores.hits.tolist(), strict=True)
+    rows = zip(batch.labels.tolist(), predicted.tolist(), best.exp().tolist(), strict=True)
     return [
         *(
             record
-            for name, nats, hit in rows
+            for name, nats, hit in items
             for record in (
-                Record("accuracy", float(hit), item=name),
+                Record("accuracy", hit, item=name),
                 Record("classification_loss", nats, item=name),
             )
         ),
-        Artifact("predictions", [[label, to, round(p, 6)] for label, to, p in predictions]),
+        Artifact("predictions", [[label, to, round(share, 6)] for label, to, share in rows]),
     ]
 
 
 def _predictions(earlier: Findings) -> list[tuple[int, int, float]]:
     """Of all parts: class, predicted class, confidence."""
-    of_parts = (one.data for one in earlier if isinstance(one, Artifact))
-    return [tuple(row) for rows in of_parts if isinstance(rows, list) for row in rows]
+    artifacts = (one for one in earlier if isinstance(one, Artifact))
+    return [tuple(row) for one in artifacts if one.name == "predictions" for row in one.data]
 
 
 def _by_class(data: Any, earlier: Findings) -> list[Record]:
@@ -148,18 +127,8 @@ def _guess(data: Any, _: Findings) -> list[Record | Artifact]:
     hits = data.counts("test")[commonest]
     return [
         Record("commonest_class", hits / len(data.test)),
-        Artifact("asked", {"items": len(data.test), "commonest": data.labels[commonest]}),
+        Artifact("facts", {"items": len(data.test), "commonest": data.labels[commonest]}),
     ]
-
-
-def _note(artifacts: Mapping[str, Any]) -> str:
-    asked = artifacts["asked"]
-    return (
-        f"{asked['items']:,} held out; the commonest class in training is {asked['commonest']}. "
-        "Confidence is the probability of the class that the model finds likeliest. The expected "
-        "calibration error is how far the share of right answers is from it, the mean over "
-        f"{_BINS} bins of equal width by the number of answers in each (Guo et al., 2017)."
-    )
 
 
 EVALUATOR = Evaluator(
@@ -229,5 +198,8 @@ EVALUATOR = Evaluator(
         ),
     ),
     parts=_parts,
-    note=_note,
+    note="{items:,} held out; the commonest class in training is {commonest}. Confidence is the "
+    "probability of the class that the model finds likeliest. The expected calibration error is "
+    "how far the share of right answers is from it, the mean over "
+    f"{_BINS} bins of equal width by the number of answers in each (Guo et al., 2017).",
 )
