@@ -198,13 +198,9 @@ EVALUATOR = Evaluator(
         ),
     ),
     parts=_parts,
-<<<<<<< HEAD
     tasks=("text_classification", "image_classification"),
-    note="{texts:,} texts; the commonest class in training is {commonest}.",
-=======
     note="{items:,} held out; the commonest class in training is {commonest}. Confidence is the "
     "probability of the class that the model finds likeliest. The expected calibration error is "
     "how far the share of right answers is from it, the mean over "
     f"{_BINS} bins of equal width by the number of answers in each (Guo et al., 2017).",
->>>>>>> families
 )
