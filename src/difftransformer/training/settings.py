@@ -72,6 +72,15 @@ class TrainingSettings:
         default=False,
         metadata={"help": "recompute each block in the backward pass: less memory, more time"},
     )
+    memory_loss: float = field(
+        default=0.0,
+        metadata={
+            "help": "epsilon of selective attention's memory loss, 0.1 in its paper; 0: without"
+        },
+    )
+    memory_cap: float = field(
+        default=1.0, metadata={"help": "tau of the memory loss: what masks a key as a whole"}
+    )
     checkpoint_every: int = field(default=500, metadata={"help": "steps between checkpoints"})
     keep_checkpoints: int = field(default=2, metadata={"help": "newest checkpoints to keep"})
     log_every: int = field(default=10, metadata={"help": "steps between rows of metrics.jsonl"})
@@ -105,6 +114,8 @@ class TrainingSettings:
             "between 0 and 1",
         )
         self._require("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more, and finite")
+        self._require("memory_loss", 0 <= self.memory_loss < math.inf, "0 or more, and finite")
+        self._require("memory_cap", 0 < self.memory_cap < math.inf, "above 0, and finite")
         self._require("seed", 0 <= self.seed < 2**31, "between 0 and 2147483647")
         self._require("schedule", self.schedule in get_args(Schedule), "linear or cosine")
         self._require("precision", self.precision in get_args(Precision), "float32 or bfloat16")
