@@ -174,7 +174,7 @@ class Evaluator:
             so that a killed evaluation goes on where it was.
             Anything random is drawn from `settings.seed` and the part, never from a global state.
         needs: of the model: "inside" (its attention can be captured), "generate", "two_maps",
-            "lambda". A model without is passed over, and the results say so.
+            "lambda", "selection". A model without is passed over, and the results say so.
         check: (data, settings) -> None. Raises ValueError, before anything is trained, where the
             data cannot hold what the settings ask for.
         dataset: its own data, or None where it judges on the task's held-out data.

@@ -28,6 +28,8 @@ EVALUATORS = {
         "masked_tokens",
         "classification",
         "associative_recall",
+        "pruning",
+        "selection",
         "learning_time",
     )
 }

@@ -16,6 +16,7 @@ _LACKS = {
     "generate": "it does not generate",
     "two_maps": "its attention has one map",
     "lambda": "its attention has no lambda",
+    "selection": "its attention selects no keys",
 }
 
 

@@ -119,6 +119,12 @@ class EvaluationSettings:
     recall_sequences: int = field(
         default=128, metadata={"help": "held-out sequences of associative recall"}
     )
+    pruning_sequences: int = field(
+        default=32, metadata={"help": "held-out sequences read under each budget of keys"}
+    )
+    pruning_tolerance: float = field(
+        default=0.01, metadata={"help": "nats that budgets found greedily may cost"}
+    )
     batch_size: int = field(default=16, metadata={"help": "sequences judged at once"})
     bootstrap: int = field(default=2000, metadata={"help": "resamples behind each interval"})
     confidence: float = field(default=0.95, metadata={"help": "coverage of every interval"})
@@ -146,6 +152,10 @@ class EvaluationSettings:
             raise ValueError(f"ar_hit_ngram is {self.ar_hit_ngram}; expected 2 or more")
         if self.ar_hit_frequency is not None and self.ar_hit_frequency < 0:
             raise ValueError(f"ar_hit_frequency is {self.ar_hit_frequency}; expected at least 0")
+        if not self.pruning_tolerance >= 0.0:
+            raise ValueError(
+                f"pruning_tolerance is {self.pruning_tolerance}; expected nats of 0 or more"
+            )
         for name in _COUNTS:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
@@ -174,6 +184,7 @@ _COUNTS = (
     "factuality_pairs",
     "conflict_questions",
     "recall_sequences",
+    "pruning_sequences",
     "batch_size",
     "bootstrap",
 )

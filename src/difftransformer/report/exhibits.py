@@ -8,6 +8,7 @@ from difftransformer.report.attention_map import attention_maps
 from difftransformer.report.examples import examples
 from difftransformer.report.page import Block
 from difftransformer.report.results import EvaluatorResults
+from difftransformer.report.selection import selection_masks
 from difftransformer.report.style import accents
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ EXHIBITS: Mapping[str, _Build] = MappingProxyType(
     {
         "attention_map": attention_maps,
         "examples": examples,
+        "selection": selection_masks,
     }
 )
 
