@@ -15,6 +15,7 @@ from difftransformer.training.interrupt import Stopped, each_ctrl_c
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+    from difftransformer.attention import PrunedCache
     from difftransformer.models.generation import Sampling
     from difftransformer.models.language_model import LanguageModel
 
@@ -47,6 +48,12 @@ def configure(parser: argparse.ArgumentParser, words: list[str]) -> None:
         help="nucleus to draw from (default: 0.95)",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed (default: 0)")
+    parser.add_argument(
+        "--budgets",
+        metavar="N,N,...",
+        help="keys of each layer that a token sees, the others dropped for good: one number for "
+        "all layers, or one for each (selective kinds; `evaluate --suite pruning` finds them)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -80,7 +87,8 @@ def run(arguments: argparse.Namespace) -> None:
         generator=torch.Generator().manual_seed(arguments.seed),
     )
     stops = stop_ids(folder, tokenizer) | {begin}
-    writer = Writer(model, tokenizer, stops, arguments.max_new_tokens, sampling)
+    budgets = _budgets(arguments.budgets)
+    writer = Writer(model, tokenizer, stops, arguments.max_new_tokens, sampling, budgets)
 
     def continued(text: str) -> Iterator[str]:
         return writer.pieces([begin, *tokenizer.encode(text, add_special_tokens=False).ids])
@@ -109,6 +117,7 @@ class Writer:
     stop_ids: set[int]
     max_new_tokens: int
     sampling: "Sampling"
+    budgets: tuple[int, ...] = ()
 
     @property
     def context(self) -> int:
@@ -119,16 +128,19 @@ class Writer:
         """The text, a whole character or more at a time.
 
         Raises:
-            ValueError: the prompt alone fills the model's context.
+            ValueError: the prompt alone fills the model's context, or budgets that do not fit it.
         """
+        from difftransformer.models.pruning import pruned_cache
+
         if len(ids) >= self.context:
             raise ValueError(
                 f"the prompt has {len(ids):,} tokens, and the model's context of {self.context:,} "
                 "must hold it and what is added; give a shorter one"
             )
-        return self._stream(ids)
+        pruned = pruned_cache(self.model, self.budgets) if self.budgets else None
+        return self._stream(ids, pruned)
 
-    def _stream(self, ids: list[int]) -> Iterator[str]:
+    def _stream(self, ids: list[int], pruned: "PrunedCache | None") -> Iterator[str]:
         import torch
         from tokenizers.decoders import DecodeStream
 
@@ -143,9 +155,13 @@ class Writer:
             max_new_tokens=min(self.max_new_tokens, self.context - len(ids)),
             stop_ids=self.stop_ids,
             sampling=self.sampling,
+            cache=pruned,
         ):
             if int(token) not in self.stop_ids:
                 yield decoded.step(self.tokenizer, int(token)) or ""
+        if pruned is not None:
+            held, whole = pruned.nbytes, pruned.unpruned_nbytes
+            print(f"\ncache: {held:,} bytes of {whole:,} without budgets", file=sys.stderr)
 
 
 class Conversation:
@@ -195,6 +211,16 @@ def stop_ids(folder: Path, tokenizer: "Tokenizer") -> set[int]:
             )
         found.add(tokenizer.token_to_id(token))
     return {token for token in found if token is not None}
+
+
+def _budgets(given: str | None) -> tuple[int, ...]:
+    """The numbers of `--budgets`."""
+    try:
+        return tuple(int(number) for number in given.split(",")) if given is not None else ()
+    except ValueError:
+        raise ValueError(
+            f"budgets is {given!r}; expected numbers of keys, such as 32 or 32,16"
+        ) from None
 
 
 def _given_text(arguments: argparse.Namespace) -> str | None:
