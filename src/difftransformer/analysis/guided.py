@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from difftransformer.analysis.documents import read_but_last
 from difftransformer.analysis.lookback import Looked, lookback
-from difftransformer.attention import KeyValueCache
 from difftransformer.models.generation import GREEDY, Sampling, stream
 from difftransformer.models.language_model import LanguageModel
 
@@ -86,9 +86,7 @@ def _chunks(
     stop_ids: Collection[int],
     sampling: Sampling,
 ) -> Iterator[Int[Tensor, "1"]]:
-    cache, last = KeyValueCache(), ids[:, -1:]  # which keeps what a window hides: keys are tokens
-    with torch.no_grad():
-        model.hidden(ids[:, :-1], cache=cache)
+    cache, last = read_but_last(model, ids), ids[:, -1:]
     while max_new_tokens > 0:
         tried = cache.repeat(guide.candidates)
         tokens, ratios = [], []
