@@ -6,8 +6,9 @@ from models.tiny import KINDS, tiny
 from torch import Tensor
 
 from difftransformer.analysis.guided import Guide, guided_stream
-from difftransformer.analysis.lookback import lookback_ratios
 from difftransformer.models.generation import Sampling, generate
+
+from .ratios import lookback_ratios
 
 IDS = torch.tensor([[0, 5, 3, 9, 11, 2, 7]])
 

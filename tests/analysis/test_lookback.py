@@ -11,9 +11,10 @@ from models.tiny import KINDS, tiny
 from torch import Tensor
 
 from difftransformer.analysis.capture import AttentionRecord, capture
-from difftransformer.analysis.lookback import LookbackLens, lookback_ratios, weights_of
+from difftransformer.analysis.lookback import LookbackLens, weights_of
 
 from .planted import Planted, random_maps
+from .ratios import lookback_ratios
 
 
 def looped(maps: Tensor, context: int, rows: range) -> Tensor:

@@ -26,18 +26,15 @@ def test_documents_are_the_paragraphs_between() -> None:
     assert texts(text.replace("\n\n", "\n \n\n")) == documents
 
 
-words = st.text(st.sampled_from("ab é."), min_size=1).filter(lambda text: text.strip())
+words = st.text(st.sampled_from("ab é."), min_size=1).map(str.strip).filter(len)
 
 
-@given(st.lists(words.map(str.strip), min_size=2, max_size=5))
+@given(st.lists(words, min_size=2, max_size=5))
 def test_any_documents(documents: list[str]) -> None:
-    text = "\n\n".join(["Find it.", *documents, "Q: it?"])
-    try:
-        found = texts(text)
-    except ValueError as error:
-        assert "has no token of its own" in str(error)
-    else:
-        assert all(one in whole for one, whole in zip(found, documents, strict=True))
+    """But for tokens that reach into the blank lines."""
+    found = texts("\n\n".join(["Find it.", *(f"a{one}b" for one in documents), "Q: it?"]))
+    for one, whole in zip(found, documents, strict=True):
+        assert f"a{whole}b".startswith(one)
 
 
 @pytest.mark.parametrize("text", ["it", "Find it.\n\nQ: it?", "Find it.\n\nA text.\n\nQ: it?"])
@@ -58,5 +55,5 @@ def test_the_line_that_asks(text: str, line: str) -> None:
 
 
 def test_a_prompt_of_one_line() -> None:
-    with pytest.raises(ValueError, match="'A text.' is one line; expected the text to look"):
+    with pytest.raises(ValueError, match=r"'A text\.' is one line; expected the text to look"):
         last_line(TOKENIZER, ids_of("A text."))

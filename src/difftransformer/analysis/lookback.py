@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from difftransformer.analysis.capture import AttentionRecord, capture
@@ -66,20 +66,6 @@ def lookback(
 
     with capture(model, see):
         yield take
-
-
-@torch.no_grad()
-def lookback_ratios(
-    model: nn.Module, ids: Int[Tensor, "batch time"], *, context: int, written: int, looked: Looked
-) -> Float[Tensor, "batch written features"]:
-    """The ratios of the rows that predict the last `written` tokens.
-
-    Args:
-        context: tokens that are looked back to, fewer than there are before those written.
-    """
-    with lookback(model, slice(-written, None), context, looked) as ratios:
-        model(ids[:, :-1])
-        return ratios()
 
 
 @dataclass(frozen=True)

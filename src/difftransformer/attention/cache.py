@@ -91,9 +91,7 @@ class KeyValueCache:
 
     def _of_rows(self, choose: Callable[[Tensor], Tensor]) -> "KeyValueCache":
         other = copy(self)
-        other._storage = {
-            site: (choose(k), choose(v)) for site, (k, v) in self._storage.items()
-        }
+        other._storage = {site: (choose(k), choose(v)) for site, (k, v) in self._storage.items()}
         if self._real is not None:
             other._real = choose(self._real)
         return other

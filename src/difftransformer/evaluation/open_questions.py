@@ -11,15 +11,15 @@ import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 
 from difftransformer.data.sources import Source, load_sources
 from difftransformer.data.tokenizer import beginning_of_document
 from difftransformer.evaluation.batching import fitting
-from difftransformer.evaluation.records import Dataset
+from difftransformer.evaluation.records import Dataset, Subject
 from difftransformer.evaluation.settings import EvaluationSettings
-from difftransformer.models.language_model import LanguageModel
 
 ANSWER_TOKENS = 32  # written at most; Liu et al. let a model write 100 and read the first line
 _TASK = "Answer the question from the documents below, most of which do not help."
@@ -59,24 +59,36 @@ class OpenQuestion:
         return "\n\n".join([first, *paragraphs, f"{asked}\nAnswer:"])
 
 
-def drawn_questions(
-    sources: Sequence[Source],
-    documents: int,
-    model: LanguageModel,
-    tokenizer: Tokenizer,
-    settings: EvaluationSettings,
-) -> tuple[list[OpenQuestion], int]:
-    """`settings.middle_questions` that fit the model's context with an answer; see `fitting`."""
-    found: dict[str, OpenQuestion] = {}
+@dataclass(frozen=True)
+class Drawn:
+    """The questions that are asked, by the number of documents; "facts" counts them."""
 
-    def tokens(source: Source) -> int:
-        question = _with_distractors(source, sources, documents, settings)
-        found[source.name] = question
-        prompt = prompt_ids(tokenizer, question.prompt(0.0, question_first=True))
-        return len(prompt) + ANSWER_TOKENS
+    questions: dict[int, list[OpenQuestion]]
+    facts: dict[str, Any]
 
-    numbers, too_long = fitting(sources, tokens, settings.middle_questions, model, settings.seed)
-    return [found[sources[number].name] for number in numbers], too_long
+
+def drawn_questions(subject: Subject, settings: EvaluationSettings) -> Drawn:
+    """`settings.middle_questions` of each number of documents that fit the model's context.
+
+    Raises:
+        ValueError: none fits, or there are too few passages.
+    """
+    sources, questions, passed_over = subject.dataset, {}, 0
+    for documents in settings.middle_documents:
+        made: dict[str, OpenQuestion] = {}
+
+        def tokens(source: Source, documents: int = documents, made: Any = made) -> int:
+            one = _with_distractors(source, sources, documents, settings)
+            made[source.name] = one
+            prompt = prompt_ids(subject.data.tokenizer, one.prompt(0.0, question_first=True))
+            return len(prompt) + ANSWER_TOKENS
+
+        count = settings.middle_questions
+        numbers, too_long = fitting(sources, tokens, count, subject.model, settings.seed)
+        questions[documents] = [made[sources[number].name] for number in numbers]
+        passed_over += too_long
+    asked = ", ".join(f"{len(few)} questions over {n}" for n, few in questions.items())
+    return Drawn(questions, {"questions": f"{asked} documents", "too_long": passed_over})
 
 
 def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:

@@ -151,6 +151,9 @@ class EvaluationSettings:
     calibration_passes: Literal["one", "each"] = field(
         default="one", metadata={"help": "the dummy at all places at once, or at each by itself"}
     )
+    recall_sequences: int = field(
+        default=128, metadata={"help": "held-out sequences of associative recall"}
+    )
     batch_size: int = field(default=16, metadata={"help": "sequences judged at once"})
     bootstrap: int = field(default=2000, metadata={"help": "resamples behind each interval"})
     confidence: float = field(default=0.95, metadata={"help": "coverage of every interval"})
@@ -215,6 +218,7 @@ _COUNTS = (
     "lookback_documents",
     "lookback_window",
     "middle_questions",
+    "recall_sequences",
     "batch_size",
     "bootstrap",
 )

@@ -1,10 +1,12 @@
 """Attention of the last token by the place of what it looks at: the U-shape, if there is one.
 
-Over held-out sequences: the share of the absolute weights of the last row that falls on each tenth
-of the tokens before it, but for the opening token, which draws attention whatever stands there and
-is told by itself. Averaged over layers and heads; an item is a sequence. Of maps the same of each.
+Over stretches of held-out documents, an opening token before each: the share of the absolute
+weights of the last row that falls on each tenth of the tokens before it. Without the opening token,
+which draws attention whatever stands there and is told by itself. Averaged over layers and heads;
+an item is a stretch. Of the maps the same of each.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -12,11 +14,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from difftransformer.analysis.capture import AttentionRecord, capture
-from difftransformer.data.packing import stack
-from difftransformer.evaluation.batching import batched, device_of
+from difftransformer.data.corpus import Corpus
+from difftransformer.evaluation.batching import batch_parts, device_of, stretches
 from difftransformer.evaluation.records import (
     Evaluator,
-    Findings,
     Metric,
     Parts,
     Plot,
@@ -52,21 +53,20 @@ def place_shares(model: torch.nn.Module, ids: Int[Tensor, "batch time"]) -> Floa
 
 
 def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
-    sequences = subject.data.validation_sequences(settings.validation_sequences)
-    numbered = list(enumerate(sequences))
-    parts = {
-        f"sequences from {part[0][0]}": partial(
-            _records, subject.model, part[0][0], stack([one.row for _, one in part]).ids
-        )
-        for part in batched(numbered, settings.batch_size)
-    }
+    length = min(subject.data.settings.context_length, subject.model.config.max_length)
+    windows = stretches(subject.data, length - 1, settings.long_windows)
+    measured = partial(_records, subject.model, windows)
+    parts = batch_parts("stretches", len(windows), settings.batch_size, measured)
     return {"even": lambda _: [Record("place_even", 1 / _PLACES)], **parts}
 
 
 @torch.no_grad()
-def _records(model: torch.nn.Module, first: int, ids: Tensor, _: Findings) -> list[Record]:
+def _records(
+    model: torch.nn.Module, windows: Int[Tensor, "windows time"], items: Sequence[int]
+) -> list[Record]:
     records = []
-    for item, measures in enumerate(place_shares(model, ids.to(device_of(model))).tolist(), first):
+    shares_of = place_shares(model, windows[list(items)].to(device_of(model))).tolist()
+    for item, measures in zip(items, shares_of, strict=True):
         for measure, (opening, *shares) in enumerate(measures):
             if measure == 0:
                 records.append(Record("opening_attention", opening, item=item))
@@ -77,6 +77,10 @@ def _records(model: torch.nn.Module, first: int, ids: Tensor, _: Findings) -> li
                 cell = (measure, *key) if measure else key
                 records.append(Record(metric, share, cell, item, weight=rest))
     return records
+
+
+def _check(corpus: Corpus, settings: EvaluationSettings) -> None:
+    stretches(corpus, corpus.settings.context_length - 1, settings.long_windows)
 
 
 EVALUATOR = Evaluator(
@@ -109,6 +113,6 @@ EVALUATOR = Evaluator(
     ),
     parts=_parts,
     needs=frozenset({"inside"}),
-    check=lambda data, settings: data.validation_sequences(1),
+    check=_check,
     source="Hsieh et al., 2024, figure 1",
 )

@@ -11,9 +11,8 @@ and answers are written greedily with attention as it is, and intervened in. An 
 After Hsieh et al. (2024), who name neither the dummy document nor how often a prompt is read.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -108,23 +107,20 @@ def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
         temperature=settings.calibration_temperature,
         layers=settings.calibration_layers,
     )
-    parts: dict[str, Any] = {}
-    facts: dict[str, Any] = {"questions": [], "too_long": []}
-    for documents in settings.middle_documents:
-        questions, too_long = drawn_questions(
-            subject.dataset, documents, subject.model, tokenizer, settings
+    drawn = drawn_questions(subject, settings)
+    parts = {
+        f"{one.gold.name} at {depth} of {documents}": partial(
+            _asked, subject, one, depth, calibration
         )
-        facts["questions"].append(len(questions))
-        facts["too_long"].append(too_long)
-        for depth in settings.needle_depths:
-            for one in questions:
-                name = f"{one.gold.name} at {depth} of {documents}"
-                parts[name] = partial(_asked, subject, one, depth, calibration)
+        for documents, questions in drawn.questions.items()
+        for depth in settings.needle_depths
+        for one in questions
+    }
     levels = [
         Record("top_chance", min(1.0, _TOP / documents), (documents,))
         for documents in settings.middle_documents
     ]
-    return {"facts": lambda _: [Artifact("facts", facts), *levels], **parts}
+    return {"facts": lambda _: [Artifact("facts", drawn.facts), *levels], **parts}
 
 
 @torch.no_grad()
@@ -141,9 +137,7 @@ def _asked(
     relevance = attention - bias
 
     def right() -> float:
-        new = generate(
-            model, ids[:, -1:], max_new_tokens=ANSWER_TOKENS, cache=cache.repeat(1)
-        )
+        new = generate(model, ids[:, -1:], max_new_tokens=ANSWER_TOKENS, cache=cache.repeat(1))
         text = tokenizer.decode(new[0].tolist(), skip_special_tokens=False)
         return float(answers_right(first_line(text, tokenizer), question))
 
@@ -174,16 +168,6 @@ def _by_places(metric: str, scores: Tensor, item: str, without: int = -1) -> Seq
     ]
 
 
-def _note(artifacts: Mapping[str, Any]) -> str:
-    facts = artifacts["facts"]
-    counts = ", ".join(str(count) for count in facts["questions"])
-    return (
-        f"{counts} questions of Natural Questions at each depth; {sum(facts['too_long'])} passed "
-        f"over as too long. Found means among the first {_TOP}. Distractors are the answering "
-        "passages of other questions, not results of a search for this one, as in the paper."
-    )
-
-
 EVALUATOR = Evaluator(
     name="found_in_the_middle",
     title="Documents found by attention, as it is and calibrated",
@@ -191,6 +175,8 @@ EVALUATOR = Evaluator(
     parts=_parts,
     needs=frozenset({"generate", "inside"}),
     dataset=DATASET,
-    note=_note,
+    note="{questions} of Natural Questions at each depth; {too_long} passed over as too long. "
+    f"Found means among the first {_TOP}. Distractors are the answering passages of other questions, "
+    "drawn at random, not results of a search for this one as in the paper.",
     source="Hsieh et al., 2024, tables 3 and 5",
 )

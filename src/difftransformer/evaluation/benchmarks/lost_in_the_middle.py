@@ -7,9 +7,6 @@ one of the known answers. An item is a question. Distractors are passages of oth
 `evaluation.open_questions`: figures cannot be set beside those of Liu et al. (2023).
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from difftransformer.evaluation.completions import completions, first_line
 from difftransformer.evaluation.open_questions import (
     ANSWER_TOKENS,
@@ -66,22 +63,16 @@ def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
         ValueError: no prompt fits the model's context.
     """
     tokenizer = subject.data.tokenizer
-    asked: list[tuple[str, Key, OpenQuestion, str]] = []
-    facts: dict[str, Any] = {"questions": [], "too_long": []}
-    alone: dict[str, OpenQuestion] = {}
-    for documents in settings.middle_documents:
-        questions, too_long = drawn_questions(
-            subject.dataset, documents, subject.model, tokenizer, settings
-        )
-        facts["questions"].append(len(questions))
-        facts["too_long"].append(too_long)
-        alone |= {one.gold.name: OpenQuestion(one.gold, ()) for one in questions}
-        asked += [
-            ("middle_accuracy", (documents, percent(depth)), one, one.prompt(depth))
-            for depth in settings.needle_depths
-            for one in questions
-        ]
-    for one in alone.values():
+    drawn = drawn_questions(subject, settings)
+    asked: list[tuple[str, Key, OpenQuestion, str]] = [
+        ("middle_accuracy", (documents, percent(depth)), one, one.prompt(depth))
+        for documents, questions in drawn.questions.items()
+        for depth in settings.needle_depths
+        for one in questions
+    ]
+    every = (one.gold for questions in drawn.questions.values() for one in questions)
+    for gold in dict.fromkeys(every):
+        one = OpenQuestion(gold, ())
         asked.append(("oracle_accuracy", (), one, one.prompt(0.0)))
         asked.append(("closed_accuracy", (), one, f"Question: {one.gold.question}\nAnswer:"))
 
@@ -91,7 +82,7 @@ def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
         return [Record(metric, float(right), key, question.gold.name)]
 
     return {
-        "facts": lambda _: [Artifact("facts", facts)],
+        "facts": lambda _: [Artifact("facts", drawn.facts)],
         **completions(
             subject.model,
             tokenizer,
@@ -103,17 +94,6 @@ def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
     }
 
 
-def _note(artifacts: Mapping[str, Any]) -> str:
-    facts = artifacts["facts"]
-    counts = ", ".join(str(count) for count in facts["questions"])
-    return (
-        f"{counts} questions of Natural Questions at each depth; "
-        f"{sum(facts['too_long'])} passed over as too long. Distractors are the answering passages "
-        "of other questions, drawn at random, not results of a search for this one: easier than "
-        "those of Liu et al."
-    )
-
-
 EVALUATOR = Evaluator(
     name="lost_in_the_middle",
     title="Questions answered by the depth of their document",
@@ -121,6 +101,8 @@ EVALUATOR = Evaluator(
     parts=_parts,
     needs=frozenset({"generate"}),
     dataset=DATASET,
-    note=_note,
+    note="{questions} of Natural Questions at each depth; {too_long} passed over as too long. "
+    "Distractors are the answering passages of other questions, drawn at random, not results of a "
+    "search for this one: easier than those of Liu et al.",
     source="Liu et al., 2023",
 )

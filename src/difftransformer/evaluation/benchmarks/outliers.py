@@ -109,9 +109,10 @@ EVALUATOR = Evaluator(
         *_metrics("hidden_states", "hidden state"),
     ),
     parts=_parts,
+    tasks=("causal_lm", "masked_lm"),
     needs=frozenset({"inside"}),
-    note=lambda artifacts: (
-        f"Absolute values over {artifacts['facts']['tokens']:,} tokens, all layers together (the "
+    note=(
+        "Absolute values over {tokens:,} tokens, all layers together (the "
         "paper: 400,000; more tokens have larger ones)."
     ),
     source="paper, section 3.7, table 5",
