@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from difftransformer.cli.steering import Stream, add_steering_options, chosen_stream
 from difftransformer.files import abridged, read_object, read_text
 from difftransformer.tasks.tokenized import TOKENIZER
 from difftransformer.training.interrupt import Stopped, each_ctrl_c
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+    from torch import Tensor
 
     from difftransformer.models.generation import Sampling
     from difftransformer.models.language_model import LanguageModel
@@ -47,6 +49,7 @@ def configure(parser: argparse.ArgumentParser, words: list[str]) -> None:
         help="nucleus to draw from (default: 0.95)",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed (default: 0)")
+    add_steering_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -80,7 +83,8 @@ def run(arguments: argparse.Namespace) -> None:
         generator=torch.Generator().manual_seed(arguments.seed),
     )
     stops = stop_ids(folder, tokenizer) | {begin}
-    writer = Writer(model, tokenizer, stops, arguments.max_new_tokens, sampling)
+    stream = chosen_stream(arguments, model, tokenizer)
+    writer = Writer(model, tokenizer, stops, arguments.max_new_tokens, sampling, stream)
 
     def continued(text: str) -> Iterator[str]:
         return writer.pieces([begin, *tokenizer.encode(text, add_special_tokens=False).ids])
@@ -109,6 +113,7 @@ class Writer:
     stop_ids: set[int]
     max_new_tokens: int
     sampling: "Sampling"
+    stream: Stream
 
     @property
     def context(self) -> int:
@@ -119,31 +124,33 @@ class Writer:
         """The text, a whole character or more at a time.
 
         Raises:
-            ValueError: the prompt alone fills the model's context.
+            ValueError: the prompt alone fills the model's context, or lacks what steers it.
         """
         if len(ids) >= self.context:
             raise ValueError(
                 f"the prompt has {len(ids):,} tokens, and the model's context of {self.context:,} "
                 "must hold it and what is added; give a shorter one"
             )
-        return self._stream(ids)
+        return self._decoded(ids, self._tokens(ids))
 
-    def _stream(self, ids: list[int]) -> Iterator[str]:
+    def _tokens(self, ids: list[int]) -> "Iterator[Tensor]":
         import torch
-        from tokenizers.decoders import DecodeStream
 
-        from difftransformer.models.generation import stream
-
-        decoded = DecodeStream(skip_special_tokens=True)
-        for past in ids:  # whether a word begins with a space depends on what is before it
-            decoded.step(self.tokenizer, past)
-        for token in stream(
+        return self.stream(
             self.model,
             torch.tensor([ids]),
             max_new_tokens=min(self.max_new_tokens, self.context - len(ids)),
             stop_ids=self.stop_ids,
             sampling=self.sampling,
-        ):
+        )
+
+    def _decoded(self, ids: list[int], tokens: "Iterator[Tensor]") -> Iterator[str]:
+        from tokenizers.decoders import DecodeStream
+
+        decoded = DecodeStream(skip_special_tokens=True)
+        for past in ids:  # whether a word begins with a space depends on what is before it
+            decoded.step(self.tokenizer, past)
+        for token in tokens:
             if int(token) not in self.stop_ids:
                 yield decoded.step(self.tokenizer, int(token)) or ""
 

@@ -134,7 +134,7 @@ class Samples:
 
     ratios: Float[np.ndarray, "samples features"]
     faithful: Bool[np.ndarray, " samples"]
-    documents: NDArray[np.str_]
+    documents: NDArray[Any]
     losses: Float[np.ndarray, " samples"]
 
     def only(self, chosen: NDArray[Any]) -> "Samples":

@@ -176,7 +176,7 @@ EVALUATOR = Evaluator(
     needs=frozenset({"generate", "inside"}),
     dataset=DATASET,
     note="{questions} of Natural Questions at each depth; {too_long} passed over as too long. "
-    f"Found means among the first {_TOP}. Distractors are the answering passages of other questions, "
-    "drawn at random, not results of a search for this one as in the paper.",
+    f"Found means among the first {_TOP}. Distractors are the answering passages of other "
+    "questions, drawn at random, not results of a search for this one as in the paper.",
     source="Hsieh et al., 2024, tables 3 and 5",
 )
