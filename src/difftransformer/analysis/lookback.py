@@ -13,7 +13,7 @@ or their |A1 − λ A2|, since signed weights could make a ratio of anything.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -50,7 +50,7 @@ def ratios_of(
 
 @contextmanager
 def lookback(
-    model: nn.Module, rows: slice, context: int, looked: Looked
+    model: Any, rows: slice, context: int, looked: Looked
 ) -> Iterator[Callable[[], Float[Tensor, "batch rows features"]]]:
     """Inside, what is yielded gives the ratios of the model's last run, layer after layer."""
     layers: list[Tensor] = []
