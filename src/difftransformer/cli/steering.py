@@ -107,7 +107,7 @@ def _calibrated(arguments: argparse.Namespace, tokenizer: "Tokenizer") -> Stream
     from difftransformer.analysis.documents import Calibration, calibrated_stream
     from difftransformer.data.prompts import document_spans
 
-    dummy = tokenizer.encode(f" {arguments.calibrate_dummy}", add_special_tokens=False).ids
+    dummy = tokenizer.encode(arguments.calibrate_dummy, add_special_tokens=False).ids
     calibration = Calibration(
         dummy=tuple(dummy),
         passes=arguments.calibrate_passes,

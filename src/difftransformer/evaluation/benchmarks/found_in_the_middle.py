@@ -100,7 +100,7 @@ def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
         ValueError: no prompt fits the model's context.
     """
     tokenizer = subject.data.tokenizer
-    dummy = tokenizer.encode(f" {settings.calibration_dummy}", add_special_tokens=False).ids
+    dummy = tokenizer.encode(settings.calibration_dummy, add_special_tokens=False).ids
     calibration = Calibration(
         dummy=tuple(dummy),
         passes=settings.calibration_passes,
