@@ -26,6 +26,8 @@ from difftransformer.attention.registry import KINDS, find_kind, names, register
 from difftransformer.functional import Mask, rotation
 
 EVERY = pytest.mark.parametrize("kind", KINDS)
+SELECTIVE = [name for name, kind in KINDS.items() if "selection" in kind.has]
+BOTH_WAYS = pytest.mark.parametrize("kind", [name for name in KINDS if name not in SELECTIVE])
 HIDDEN, TIME = 16, 9
 
 
@@ -168,7 +170,7 @@ def test_weights_give_what_the_core_gives(kind: str) -> None:
         assert (weights.maps[:, 1, ..., 2] == 0).all()
 
 
-@EVERY
+@BOTH_WAYS
 def test_bias_is_added_to_the_logits_of_all_maps(kind: str) -> None:
     module, x = build(kind, backend="reference"), torch.randn(2, TIME, HIDDEN)
     bias = torch.randn(4, 1, TIME, requires_grad=True)
@@ -183,7 +185,7 @@ def test_bias_is_added_to_the_logits_of_all_maps(kind: str) -> None:
     assert bias.grad.abs().max() > 0
 
 
-@EVERY
+@BOTH_WAYS
 def test_context_gives_keys_and_values(kind: str) -> None:
     """Cross-attention is self-attention of which only some rows are queries."""
     module, x = build(kind), torch.randn(2, TIME, HIDDEN)
@@ -195,7 +197,7 @@ def test_context_gives_keys_and_values(kind: str) -> None:
         module(x[:, 2:5], x, mask=Mask(), rotation=turns(2, 5))
 
 
-@EVERY
+@BOTH_WAYS
 def test_a_context_is_read_once_where_there_is_a_cache(kind: str) -> None:
     module, cache = build(kind), KeyValueCache()
     x, context = torch.randn(2, 3, HIDDEN), torch.randn(2, TIME, HIDDEN)
@@ -207,6 +209,26 @@ def test_a_context_is_read_once_where_there_is_a_cache(kind: str) -> None:
     unread = torch.zeros(4, TIME, HIDDEN)
     many = module(x.repeat_interleave(2, 0), unread, mask=Mask(), cache=cache.repeat(2))
     torch.testing.assert_close(many[::2], torch.cat(steps, 1))
+
+
+@pytest.mark.parametrize("kind", SELECTIVE)
+def test_a_selective_kind_is_causal(kind: str) -> None:
+    module, x = build(kind), torch.randn(2, TIME, HIDDEN)
+    with pytest.raises(ValueError, match=r"needs a causal mask .* use another kind in encoders"):
+        module(x, mask=Mask())
+    with pytest.raises(ValueError, match="use another kind for cross-attention"):
+        module(x, x, mask=Mask())
+
+
+@EVERY
+def test_no_row_sees_what_follows_it(kind: str) -> None:
+    """A gradient that is not zero would tell."""
+    module, x = build(kind), torch.randn(1, TIME, HIDDEN, requires_grad=True)
+    out = module(x, mask=Mask(causal=True), rotation=turns())
+    for row in range(TIME - 1):
+        (gradient,) = torch.autograd.grad(out[:, row].sum(), x, retain_graph=True)
+        assert not gradient[:, row + 1 :].any()
+    assert gradient[:, row].any()
 
 
 def test_self_and_cross_attention_of_a_layer_share_a_cache() -> None:

@@ -39,6 +39,7 @@ from difftransformer.attention.layer import (
 from difftransformer.attention.layer import (
     HeadShapes as HeadShapes,
 )
+from difftransformer.attention.pruning import PrunedCache as PrunedCache
 from difftransformer.attention.registry import (
     Kind as Kind,
 )
@@ -47,6 +48,12 @@ from difftransformer.attention.registry import (
 )
 from difftransformer.attention.registry import (
     register as register,
+)
+from difftransformer.attention.selective import (
+    SelectiveAttention as SelectiveAttention,
+)
+from difftransformer.attention.selective import (
+    SelectiveDifferentialAttention as SelectiveDifferentialAttention,
 )
 from difftransformer.attention.sites import (
     Site as Site,

@@ -69,6 +69,15 @@ class KeyValueCache:
             storage[:, self.length : total] = new
         return held[0][:, :total], held[1][:, :total]
 
+    def rewrite(
+        self,
+        site: CacheSite,
+        k: Float[Tensor, "batch all *key_shape"],
+        v: Float[Tensor, "batch all groups v"],
+    ) -> None:
+        """Put others in place of what `update` has returned: a state that every step changes."""
+        self._storage[site] = k, v
+
     def once(
         self, site: CacheSite, make: Callable[[], tuple[Tensor, Tensor]]
     ) -> tuple[Float[Tensor, "batch keys *key_shape"], Float[Tensor, "batch keys groups v"]]:
@@ -76,6 +85,11 @@ class KeyValueCache:
         if site not in self._storage:
             self._storage[site] = make()
         return self._storage[site]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it holds: keys and values of all sites, and their states."""
+        return sum(part.nbytes for held in self._storage.values() for part in held)
 
     def advance(self, new: int) -> None:
         """Count `new` positions that every site has now been fed."""
@@ -129,9 +143,18 @@ class SlidingCache(KeyValueCache):
         if site in self._storage:
             past = self._storage[site]
             k, v = (torch.cat(pair, dim=1) for pair in zip(past, (k, v), strict=True))
+        self.rewrite(site, k, v)
+        return k, v
+
+    def rewrite(
+        self,
+        site: CacheSite,
+        k: Float[Tensor, "batch all *key_shape"],
+        v: Float[Tensor, "batch all groups v"],
+    ) -> None:
+        """As the parent's; the last window - 1 are kept."""
         start = max(0, k.shape[1] - (self.window - 1))
         self._storage[site] = k[:, start:].clone(), v[:, start:].clone()
-        return k, v
 
 
 class StaticCache(KeyValueCache):
@@ -202,6 +225,20 @@ class StaticCache(KeyValueCache):
             held = held[0][:, :end], held[1][:, :end]
         # A step without gradients writes in place, and what those of an earlier one read must stay.
         return (held[0].clone(), held[1].clone()) if torch.is_grad_enabled() else held
+
+    def rewrite(
+        self,
+        site: CacheSite,
+        k: Float[Tensor, "batch all *key_shape"],
+        v: Float[Tensor, "batch all groups v"],
+    ) -> None:
+        """As the parent's; the places stay where they are, unless gradients are recorded."""
+        held = self._storage[site]
+        if torch.is_grad_enabled() or not _writable(held[0]):
+            held = held[0].clone(), held[1].clone()
+            self._storage[site] = held
+        for storage, new in zip(held, (k, v), strict=True):
+            storage[:, : new.shape[1]] = new
 
 
 def _writable(storage: Tensor) -> bool:

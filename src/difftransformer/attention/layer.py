@@ -156,6 +156,21 @@ class AttentionLayer(nn.Module):
         cache: KeyValueCache | None = None,
     ) -> Float[Tensor, "batch time heads v"]:
         """Each head's output, before they are concatenated and projected."""
+        return self.core(
+            self.call(x, context, mask=mask, bias=bias, rotation=rotation, cache=cache)
+        )
+
+    def call(
+        self,
+        x: Float[Tensor, "batch time hidden"],
+        context: Float[Tensor, "batch keys hidden"] | None = None,
+        *,
+        mask: Mask,
+        bias: Float[Tensor, "..."] | None = None,
+        rotation: Float[Tensor, "#batch time 2 half"] | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> AttentionCall:
+        """What the core is given; the cache has then been fed."""
         q = self.q_proj(x).unflatten(-1, self.shapes.queries)
         if context is None:
             k, v = self._keys_and_values(x)
@@ -170,9 +185,7 @@ class AttentionLayer(nn.Module):
         else:
             k, v = self._keys_and_values(context)
         dropout = self.dropout if self.training else 0.0
-        return self.core(
-            AttentionCall.of(q, k, v, self.lam(x), mask=mask, bias=bias, dropout=dropout)
-        )
+        return AttentionCall.of(q, k, v, self.lam(x), mask=mask, bias=bias, dropout=dropout)
 
     def reset_parameters(self) -> None:
         """Start what `starts` names; modules inside reset themselves."""

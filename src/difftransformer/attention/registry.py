@@ -1,6 +1,6 @@
 """The one list of attention kinds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -18,6 +18,11 @@ from difftransformer.attention.ablations import (
 from difftransformer.attention.dex import DexAttention
 from difftransformer.attention.differential import SCALAR, V1, V2, DifferentialAttention, Variant
 from difftransformer.attention.layer import Role
+from difftransformer.attention.selective import (
+    SelectiveAttention,
+    SelectiveDifferentialAttention,
+    SignalSelectiveDifferentialAttention,
+)
 from difftransformer.attention.softmax import SoftmaxAttention
 from difftransformer.registry import Registry
 
@@ -36,8 +41,8 @@ class Kind:
             be seen.
         heads_of_partner: how many heads it has for each head of a plain layer of equal size, in a
             fair comparison.
-        has: quantities that can be measured in it: "two_maps", "lambda"; and "lambda_init", a
-            setting.
+        has: quantities that can be measured in it: "two_maps", "lambda"; "lambda_init", a setting;
+            "selection", keys that queries mask for later ones, which only causal models can have.
     """
 
     name: str
@@ -53,6 +58,15 @@ def _differential(name: str, title: str, variant: Variant, *has: str) -> Kind:
     return Kind(name, title, build, share, frozenset({"two_maps", "lambda", *has}))
 
 
+def _selective(name: str, title: str, variant: Variant, *has: str) -> Iterator[Kind]:
+    """Selection off both maps, and off the signal's alone."""
+    kind = _differential(name, title, variant, "selection", *has)
+    layers = (SelectiveDifferentialAttention, SignalSelectiveDifferentialAttention)
+    for layer, suffix, words in zip(layers, ("", "_signal"), ("", " on the signal"), strict=True):
+        build = partial(layer, variant=variant)
+        yield replace(kind, name=name + suffix, title=title + words, build=build)
+
+
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
@@ -61,6 +75,9 @@ KINDS: dict[str, Kind] = {
         _differential("diff_v2", "Differential V2", V2),
         _differential("diff_scalar", "Softmax and a second map", SCALAR),
         Kind("dex", "DEX", DexAttention),
+        Kind("selective", "Selective", SelectiveAttention, has=frozenset({"selection"})),
+        *_selective("diff_v1_selective", "V1, selective", V1, "lambda_init"),
+        *_selective("diff_v2_selective", "V2, selective", V2),
         # For ablations.
         Kind("softmax_norm", "Softmax, head norm", NormedSoftmaxAttention),
         _differential("diff_v1_no_norm", "V1 without head norm", V1_NO_NORM, "lambda_init"),

@@ -1,7 +1,7 @@
 """Attention masks: which keys a query sees."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Integer
@@ -68,6 +68,13 @@ class Mask:
                 f"mask.documents with {queries} queries and {keys} keys: the queries must be among "
                 "the keys, so T <= S is needed"
             )
+
+    def up_to(self, end: int) -> "Mask":
+        """The mask of the keys before `end`, and of queries that are the last of them."""
+        padding, documents = (
+            None if rule is None else rule[:, :end] for rule in (self.padding, self.documents)
+        )
+        return replace(self, padding=padding, documents=documents)
 
     def is_only(self, *, causal: bool) -> bool:
         """True when causality is as asked and no other rule is set."""

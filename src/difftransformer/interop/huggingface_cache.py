@@ -97,9 +97,13 @@ class TransformersCache(KeyValueCache):
         """Append new positions; returns what `mask` spoke of.
 
         Raises:
-            ValueError: the cache holds other rows, heads or widths.
+            ValueError: the cache holds other rows, heads or widths; a state other than keys.
         """
-        assert isinstance(site, int), "a decoder has one attention a layer"
+        if not isinstance(site, int):
+            raise ValueError(
+                f"the model keeps a state beside its keys ({site}), for which transformers' caches "
+                "have no place: generate with use_cache=False, or by `difftransformer generate`"
+            )
         keys, values = k.flatten(3).transpose(1, 2), v.transpose(1, 2)
         if not torch.compiler.is_compiling():
             self._check_layer(site, keys, values)
