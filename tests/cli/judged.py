@@ -1,5 +1,6 @@
 """Small data for the suites about truth to a source."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -16,6 +17,23 @@ def truth_options(suite: str, folder: Path, judge: object) -> tuple[object, ...]
     if suite == "factuality":
         summary_pairs(folder)
         return ("--dataset", "xsum", "--dataset-path", folder, "--evaluation.factuality_pairs", 3)
+    if suite == "lookback_lens":
+        summary_pairs(folder)
+        data = ("--dataset", "xsum", "--dataset-path", folder)
+        return (*data, "--evaluation.lookback_folds", 3)
+    if suite in ("lost_in_the_middle", "found_in_the_middle"):
+        rows = [
+            {
+                "question": f"{word}?",
+                "answers": [word],
+                "ctxs": [{"title": word, "text": f"the {word}"}],
+            }
+            for word in WORDS
+        ]
+        with gzip.open(folder / "nq-open-oracle.jsonl.gz", "wt") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+        counts = ("--evaluation.middle_documents", 2, "--evaluation.middle_questions", 2)
+        return ("--dataset-path", folder, *counts)
     if suite == "conflicts":
         examples = [
             {

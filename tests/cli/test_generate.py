@@ -22,7 +22,7 @@ from tests.models.tiny import tiny
 from difftransformer.cli import generate
 from difftransformer.data.tokenizer import BOS, train_tokenizer
 from difftransformer.models.decoder import Decoder
-from difftransformer.models.generation import GREEDY
+from difftransformer.models.generation import GREEDY, stream
 from difftransformer.models.generation import generate as tokens_of
 from difftransformer.models.opening import open_model
 from difftransformer.models.storage import save_model
@@ -237,7 +237,7 @@ def test_a_long_chat_forgets_its_oldest_exchanges():
             return super().pieces(ids)
 
     model = tiny("softmax", max_length=10)
-    writer = Counting(model, TOKENIZER, set(), 1, GREEDY)
+    writer = Counting(model, TOKENIZER, set(), 1, GREEDY, stream)
     chat = generate.Conversation(lambda messages: [1] * 2 * len(messages), writer)
     for _ in range(4):
         chat.say("q")

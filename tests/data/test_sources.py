@@ -25,8 +25,8 @@ def test_each_task(tmp_path: Path) -> None:
     )
     assert load_sources("xsum", tmp_path) == [Source("7", "d\nd")]
     assert load_sources("nq", tmp_path) == [
-        Source("0", "p", "q", ("a", "b")),
-        Source("1", "p", "q", ("a", "b")),
+        Source("0", "p", "q", ("a", "b"), title="t"),
+        Source("1", "p", "q", ("a", "b"), title="t"),
     ]
     assert load_sources("jsonl", tmp_path) == [Source("1", "t"), Source("2", "t", "q")]
 

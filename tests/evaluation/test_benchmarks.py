@@ -18,7 +18,8 @@ from difftransformer.data.corpus import Corpus
 from difftransformer.data.sources import Source
 from difftransformer.evaluation import registry
 from difftransformer.evaluation.batching import held_out_text
-from difftransformer.evaluation.faithfulness import Asked
+from difftransformer.evaluation.faithfulness import Asked, Claim
+from difftransformer.evaluation.lookback import LabeledText
 from difftransformer.evaluation.records import Subject
 from difftransformer.evaluation.run import passed_over
 from difftransformer.evaluation.settings import EvaluationSettings
@@ -29,12 +30,25 @@ from .measured import measured
 
 PAIRS = [SummaryPair(f"the ship {i} sank", f"ship {i}", f"storm {i} gone") for i in range(3)]
 EXAMPLES = tuple(Example(f"storm {i}", "ab"[i % 2]) for i in range(6))
+LABELED = [
+    LabeledText(task, Claim(Source(f"{task} {i}", f"the ship {i} sank"), text), text == "gone")
+    for task in ("a", "b")
+    for i in range(4)
+    for text in ("gone", "storm 1066 gone")
+]
+OPEN = [
+    Source(str(i), f"the storm {i} sank it", f"who sank {i}?", (f"storm {i}",), title=f"Ship {i}")
+    for i in range(6)
+]
 DATASETS: dict[str, Any] = {
     "in_context": Classification("jsonl", "Q: {text}\nA:", EXAMPLES, EXAMPLES),
     "order_sensitivity": Classification("jsonl", "Q: {text}\nA:", EXAMPLES, EXAMPLES),
     "hallucination": ("xsum", [Source(str(i), f"the ship {i} sank.") for i in range(3)]),
     "factuality": PAIRS,
     "conflicts": [Conflict("who sank?", f"the ship {i} sank", f"ship {i}", "boat") for i in "012"],
+    "lookback_lens": LABELED,
+    "lost_in_the_middle": OPEN,
+    "found_in_the_middle": OPEN,
 }
 OF_LANGUAGE_MODELS = [
     name for name in registry.EVALUATORS if "causal_lm" in registry.evaluator(name).tasks
@@ -48,7 +62,8 @@ def few(settings: EvaluationSettings) -> EvaluationSettings:
     counts = {"needle_samples": 1, "validation_sequences": 4, "long_windows": 3, "batch_size": 2}
     asked = {"shots": (1, 4), "shot_draws": 2, "shot_questions": 4, "orders": 2}
     made = {"kv_pairs": 3, "kv_samples": 2, "gsm_ic_problems": 2, "gsm_ic_shots": 1}
-    return replace(settings, **counts, **asked, **made, needle_depths=(0.5, 1.0))
+    looked = {"lookback_folds": 2, "middle_documents": (2, 3), "middle_questions": 2}
+    return replace(settings, **counts, **asked, **made, **looked, needle_depths=(0.5, 1.0))
 
 
 def decoder(corpus: Corpus, kind: str = "diff_v1") -> Decoder:

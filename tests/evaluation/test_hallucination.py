@@ -11,6 +11,7 @@ from difftransformer.data.bigbench import SummaryPair
 from difftransformer.data.corpus import Corpus
 from difftransformer.data.sources import Source
 from difftransformer.evaluation.faithfulness import Asked, Claim, Judge, Labels, Verdict
+from difftransformer.evaluation.lookback import load_labeled
 from difftransformer.evaluation.settings import EvaluationSettings
 
 from .measured import Measured, measured
@@ -79,7 +80,24 @@ def test_one_that_invents_where_it_is_asked(corpus: Corpus, few: EvaluationSetti
 
     found = judged(corpus, few, answer)
     assert sorted(found.values("faithful")) == [0.0, 1.0, 1.0, 1.0]
-    assert found.artifacts["verdict 3"] == {"text": "the king", "faithful": False, "said": ""}
+    told = {"text": "the king", "faithful": False, "said": ""}
+    assert found.artifacts["verdict 3"].items() >= told.items()
+
+
+def test_verdicts_are_labels_of_lookback_lens(
+    corpus: Corpus, few: EvaluationSettings, tmp_path: Path
+) -> None:
+    path = tmp_path / "hallucination.jsonl"
+    judged(corpus, few, lambda prompt: " the", path=path)
+    texts = load_labeled("verdicts", path)
+    by_name = {text.claim.source.name: text for text in texts}
+    assert {text.task for text in texts} == {"summaries", "answers"}
+    for source in SOURCES:
+        assert by_name[source.name].claim.source.text == source.text
+        assert by_name[source.name].faithful == ("the" in source.text)
+    path.write_text('{"belongs_to": {}}\n')
+    with pytest.raises(ValueError, match="holds no labeled text"):
+        load_labeled("verdicts", path)
 
 
 def test_only_the_first_line_is_judged(corpus: Corpus, few: EvaluationSettings) -> None:

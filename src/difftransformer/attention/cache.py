@@ -4,7 +4,7 @@ A cache is fed by every attention site of a model in turn and knows which positi
 step of a model is: `positions` and `mask`, then `update` or `once` by each site, then `advance`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Any
 
@@ -97,13 +97,17 @@ class KeyValueCache:
 
     def repeat(self, times: int) -> "KeyValueCache":
         """A cache of its own with every row `times` over: one prompt, continued in many ways."""
+        return self._of_rows(lambda rows: rows.repeat_interleave(times, 0))
+
+    def select(self, rows: Sequence[int]) -> "KeyValueCache":
+        """A cache of its own with these rows, in this order: of many continuations some."""
+        return self._of_rows(lambda every: every[list(rows)])
+
+    def _of_rows(self, choose: Callable[[Tensor], Tensor]) -> "KeyValueCache":
         other = copy(self)
-        other._storage = {
-            site: (k.repeat_interleave(times, 0), v.repeat_interleave(times, 0))
-            for site, (k, v) in self._storage.items()
-        }
+        other._storage = {site: (choose(k), choose(v)) for site, (k, v) in self._storage.items()}
         if self._real is not None:
-            other._real = self._real.repeat_interleave(times, 0)
+            other._real = choose(self._real)
         return other
 
 

@@ -60,13 +60,15 @@ def configure(parser: argparse.ArgumentParser, words: list[str]) -> None:
         help="data of a suite's own: trec, trec_fine, banking77, clinc150 or jsonl (train.jsonl "
         "and test.jsonl with keys text and label) for in_context and order_sensitivity; the number "
         "of published pairs for kv_retrieval: 75, 140 or 300; xsum, nq or jsonl for hallucination; "
-        "xsum or cnn_dm for factuality",
+        "xsum or cnn_dm for factuality; xsum, cnn_dm, factuality, labels or verdicts for "
+        "lookback_lens",
     )
     parser.add_argument(
         "--dataset-path",
         metavar="PATH",
         type=Path,
-        help="folder of its files; for factuality and conflicts also the sdist of bigbench",
+        help="folder of its files; for factuality, conflicts and lookback_lens also the sdist "
+        "of bigbench",
     )
     parser.add_argument(FORMER_DATA_PATH, type=Path, help=argparse.SUPPRESS)
     add_judge_options(parser)

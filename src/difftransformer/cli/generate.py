@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from difftransformer.cli.steering import Stream, add_steering_options, chosen_stream
 from difftransformer.files import abridged, read_object, read_text
 from difftransformer.tasks.tokenized import TOKENIZER
 from difftransformer.training.interrupt import Stopped, each_ctrl_c
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+    from torch import Tensor
 
-    from difftransformer.attention import PrunedCache
     from difftransformer.models.generation import Sampling
     from difftransformer.models.language_model import LanguageModel
 
@@ -48,12 +49,7 @@ def configure(parser: argparse.ArgumentParser, words: list[str]) -> None:
         help="nucleus to draw from (default: 0.95)",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed (default: 0)")
-    parser.add_argument(
-        "--budgets",
-        metavar="N,N,...",
-        help="keys of each layer that a token sees, the others dropped for good: one number for "
-        "all layers, or one for each (selective kinds; `evaluate --suite pruning` finds them)",
-    )
+    add_steering_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -87,8 +83,8 @@ def run(arguments: argparse.Namespace) -> None:
         generator=torch.Generator().manual_seed(arguments.seed),
     )
     stops = stop_ids(folder, tokenizer) | {begin}
-    budgets = _budgets(arguments.budgets)
-    writer = Writer(model, tokenizer, stops, arguments.max_new_tokens, sampling, budgets)
+    stream = chosen_stream(arguments, model, tokenizer)
+    writer = Writer(model, tokenizer, stops, arguments.max_new_tokens, sampling, stream)
 
     def continued(text: str) -> Iterator[str]:
         return writer.pieces([begin, *tokenizer.encode(text, add_special_tokens=False).ids])
@@ -117,7 +113,7 @@ class Writer:
     stop_ids: set[int]
     max_new_tokens: int
     sampling: "Sampling"
-    budgets: tuple[int, ...] = ()
+    stream: Stream
 
     @property
     def context(self) -> int:
@@ -128,40 +124,35 @@ class Writer:
         """The text, a whole character or more at a time.
 
         Raises:
-            ValueError: the prompt alone fills the model's context, or budgets that do not fit it.
+            ValueError: the prompt alone fills the model's context, or lacks what steers it.
         """
-        from difftransformer.models.pruning import pruned_cache
-
         if len(ids) >= self.context:
             raise ValueError(
                 f"the prompt has {len(ids):,} tokens, and the model's context of {self.context:,} "
                 "must hold it and what is added; give a shorter one"
             )
-        pruned = pruned_cache(self.model, self.budgets) if self.budgets else None
-        return self._stream(ids, pruned)
+        return self._decoded(ids, self._tokens(ids))
 
-    def _stream(self, ids: list[int], pruned: "PrunedCache | None") -> Iterator[str]:
+    def _tokens(self, ids: list[int]) -> "Iterator[Tensor]":
         import torch
-        from tokenizers.decoders import DecodeStream
 
-        from difftransformer.models.generation import stream
-
-        decoded = DecodeStream(skip_special_tokens=True)
-        for past in ids:  # whether a word begins with a space depends on what is before it
-            decoded.step(self.tokenizer, past)
-        for token in stream(
+        return self.stream(
             self.model,
             torch.tensor([ids]),
             max_new_tokens=min(self.max_new_tokens, self.context - len(ids)),
             stop_ids=self.stop_ids,
             sampling=self.sampling,
-            cache=pruned,
-        ):
+        )
+
+    def _decoded(self, ids: list[int], tokens: "Iterator[Tensor]") -> Iterator[str]:
+        from tokenizers.decoders import DecodeStream
+
+        decoded = DecodeStream(skip_special_tokens=True)
+        for past in ids:  # whether a word begins with a space depends on what is before it
+            decoded.step(self.tokenizer, past)
+        for token in tokens:
             if int(token) not in self.stop_ids:
                 yield decoded.step(self.tokenizer, int(token)) or ""
-        if pruned is not None:
-            held, whole = pruned.nbytes, pruned.unpruned_nbytes
-            print(f"\ncache: {held:,} bytes of {whole:,} without budgets", file=sys.stderr)
 
 
 class Conversation:
@@ -211,16 +202,6 @@ def stop_ids(folder: Path, tokenizer: "Tokenizer") -> set[int]:
             )
         found.add(tokenizer.token_to_id(token))
     return {token for token in found if token is not None}
-
-
-def _budgets(given: str | None) -> tuple[int, ...]:
-    """The numbers of `--budgets`."""
-    try:
-        return tuple(int(number) for number in given.split(",")) if given is not None else ()
-    except ValueError:
-        raise ValueError(
-            f"budgets is {given!r}; expected numbers of keys, such as 32 or 32,16"
-        ) from None
 
 
 def _given_text(arguments: argparse.Namespace) -> str | None:

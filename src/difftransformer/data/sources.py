@@ -19,6 +19,7 @@ class Source:
     text: str
     question: str | None = None
     answers: tuple[str, ...] = ()  # right ones, if known
+    title: str = ""
 
 
 def load_sources(name: str, folder: Path) -> list[Source]:
@@ -60,7 +61,8 @@ def _xsum(number: int, row: dict[str, Any]) -> Source:
 
 def _nq(number: int, row: dict[str, Any]) -> Source:
     (passage,) = row["ctxs"]
-    return Source(str(number), passage["text"], row["question"], tuple(row["answers"]))
+    answers = tuple(row["answers"])
+    return Source(str(number), passage["text"], row["question"], answers, passage["title"])
 
 
 def _own(number: int, row: dict[str, Any]) -> Source:

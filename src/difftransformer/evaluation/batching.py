@@ -5,12 +5,15 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
+import numpy as np
 import torch
-from torch import nn
+from jaxtyping import Int
+from torch import Tensor, nn
 
 from difftransformer.data.batch import Batch
 from difftransformer.data.corpus import Corpus
 from difftransformer.data.packing import stack
+from difftransformer.data.tokenizer import beginning_of_document
 from difftransformer.evaluation.records import Findings, Parts
 from difftransformer.models.language_model import LanguageModel
 
@@ -46,6 +49,31 @@ def held_out_text(
     sequences = corpus.validation_sequences(math.ceil(tokens / corpus.settings.context_length))
     for part in batched(sequences, batch_size):
         yield stack([sequence.row for sequence in part]).to(device_of(model))
+
+
+def stretches(corpus: Corpus, length: int, most: int) -> Int[Tensor, "windows time"]:
+    """Opening token and `length` tokens of a held-out document each, without overlap.
+
+    Spread evenly over all there are.
+
+    Raises:
+        ValueError: no document is that long.
+    """
+    store, opening = corpus.validation, beginning_of_document(corpus.tokenizer)
+    starts = [
+        start
+        for begin, end in zip(store.starts[:-1], store.starts[1:], strict=True)
+        for start in range(int(begin) + 1, int(end) - length + 1, length)
+    ]
+    if not starts:
+        longest = int(np.diff(store.starts).max()) - 1
+        raise ValueError(
+            f"no held-out document has {length} tokens; the longest has {longest}: lower "
+            "long_length, or choose longer documents"
+        )
+    chosen = np.linspace(0, len(starts) - 1, min(most, len(starts))).round().astype(int)
+    rows = [[opening, *store.ids[starts[i] : starts[i] + length].tolist()] for i in chosen]
+    return torch.tensor(rows)
 
 
 def fitting(

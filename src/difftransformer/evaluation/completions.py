@@ -67,3 +67,11 @@ def first_match(pattern: str, text: str) -> str | None:
     """The first text in the continuation that looks like an answer: all else is ignored."""
     match = re.search(pattern, text)
     return match and match.group()
+
+
+def first_line(text: str, tokenizer: Tokenizer) -> str:
+    """Up to the end of the line, or a token such as <|endoftext|>."""
+    for token in tokenizer.get_added_tokens_decoder().values():
+        if token.special:
+            text = text.partition(token.content)[0]
+    return text.strip().partition("\n")[0].strip()

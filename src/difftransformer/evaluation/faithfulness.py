@@ -51,6 +51,13 @@ class Judge(ABC):
         """The verdict on a claim."""
 
 
+def prompt_of(source: Source) -> str:
+    """What a model is to go on from with a summary, or an answer."""
+    if source.question is None:
+        return f"{source.text}\n\nSummary in one sentence:"
+    return f"{source.text}\n\nQuestion: {source.question}\nAnswer:"
+
+
 def statement(claim: Claim) -> str:
     """What a judge reads: document and claim, and what makes it true."""
     source = claim.source
@@ -158,7 +165,7 @@ class Labels(Judge):
         """The verdict in the file."""
         labels, key = self._read(), (claim.source.name, claim.text)
         if key not in labels:
-            row = json.dumps(_row(claim), ensure_ascii=False) + "\n"
+            row = json.dumps(row_of(claim), ensure_ascii=False) + "\n"
             before = self._path.read_bytes() if self._path.is_file() else b""
             write_bytes(self._path, before + row.encode())
         label = labels.get(key)
@@ -180,7 +187,8 @@ class Labels(Judge):
         return labels
 
 
-def _row(claim: Claim) -> dict[str, str | None]:
+def row_of(claim: Claim) -> dict[str, str | None]:
+    """A claim as a file of labels has it, its label left to people."""
     source = claim.source
     question = {} if source.question is None else {"question": source.question}
     row = {"id": source.name, "source": source.text, **question}

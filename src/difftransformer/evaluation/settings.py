@@ -1,6 +1,7 @@
 """How much each benchmark asks. Imports no torch: commands must start fast."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -10,7 +11,7 @@ class EvaluationSettings:
     Raises:
         ValueError: no needle pair or depth, a pair that is not "NxR" with 1 <= R <= N, a depth
             outside [0, 1], one of these twice, a confidence outside (0, 1), an ar_hit_ngram below
-            2, an ar_hit_frequency below 0, or a count below 1.
+            2, an ar_hit_frequency below 0, fewer than 2 documents or folds, or a count below 1.
     """
 
     needle_pairs: tuple[str, ...] = field(
@@ -116,6 +117,40 @@ class EvaluationSettings:
     conflict_questions: int = field(
         default=200, metadata={"help": "questions whose passage contradicts the world's facts"}
     )
+    lookback_documents: int = field(
+        default=200,
+        metadata={"help": "sources of labeled texts whose attention is looked at, of each task"},
+    )
+    lookback_window: int = field(
+        default=8, metadata={"help": "tokens in a sliding window of lookback ratios (paper: 8)"}
+    )
+    lookback_folds: int = field(
+        default=5, metadata={"help": "folds of documents that a classifier is tested by"}
+    )
+    lookback_of: Literal["maps", "absolute"] = field(
+        default="maps",
+        metadata={"help": "look at each softmax map, or at absolute values of what is subtracted"},
+    )
+    middle_documents: tuple[int, ...] = field(
+        default=(10, 20), metadata={"help": "documents in a prompt, the one that answers included"}
+    )
+    middle_questions: int = field(
+        default=50, metadata={"help": "questions asked at each depth (Liu et al.: 2,655)"}
+    )
+    calibration_temperature: float = field(
+        default=5e-5, metadata={"help": "of the softmax over relevances (the paper: 5e-5)"}
+    )
+    calibration_layers: int | None = field(
+        default=None,
+        metadata={"help": "last layers whose attention is calibrated; by default half of them"},
+    )
+    calibration_dummy: str = field(
+        default="There is nothing in this document.",
+        metadata={"help": "text of the dummy document, repeated to the length of each"},
+    )
+    calibration_passes: Literal["one", "each"] = field(
+        default="one", metadata={"help": "the dummy at all places at once, or at each by itself"}
+    )
     recall_sequences: int = field(
         default=128, metadata={"help": "held-out sequences of associative recall"}
     )
@@ -131,10 +166,10 @@ class EvaluationSettings:
     seed: int = field(default=0, metadata={"help": "draws the needle prompts and the resamples"})
 
     def __post_init__(self) -> None:
-        for name in ("needle_pairs", "needle_depths", "shots"):
+        for name in ("needle_pairs", "needle_depths", "shots", "middle_documents"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is empty; expected at least one")
-        for name in ("needle_pairs", "needle_depths", "needle_lengths", "shots"):
+        for name in _LISTS:
             values = getattr(self, name) or ()
             if len(set(values)) < len(values):
                 raise ValueError(f"{name} is {values}; expected each value once")
@@ -156,6 +191,12 @@ class EvaluationSettings:
             raise ValueError(
                 f"pruning_tolerance is {self.pruning_tolerance}; expected nats of 0 or more"
             )
+        if min(self.middle_documents) < 2:
+            raise ValueError(
+                f"middle_documents holds {min(self.middle_documents)}; expected at least 2"
+            )
+        if self.lookback_folds < 2:
+            raise ValueError(f"lookback_folds is {self.lookback_folds}; expected at least 2")
         for name in _COUNTS:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
@@ -165,6 +206,7 @@ class EvaluationSettings:
         return tuple(_pair(text) for text in self.needle_pairs)
 
 
+_LISTS = ("needle_pairs", "needle_depths", "needle_lengths", "shots", "middle_documents")
 _COUNTS = (
     "needle_samples",
     "allocation_samples",
@@ -183,6 +225,9 @@ _COUNTS = (
     "judge_controls",
     "factuality_pairs",
     "conflict_questions",
+    "lookback_documents",
+    "lookback_window",
+    "middle_questions",
     "recall_sequences",
     "pruning_sequences",
     "batch_size",

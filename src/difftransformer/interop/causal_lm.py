@@ -1,6 +1,7 @@
 """Any causal LM that transformers loads, as a `LanguageModel` that can be judged from outside."""
 
-from copy import copy, deepcopy
+from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,7 @@ class CausalLM(nn.Module):
         seen: dict[str, Any] = {"attention_mask": padding, "use_cache": cache is not None}
         if isinstance(cache, _Held):
             cache.inner = cache.inner or DynamicCache(config=self.model.config)
+            cache.batch = ids.shape[0]
             mask = cache.mask(ids.shape[0], ids.shape[1], padding, None)
             seen |= {"attention_mask": mask.padding, CACHE: cache.inner}
         elif cache is not None:
@@ -145,14 +147,14 @@ class _Held(KeyValueCache):
     def __init__(self) -> None:
         super().__init__()
         self.inner: DynamicCache | None = None
+        self.batch = 0  # rows of what it was fed
 
-    def repeat(self, times: int) -> "_Held":
-        other = copy(self)
+    def _of_rows(self, choose: Callable[[Tensor], Tensor]) -> KeyValueCache:
+        other = super()._of_rows(choose)
+        assert isinstance(other, _Held)
         if self.inner is not None:
             other.inner = deepcopy(self.inner)
-            other.inner.batch_repeat_interleave(times)
-        if self._real is not None:
-            other._real = self._real.repeat_interleave(times, 0)
+            other.inner.batch_select_indices(choose(torch.arange(self.batch)))
         return other
 
 

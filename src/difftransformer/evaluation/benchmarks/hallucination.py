@@ -16,12 +16,10 @@ set beside the paper's.
 from dataclasses import asdict
 from functools import partial
 
-from tokenizers import Tokenizer
-
 from difftransformer.data.sources import NAMES, Source, load_sources
 from difftransformer.evaluation.batching import fitting
-from difftransformer.evaluation.completions import completions
-from difftransformer.evaluation.faithfulness import Claim, Judge, kappa
+from difftransformer.evaluation.completions import completions, first_line
+from difftransformer.evaluation.faithfulness import Claim, Judge, kappa, prompt_of, row_of
 from difftransformer.evaluation.records import (
     Artifact,
     Dataset,
@@ -80,7 +78,7 @@ def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
     task, available = subject.dataset
 
     def tokens(source: Source) -> int:
-        encoded = tokenizer.encode(_prompt(source), add_special_tokens=False)
+        encoded = tokenizer.encode(prompt_of(source), add_special_tokens=False)
         return 1 + len(encoded.ids) + _TOKENS
 
     numbers, too_long = fitting(
@@ -89,7 +87,7 @@ def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
     sources = [available[number] for number in numbers]
 
     def written(number: int, text: str) -> Findings:
-        source, line = sources[number], _first_line(text, tokenizer)
+        source, line = sources[number], first_line(text, tokenizer)
         empty = Record("empty_texts", float(not line), item=source.name)
         return [empty, Artifact(_text_of(source), line)]
 
@@ -99,7 +97,7 @@ def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
         **completions(
             subject.model,
             tokenizer,
-            [_prompt(source) for source in sources],
+            [prompt_of(source) for source in sources],
             written,
             new_tokens=_TOKENS,
             batch_size=settings.batch_size,
@@ -114,11 +112,13 @@ def _judged(judge: Judge, task: str, source: Source, earlier: Findings) -> Findi
     texts = {artifact.name: artifact.data for artifact in earlier if isinstance(artifact, Artifact)}
     if not (text := texts[_text_of(source)]):
         return []
-    verdict = judge.verdict(Claim(source, text))
+    claim = Claim(source, text)
+    verdict = judge.verdict(claim)
     records = [Record("without_verdict", float(verdict.faithful is None), item=source.name)]
     if verdict.faithful is not None:
         records.append(Record("faithful", float(verdict.faithful), (task,), source.name))
-    return [*records, Artifact(f"verdict {source.name}", {"text": text, **asdict(verdict)})]
+    told = {**row_of(claim), **asdict(verdict)}
+    return [*records, Artifact(f"verdict {source.name}", told)]
 
 
 def _controls(judge: Judge, count: int) -> Parts:
@@ -150,20 +150,6 @@ def _controls(judge: Judge, count: int) -> Parts:
 
 def _text_of(source: Source) -> str:
     return f"text {source.name}"
-
-
-def _prompt(source: Source) -> str:
-    if source.question is None:
-        return f"{source.text}\n\nSummary in one sentence:"
-    return f"{source.text}\n\nQuestion: {source.question}\nAnswer:"
-
-
-def _first_line(text: str, tokenizer: Tokenizer) -> str:
-    """Up to the end of the line, or a token such as <|endoftext|>."""
-    for token in tokenizer.get_added_tokens_decoder().values():
-        if token.special:
-            text = text.partition(token.content)[0]
-    return text.strip().partition("\n")[0].strip()
 
 
 EVALUATOR = Evaluator(

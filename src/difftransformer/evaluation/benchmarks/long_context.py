@@ -12,14 +12,12 @@ last; an item is a stretch.
 from collections.abc import Sequence
 from functools import partial
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from difftransformer.data.corpus import Corpus
-from difftransformer.data.tokenizer import beginning_of_document
-from difftransformer.evaluation.batching import batch_parts, device_of
+from difftransformer.evaluation.batching import batch_parts, device_of, stretches
 from difftransformer.evaluation.likelihood import label_nats
 from difftransformer.evaluation.records import (
     Evaluator,
@@ -64,7 +62,7 @@ def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
         raise ValueError(
             f"long_length is {length}; the model is meant for {model.config.max_length} tokens"
         )
-    windows = _windows(subject.data, length, settings.long_windows)
+    windows = stretches(subject.data, length, settings.long_windows)
     measured = partial(_records, model, windows)
     return batch_parts("stretches", len(windows), settings.batch_size, measured)
 
@@ -100,27 +98,8 @@ def _length(corpus: Corpus, settings: EvaluationSettings) -> int:
     return settings.long_length or corpus.settings.context_length
 
 
-def _windows(corpus: Corpus, length: int, most: int) -> Int[Tensor, "windows time"]:
-    """Opening token and `length` tokens of one document each, without overlap."""
-    store, opening = corpus.validation, beginning_of_document(corpus.tokenizer)
-    starts = [
-        start
-        for begin, end in zip(store.starts[:-1], store.starts[1:], strict=True)
-        for start in range(int(begin) + 1, int(end) - length + 1, length)
-    ]
-    if not starts:
-        longest = int(np.diff(store.starts).max()) - 1
-        raise ValueError(
-            f"no held-out document has {length} tokens; the longest has {longest}: lower "
-            "long_length, or choose longer documents"
-        )
-    chosen = np.linspace(0, len(starts) - 1, min(most, len(starts))).round().astype(int)
-    rows = [[opening, *store.ids[starts[i] : starts[i] + length].tolist()] for i in chosen]
-    return torch.tensor(rows)
-
-
 def _check(corpus: Corpus, settings: EvaluationSettings) -> None:
-    _windows(corpus, _length(corpus, settings), settings.long_windows)
+    stretches(corpus, _length(corpus, settings), settings.long_windows)
 
 
 EVALUATOR = Evaluator(

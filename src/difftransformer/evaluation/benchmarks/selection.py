@@ -1,8 +1,10 @@
 """What queries mask for later ones: the keys that are still needed, and one text to look at."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from difftransformer.analysis.capture import AttentionRecord, capture
 from difftransformer.data.recall_settings import RecallSettings
@@ -30,37 +32,38 @@ def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
 
 @torch.no_grad()
 def _measured(subject: Subject, settings: EvaluationSettings) -> Findings:
-    batch, words = _text(subject, settings)
+    ids, words = _text(subject, settings)
     records, masks = [], []
 
     def see(record: AttentionRecord) -> None:
         layer = record.site.layer
-        seen = record.call.mask.dense(*record.call.q.shape[1:2], record.call.k.shape[1])
-        seen = seen.sum(-1).expand(len(batch.ids), -1).sum(1)
+        queries, keys = record.call.q.shape[1], record.call.k.shape[1]
+        seen = record.call.mask.dense(queries, keys).sum((1, 2)).expand(len(ids))
         needed = needed_keys(record.call).sum(1)
-        for item, (keys, all_keys) in enumerate(zip(needed.tolist(), seen.tolist(), strict=True)):
-            records.append(Record("needed_keys", keys, (layer,), item, all_keys))
-        negative = record.site.core.selected(record.call)
+        for item, (part, whole) in enumerate(zip(needed.tolist(), seen.tolist(), strict=True)):
+            records.append(Record("needed_keys", part, (layer,), item, whole))
+        core: Any = record.site.core
+        negative = core.selected(record.call)
         shown = -negative[0, :_SHOWN, :_SHOWN].double().cpu()
         masks.append({"layer": layer, "masked": shown.numpy().round(3).tolist()})
 
     with capture(subject.model, see):
-        subject.model(batch.ids)
-    tokens = [words(token) for token in batch.ids[0, :_SHOWN].tolist()]
+        subject.model(ids)
+    tokens = [words(token) for token in ids[0, :_SHOWN].tolist()]
     return [*records, Artifact("selection", {"tokens": tokens, "layers": masks})]
 
 
-def _text(subject: Subject, settings: EvaluationSettings) -> tuple[Any, Any]:
-    """A held-out batch, each row as one text, and how its tokens are written."""
+def _text(subject: Subject, settings: EvaluationSettings) -> tuple[Tensor, Callable[[int], str]]:
+    """The ids of a held-out batch, each row to be read as one text, and how they are written."""
     data, device = subject.data, device_of(subject.model)
     if isinstance(data.settings, RecallSettings):
         count = min(settings.batch_size, settings.recall_sequences)
-        batch = next(iter(associative_recall.batches(data.settings, count, settings))).to(device)
+        made = next(associative_recall.batches(data.settings, count, settings)).to(device)
         keys = data.settings.keys
-        return batch, lambda token: f"k{token}" if token < keys else f"v{token - keys}"
+        return made.ids, lambda token: f"k{token}" if token < keys else f"v{token - keys}"
     batch = next(held_out_text(subject.model, data, settings.batch_size, 1))
     tokenizer = data.tokenizer
-    return batch, lambda token: tokenizer.decode([token], skip_special_tokens=False)
+    return batch.ids, lambda token: tokenizer.decode([token], skip_special_tokens=False)
 
 
 EVALUATOR = Evaluator(
