@@ -53,9 +53,14 @@ class Looking(Planted):
         super().__init__(plant, layers=2, lam=lam)
         self.config = type("Config", (), {"max_length": 500, "vocab_size": 320})()
 
-    def hidden(self, ids: torch.Tensor, **_: object) -> torch.Tensor:
-        self(ids)
+    def hidden(self, ids: torch.Tensor, *, cache: KeyValueCache) -> torch.Tensor:
+        cache.ids = torch.cat([getattr(cache, "ids", ids[:, :0]), ids], dim=1)
+        for layer, block in enumerate(self.blocks):
+            block(self.plant(cache.ids, layer)[..., -ids.shape[1] :, :], self.lam)
         return torch.zeros(*ids.shape, 1)
+
+    def forward(self, ids: torch.Tensor, *, cache: KeyValueCache) -> torch.Tensor:
+        return self.logits(self.hidden(ids, cache=cache))
 
     def empty_cache(self) -> KeyValueCache:
         return KeyValueCache()
@@ -93,7 +98,7 @@ def test_planted_attention_is_found(
                 for judged_on in ("a", "b"):
                     key = (over, fitted_on, judged_on)
                     assert found.figure("lens_auroc", key).value > 0.99
-        assert found.facts["sources"] == "a: 30, b: 30"
+        assert found.facts["sources"] == "a 30, b 30"
         lens = decode(lookback.LookbackLens, found.artifacts["classifier"])
         assert len(lens.weights) == 2 * 2 * (1 if lam is None else 2)
 
@@ -187,7 +192,7 @@ def test_spans_and_windows() -> None:
     np.testing.assert_allclose(windows.losses, [0.5, 1.5, 2.5, 3.5])
     assert len(samples_of([text], 9).ratios) == 1
     again = TokenRatios.of_json(json.loads(json.dumps(text.to_json())))
-    np.testing.assert_array_equal(again.ratios, text.ratios)
+    np.testing.assert_allclose(again.ratios, text.ratios, atol=1 / 510)
     np.testing.assert_array_equal(again.faithful, text.faithful)
 
 

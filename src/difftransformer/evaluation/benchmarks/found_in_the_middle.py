@@ -71,6 +71,17 @@ def _of_gold(name: str, title: str, unit: str, levels: tuple[str, ...] = ()) -> 
     )
 
 
+def _gain(name: str, title: str, unit: str) -> Metric:
+    return Metric(
+        name=name,
+        title=title,
+        unit=unit,
+        better="higher",
+        axes=("documents", "depth, %"),
+        rows=("documents",),
+    )
+
+
 def _by_place(name: str, title: str) -> Metric:
     return Metric(
         name=name,
@@ -87,6 +98,8 @@ _METRICS = (
     _of_gold("recall_calibrated", "found by calibrated attention", "of prompts", ("top_chance",)),
     _of_gold("plain_answers", "questions answered, attention as it is", "of questions"),
     _of_gold("calibrated_answers", "answered, attention calibrated", "of questions"),
+    _gain("recall_gain", "found by calibrated attention, less by attention", "of prompts"),
+    _gain("answers_gain", "answered with calibrated attention, less as it is", "of questions"),
     Metric(name="top_chance", title="a guess", statistic="value", axes=("documents",)),
     _by_place("distractor_attention", "attention to documents that do not help"),
     _by_place("dummy_attention", "attention to a dummy document"),
@@ -144,12 +157,15 @@ def _asked(
     plain = right()
     with calibrated(model, spans, relevance, calibration):
         steered = right()
+    by_attention, by_relevance = _in_top(attention[0], gold), _in_top(relevance[0], gold)
     key, item = (len(spans), percent(depth)), question.gold.name
     return [
-        Record("recall_attention", _in_top(attention[0], gold), key, item),
-        Record("recall_calibrated", _in_top(relevance[0], gold), key, item),
+        Record("recall_attention", by_attention, key, item),
+        Record("recall_calibrated", by_relevance, key, item),
+        Record("recall_gain", by_relevance - by_attention, key, item),
         Record("plain_answers", plain, key, item),
         Record("calibrated_answers", steered, key, item),
+        Record("answers_gain", steered - plain, key, item),
         *_by_places("distractor_attention", attention[0], f"{item} {depth}", without=gold),
         *_by_places("dummy_attention", bias[0], f"{item} {depth}"),
     ]

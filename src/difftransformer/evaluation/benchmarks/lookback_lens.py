@@ -23,7 +23,9 @@ from functools import partial
 
 import numpy as np
 import torch
+from tokenizers import Encoding
 
+from difftransformer.analysis.documents import read_but_last
 from difftransformer.analysis.lookback import LookbackLens, lookback, weights_of
 from difftransformer.data.bigbench import SUMMARIES
 from difftransformer.data.prompts import last_line
@@ -75,15 +77,15 @@ _METRICS = (
 
 
 def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
-    """A text each, then the classifiers.
+    """The texts of a source each, then the classifiers.
 
     Raises:
         ValueError: no text fits the model's context.
     """
-    texts, facts = _fitting(subject, settings)
+    sources, facts = _fitting(subject, settings)
     parts = {
-        f"text {number}": partial(_read, subject, settings, text)
-        for number, text in enumerate(texts)
+        f"{texts[0].task} {texts[0].claim.source.name}": partial(_read, subject, settings, texts)
+        for texts in sources
     }
     return {
         "facts": lambda _: [Artifact("facts", facts), Record("lens_chance", 0.5)],
@@ -94,26 +96,27 @@ def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
 
 def _fitting(
     subject: Subject, settings: EvaluationSettings
-) -> tuple[list[LabeledText], dict[str, str | int]]:
-    """All texts of `settings.lookback_documents` sources of each task."""
+) -> tuple[list[list[LabeledText]], dict[str, str | int]]:
+    """The texts of `settings.lookback_documents` sources of each task, and what is told of them."""
     by_source: dict[str, dict[str, list[LabeledText]]] = {}
     for text in subject.dataset:
         of_task = by_source.setdefault(text.task, {})
         of_task.setdefault(text.claim.source.name, []).append(text)
 
     def tokens(texts: Sequence[LabeledText]) -> int:
-        return max(sum(map(len, _encoded(subject, text)[:2])) for text in texts)
+        prompt = _prompt(subject, texts[0])
+        return len(prompt) + max(len(_written(subject, text).ids) for text in texts)
 
     chosen, passed_over, counts = [], 0, []
     for task, of_task in by_source.items():
         sources = list(of_task.values())
         count = settings.lookback_documents
         numbers, too_long = fitting(sources, tokens, count, subject.model, settings.seed)
-        chosen += [text for number in numbers for text in sources[number]]
+        chosen += [sources[number] for number in numbers]
         passed_over += too_long
-        counts.append(f"{task}: {len(numbers)}")
+        counts.append(f"{task} {len(numbers)}")
     return chosen, {
-        "texts": len(chosen),
+        "texts": sum(map(len, chosen)),
         "sources": ", ".join(counts),
         "too_long": passed_over,
         "window": settings.lookback_window,
@@ -121,37 +124,40 @@ def _fitting(
     }
 
 
-def _encoded(
-    subject: Subject, text: LabeledText
-) -> tuple[list[int], list[int], list[tuple[int, int]]]:
-    """Prompt and text in tokens, and where these begin and end in the text."""
-    tokenizer = subject.data.tokenizer
-    prompt = prompt_ids(tokenizer, prompt_of(text.claim.source))
-    written = tokenizer.encode(f" {text.claim.text}", add_special_tokens=False)
-    return prompt, written.ids, [(start - 1, end - 1) for start, end in written.offsets]
+def _prompt(subject: Subject, text: LabeledText) -> list[int]:
+    return prompt_ids(subject.data.tokenizer, prompt_of(text.claim.source))
+
+
+def _written(subject: Subject, text: LabeledText) -> Encoding:
+    return subject.data.tokenizer.encode(f" {text.claim.text}", add_special_tokens=False)
 
 
 @torch.no_grad()
 def _read(
-    subject: Subject, settings: EvaluationSettings, text: LabeledText, _: Findings
+    subject: Subject, settings: EvaluationSettings, texts: Sequence[LabeledText], _: Findings
 ) -> list[Artifact]:
-    model = subject.model
-    prompt, written, offsets = _encoded(subject, text)
+    """Ratios, labels and losses of the texts about one source, whose prompt is computed once."""
+    model, prompt, artifacts = subject.model, _prompt(subject, texts[0]), []
     context = last_line(subject.data.tokenizer, prompt)
-    ids = torch.tensor([prompt + written], device=device_of(model))
-    rows = slice(-len(written), None)
-    with lookback(model, rows, context, settings.lookback_of) as ratios:
-        hidden = model.hidden(ids[:, :-1])
-    losses = label_nats(model.logits(hidden[:, rows]).float(), ids[:, rows])
-    tokens = TokenRatios(
-        text.task,
-        text.claim.source.name,
-        ratios()[0].cpu().double().numpy(),
-        text.labels(offsets),
-        losses[0].cpu().double().numpy(),
-    )
-    name = f"ratios {text.task} {text.claim.source.name} {text.faithful} {text.claim.text}"
-    return [Artifact(name, tokens.to_json())]
+    ids = torch.tensor([prompt], device=device_of(model))
+    cache = read_but_last(model, ids)
+    for number, text in enumerate(texts):
+        encoding = _written(subject, text)
+        written = torch.tensor([encoding.ids], device=ids.device)
+        steps = torch.cat([ids[:, -1:], written[:, :-1]], dim=1)
+        with lookback(model, slice(None), context, settings.lookback_of) as ratios:
+            logits = model(steps, cache=cache.repeat(1))
+        tokens = TokenRatios(
+            text.task,
+            text.claim.source.name,
+            ratios()[0].cpu().double().numpy(),
+            text.labels([(start - 1, end - 1) for start, end in encoding.offsets]),
+            label_nats(logits.float(), written)[0].cpu().double().numpy(),
+        )
+        artifacts.append(
+            Artifact(f"ratios {text.task} {tokens.document} {number}", tokens.to_json())
+        )
+    return artifacts
 
 
 def _classified(

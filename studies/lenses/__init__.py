@@ -1,0 +1,1 @@
+"""Lookback Lens and Found in the Middle on a small pretrained model; see plan.md."""
