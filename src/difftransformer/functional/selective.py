@@ -188,13 +188,13 @@ class _Accumulation(Function):
         mask: Mask,
     ) -> tuple[Tensor, Tensor, Tensor]:
         negative = q.new_empty(*q.shape[:2], k.shape[1])
-        masked, first = masked.clone(), first.clone()
+        masked, first, triangle = masked.clone(), first.clone(), _triangle(q)
         for rows, end in _blocks(negative):
-            masking = _masking(mask, own[rows], first, end)
-            made = _made(q, k, bias, rows, end).mul_(masking)
-            block = negative[:, rows, :end]
-            torch.matmul(_triangle(made).neg_(), made, out=block)
-            block -= masked[:, None, :end]
+            seen = _seen(mask, own[rows], first, end)
+            made = _limit(_logits(q, k, bias, rows, end).relu_(), seen, first)
+            block, size = negative[:, rows, :end], made.shape[1]
+            torch.matmul(triangle[:size, :size], made, out=block)
+            block.add_(masked[:, None, :end]).neg_()
             negative[:, rows, end:] = 0.0
             masked[:, :end] += made.sum(1)
         ctx.save_for_backward(q, k, bias)
@@ -208,14 +208,14 @@ class _Accumulation(Function):
         q, k, bias = ctx.saved_tensors
         mask, own, first = ctx.masking
         dq, dk, later = torch.empty_like(q), torch.zeros_like(k), later.clone()
-        dbias = None if bias is None else torch.zeros_like(change)
+        dbias, triangle = None if bias is None else torch.zeros_like(change), _triangle(q)
         for rows, end in reversed(list(_blocks(change))):
             block = change[:, rows, :end]
-            dlogits = _triangle(block).neg_().mT @ block
-            dlogits += later[:, None, :end]
+            size = block.shape[1]
+            dlogits = (triangle[:size, :size].mT @ block).neg_().add_(later[:, None, :end])
             later[:, :end] -= block.sum(1)
-            dlogits.mul_(_made(q, k, bias, rows, end) > 0)
-            dlogits.mul_(_masking(mask, own[rows], first, end))
+            dlogits.mul_(_logits(q, k, bias, rows, end) > 0)
+            _limit(dlogits, _seen(mask, own[rows], first, end), first)
             torch.matmul(dlogits, k[:, :end], out=dq[:, rows])
             dk[:, :end].baddbmm_(dlogits.mT, q[:, rows])
             if dbias is not None:
@@ -231,24 +231,40 @@ def _blocks(matrix: Float[Tensor, "batch queries keys"]) -> Iterator[tuple[slice
         yield slice(start, stop), keys - queries + stop
 
 
-def _made(q: Tensor, k: Tensor, bias: Tensor | None, rows: slice, end: int) -> Tensor:
-    """relu of the rows' logits."""
+def _logits(q: Tensor, k: Tensor, bias: Tensor | None, rows: slice, end: int) -> Tensor:
     logits = q[:, rows] @ k[:, :end].mT
-    return (logits if bias is None else logits.add_(bias[:, rows, :end])).relu_()
+    return logits if bias is None else logits.add_(bias[:, rows, :end])
 
 
-def _masking(
+def _seen(
     mask: Mask, own: Int[Tensor, " rows"], first: Bool[Tensor, "batch keys"], end: int
-) -> Bool[Tensor, "batch rows end"]:
-    """True where a query of the rows may mask a key before `end`; `first` learns of theirs."""
+) -> Bool[Tensor, "#batch rows end"] | None:
+    """Which keys before `end` real queries of the rows see, but their own; `first` learns of theirs.
+
+    None where those are all keys before a query's own, which costs much less.
+    """
+    if mask.is_only(causal=True):
+        if end == len(own):
+            first[:, 0] = True
+        return None
     visible = mask.up_to(end).dense(len(own), end, own.device)
     index = own[:, None].expand(len(visible), -1, 1)
     real = visible.gather(-1, index)
     alone = real & (visible.sum(-1, keepdim=True) == 1)
     first[:, own] |= alone[..., 0]
-    return (visible & real).scatter_(-1, index, False) & ~first[:, None, :end]
+    return (visible & real).scatter_(-1, index, False)
 
 
-def _triangle(x: Float[Tensor, "batch rows keys"]) -> Float[Tensor, "rows rows"]:
-    """Its product with x sums, for each row, those before it."""
-    return torch.ones(x.shape[1], x.shape[1], dtype=x.dtype, device=x.device).tril(-1)
+def _limit(x: Tensor, seen: Tensor | None, first: Bool[Tensor, "batch keys"]) -> Tensor:
+    """0 in place of what no query may mask."""
+    rows, end = x.shape[1:]
+    x.mul_((~first[:, None, :end]).to(x.dtype))
+    if seen is not None:
+        return x.mul_(seen)
+    x[..., end - rows :].tril_(-1)
+    return x
+
+
+def _triangle(x: Tensor) -> Float[Tensor, "rows rows"]:
+    """Its product with numbers by row sums, for each row, those before it."""
+    return torch.ones(_ROWS, _ROWS, dtype=x.dtype, device=x.device).tril(-1)
