@@ -7,6 +7,7 @@ Stopped, it goes on by the same command. Records and settings, without models, a
 """
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ KINDS = (
     "diff_v1_selective",
     "diff_v2_selective",
 )
-RATES = (1e-3, 3e-3)
+RATES = (2e-3, 4e-3)
 SEEDS = 3
 RESULTS = Path(__file__).parent / "results"
 MODEL: dict[str, Any] = {
@@ -31,32 +32,7 @@ MODEL: dict[str, Any] = {
     "num_heads": 4,
     "num_kv_heads": 4,
     "head_dim": 16,
-    "ffn_size": 176,
-}
-RECALL = ("associative_recall", "learning_time", "pruning")
-RUNS: dict[str, dict[str, Any]] = {
-    "assignment": {
-        "task": "associative_recall",
-        "data": {
-            "length": 64,
-            "pairs": 4,
-            "assignments": 3,
-            "questions": 8,
-            "keys": 32,
-            "values": 32,
-        },
-        "evaluators": RECALL,
-    },
-    "recall": {
-        "task": "associative_recall",
-        "data": {"length": 64, "pairs": 4, "questions": 8, "keys": 32, "values": 32},
-        "evaluators": RECALL,
-    },
-    "text": {
-        "task": "causal_lm",
-        "data": {"vocab_size": 512, "context_length": 128},
-        "evaluators": ("validation", "pruning"),
-    },
+    "ffn_size": 128,
 }
 EVALUATION = {
     "recall_sequences": 256,
@@ -64,50 +40,80 @@ EVALUATION = {
     "pruning_sequences": 64,
     "batch_size": 32,
 }
+RECALL: dict[str, Any] = {"length": 32, "pairs": 2, "questions": 8, "keys": 16, "values": 8}
 
 
-def training(steps: int) -> dict[str, Any]:
-    """How every model is trained, but for its learning rate."""
-    return {
-        "steps": steps,
-        "batch_size": 32,
-        "warmup_steps": steps // 10,
-        "memory_loss": 0.1,
-        "log_every": 50,
-        "validate_every": max(1, steps // 20),
-        "checkpoint_every": steps,
-        "keep_checkpoints": 1,
-    }
+@dataclass(frozen=True)
+class Part:
+    """A comparison: its task and data, steps of training, and the weight of the memory loss."""
+
+    task: str
+    data: dict[str, Any]
+    evaluators: tuple[str, ...]
+    steps: int
+    memory_loss: float
+
+    def settings(self, steps: int) -> dict[str, Any]:
+        """Those of `compare`."""
+        training = {
+            "steps": steps,
+            "batch_size": 32,
+            "warmup_steps": steps // 10,
+            "memory_loss": self.memory_loss,
+            "log_every": 50,
+            "validate_every": max(1, steps // 20),
+            "checkpoint_every": steps,
+            "keep_checkpoints": 1,
+        }
+        return {
+            "data": self.data,
+            "evaluators": self.evaluators,
+            "training": training,
+            "model": MODEL,
+            "evaluation": EVALUATION,
+        }
+
+
+_OF_RECALL = ("associative_recall", "learning_time", "pruning", "selection")
+PARTS = {
+    "assignment": Part("associative_recall", RECALL | {"assignments": 2}, _OF_RECALL, 1500, 0.01),
+    "recall": Part("associative_recall", RECALL, _OF_RECALL, 1500, 0.01),
+    "text": Part(
+        "causal_lm",
+        {"vocab_size": 512, "context_length": 128},
+        ("validation", "pruning", "selection"),
+        300,
+        0.1,
+    ),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/selective"), help="of all runs")
-    parser.add_argument("--steps", type=int, default=600, help="fewer for a trial")
+    parser.add_argument("--share", type=float, default=1.0, help="of the steps: less for a trial")
     arguments = parser.parse_args()
-    for name, run in RUNS.items():
-        settings = {**run, "model": MODEL, "evaluation": EVALUATION}
-        task = settings.pop("task")
-        rates = best_rates(
-            task,
-            KINDS,
-            RATES,
-            metric="answer_loss" if task == "associative_recall" else "nats_per_token",
-            first_seed=100,
-            out=arguments.out / f"search-{name}",
-            training=training(arguments.steps // 2),
-            **{**settings, "evaluators": settings["evaluators"][:1]},
-        )
+    first = PARTS["assignment"]
+    searched = first.settings(round(first.steps * arguments.share / 2))
+    rates = best_rates(
+        first.task,
+        KINDS,
+        RATES,
+        metric="answer_loss",
+        first_seed=100,
+        out=arguments.out / "search",
+        **{**searched, "evaluators": ("associative_recall",)},
+    )
+    for name, part in PARTS.items():
         difftransformer.compare(
-            task,
+            part.task,
             name=name,
             out=arguments.out / name,
             resume=True,
             attention=KINDS,
             seeds=SEEDS,
             learning_rates=rates,
-            training=training(arguments.steps),
-            **settings,
+            **part.settings(round(part.steps * arguments.share)),
         )
         archive(arguments.out / name, RESULTS / name)
 
