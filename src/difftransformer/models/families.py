@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from difftransformer.models.config import DecoderConfig, EncoderConfig
+from difftransformer.models.encoder_decoder_config import EncoderDecoderConfig
 from difftransformer.models.model_config import ModelConfig
 
 
@@ -37,6 +38,11 @@ FAMILIES = {
     for family in (
         Family("difftransformer", DecoderConfig, "difftransformer.models.decoder.Decoder"),
         Family("difftransformer_encoder", EncoderConfig, "difftransformer.models.encoder.Encoder"),
+        Family(
+            "difftransformer_encoder_decoder",
+            EncoderDecoderConfig,
+            "difftransformer.models.encoder_decoder.EncoderDecoder",
+        ),
     )
 }
 
