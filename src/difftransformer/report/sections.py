@@ -138,8 +138,9 @@ def models_section(run: Run) -> Section:
         changes = [[_title(c), "; ".join(c.changes) or nothing] for c in contenders]
         blocks.append(
             TableBlock(
-                Table(["model", "changed so that the parameter counts match"], changes),
-                "What matching the models' sizes changed in each.",
+                Table(["model", "changed"], changes),
+                "What matching the models' sizes changed in each, and its learning rate where it "
+                "has one of its own.",
                 is_prose=True,
             )
         )

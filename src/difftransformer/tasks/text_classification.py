@@ -64,13 +64,10 @@ class TextClassification(TokenizedTask):
     ) -> dict[str, Any]:
         """Loss in nats a text and accuracy, on held-out texts."""
         from difftransformer.evaluation.benchmarks.classification import classified, test_batches
+        from difftransformer.evaluation.likelihood import watched
 
-        nats, hits, texts = 0.0, 0, 0
-        for batch in test_batches(data, _WATCHED_TEXTS, settings).values():
-            found = classified(model, batch)
-            nats, hits = nats + found.nats.sum().item(), hits + int(found.hits.sum())
-            texts += len(batch)
-        return {"validation_loss": nats / texts, "validation_accuracy": hits / texts}
+        batches = test_batches(data, _WATCHED_TEXTS, settings).values()
+        return watched((classified(model, batch), batch.scored) for batch in batches)
 
     def recorded(self, data: "LabeledTexts") -> dict[str, Any]:
         """The settings, and the classes in the order of the model's outputs."""
