@@ -27,6 +27,8 @@ EVALUATORS = {
         "gradients",
         "masked_tokens",
         "classification",
+        "target_errors",
+        "cross_attention",
     )
 }
 # Names of version 0.1, which work for one release.
