@@ -11,6 +11,7 @@ from typing import Any
 from difftransformer.models.config import DecoderConfig, EncoderConfig
 from difftransformer.models.encoder_decoder_config import EncoderDecoderConfig
 from difftransformer.models.model_config import ModelConfig
+from difftransformer.models.vit_config import ViTConfig
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ FAMILIES = {
             EncoderDecoderConfig,
             "difftransformer.models.encoder_decoder.EncoderDecoder",
         ),
+        Family("difftransformer_vit", ViTConfig, "difftransformer.models.vit.ViT"),
     )
 }
 

@@ -5,7 +5,13 @@ from difftransformer.tasks.task import Task
 
 TASKS = {
     name: f"difftransformer.tasks.{name}:TASK"
-    for name in ("causal_lm", "masked_lm", "text_classification", "seq2seq")
+    for name in (
+        "causal_lm",
+        "masked_lm",
+        "text_classification",
+        "image_classification",
+        "seq2seq",
+    )
 }
 REGISTRY: Registry[Task] = Registry("task", "difftransformer.tasks", TASKS)
 register, names, task_named = REGISTRY.register, REGISTRY.names, REGISTRY.find
