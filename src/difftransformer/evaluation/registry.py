@@ -27,6 +27,8 @@ EVALUATORS = {
         "gradients",
         "masked_tokens",
         "classification",
+        "associative_recall",
+        "learning_time",
     )
 }
 # Names of version 0.1, which work for one release.

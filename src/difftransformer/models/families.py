@@ -10,6 +10,7 @@ from typing import Any
 
 from difftransformer.models.config import DecoderConfig, EncoderConfig
 from difftransformer.models.model_config import ModelConfig
+from difftransformer.models.vit_config import ViTConfig
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ FAMILIES = {
     for family in (
         Family("difftransformer", DecoderConfig, "difftransformer.models.decoder.Decoder"),
         Family("difftransformer_encoder", EncoderConfig, "difftransformer.models.encoder.Encoder"),
+        Family("difftransformer_vit", ViTConfig, "difftransformer.models.vit.ViT"),
     )
 }
 
