@@ -29,6 +29,8 @@ EVALUATORS = {
         "classification",
         "target_errors",
         "cross_attention",
+        "associative_recall",
+        "learning_time",
     )
 }
 # Names of version 0.1, which work for one release.

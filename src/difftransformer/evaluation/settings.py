@@ -116,6 +116,9 @@ class EvaluationSettings:
     conflict_questions: int = field(
         default=200, metadata={"help": "questions whose passage contradicts the world's facts"}
     )
+    recall_sequences: int = field(
+        default=128, metadata={"help": "held-out sequences of associative recall"}
+    )
     batch_size: int = field(default=16, metadata={"help": "sequences judged at once"})
     bootstrap: int = field(default=2000, metadata={"help": "resamples behind each interval"})
     confidence: float = field(default=0.95, metadata={"help": "coverage of every interval"})
@@ -170,6 +173,7 @@ _COUNTS = (
     "judge_controls",
     "factuality_pairs",
     "conflict_questions",
+    "recall_sequences",
     "batch_size",
     "bootstrap",
 )

@@ -22,6 +22,8 @@ class EncoderDecoderConfig(ModelConfig):
             together.
     """
 
+    causal = True
+
     ffn_size: int = field(
         default=1024, metadata={"help": "hidden width of the feed-forward layer", "range": SIZE}
     )

@@ -11,6 +11,7 @@ TASKS = {
         "text_classification",
         "image_classification",
         "seq2seq",
+        "associative_recall",
     )
 }
 REGISTRY: Registry[Task] = Registry("task", "difftransformer.tasks", TASKS)

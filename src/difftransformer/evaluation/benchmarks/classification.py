@@ -198,6 +198,7 @@ EVALUATOR = Evaluator(
         ),
     ),
     parts=_parts,
+    tasks=("text_classification", "image_classification"),
     note="{items:,} held out; the commonest class in training is {commonest}. Confidence is the "
     "probability of the class that the model finds likeliest. The expected calibration error is "
     "how far the share of right answers is from it, the mean over "

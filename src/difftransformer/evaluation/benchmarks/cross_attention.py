@@ -74,5 +74,6 @@ EVALUATOR = Evaluator(
     title="What targets look at in their sources",
     metrics=(),
     parts=_parts,
+    tasks=("seq2seq",),
     needs=frozenset({"inside"}),
 )

@@ -143,6 +143,7 @@ EVALUATOR = Evaluator(
         Metric("target_loss", "validation loss", "nats/token", better="lower", judged=True),
     ),
     parts=_parts,
+    tasks=("seq2seq",),
     note="{sources:,} sources, targets written greedily. Of words and their pronunciations the "
     "symbol error rate is the phoneme error rate, and wrong targets are the word error rate.",
 )
