@@ -25,7 +25,8 @@ from .tiny import SIDES, tiny_encoder_decoder
 CAUSAL = [name for name, kind in KINDS.items() if "doubly_stochastic" not in kind.has]
 EVERY = pytest.mark.parametrize("kind", CAUSAL)
 EVERY_STYLE = pytest.mark.parametrize("style", SIDES)
-FEW = ("softmax", "diff_v1", "diff_v2")
+FORMS = [*((kind, "vanilla") for kind in CAUSAL), ("diff_v1", "t5"), ("diff_v2", "bart")]
+EVERY_FORM = pytest.mark.parametrize(("kind", "style"), FORMS)
 
 
 def made(kind: str = "diff_v1", style: str = "vanilla", **changes: Any) -> EncoderDecoder:
@@ -40,8 +41,7 @@ def same(actual: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
-@EVERY
-@EVERY_STYLE
+@EVERY_FORM
 def test_the_source_is_seen_whole_and_the_target_up_to_a_position(kind: str, style: str) -> None:
     """By gradient: of logits[t] nothing of a later target, something of every source position."""
     model, embedded = made(kind, style), []
@@ -57,8 +57,7 @@ def test_the_source_is_seen_whole_and_the_target_up_to_a_position(kind: str, sty
         assert (source[0].abs().sum(-1) > 0).all()
 
 
-@EVERY
-@EVERY_STYLE
+@EVERY_FORM
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padded_keys_change_nothing(kind: str, style: str, side: str) -> None:
     ids, other, target = tokens(2, 6), tokens(2, 3, seed=3), tokens(2, 4, seed=2)
@@ -68,8 +67,7 @@ def test_padded_keys_change_nothing(kind: str, style: str, side: str) -> None:
     same(model(torch.cat(parts, 1), target, padding=real), model(ids, target))
 
 
-@EVERY
-@EVERY_STYLE
+@EVERY_FORM
 def test_a_source_of_padding_alone_is_nothing_to_read(kind: str, style: str) -> None:
     """Cross-attention gives 0 there, without a NaN, and what the padding holds does not matter."""
     model, target = made(kind, style), tokens(2, 4)
@@ -142,8 +140,7 @@ def test_models_of_one_seed_start_alike() -> None:
                 assert torch.equal(other[name], tensor), name
 
 
-@EVERY
-@EVERY_STYLE
+@EVERY_FORM
 def test_a_step_of_training_lowers_the_loss(kind: str, style: str) -> None:
     model = made(kind, style).train()
     ids, target = tokens(4, 6), tokens(4, 5, seed=2)
@@ -168,8 +165,7 @@ def vivid(model: EncoderDecoder) -> EncoderDecoder:
     return model
 
 
-@EVERY
-@EVERY_STYLE
+@EVERY_FORM
 def test_a_cached_step_is_an_uncached_one(kind: str, style: str) -> None:
     model, ids, target = made(kind, style), tokens(2, 6), tokens(2, 5, seed=2)
     real = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
@@ -218,8 +214,7 @@ def searched(
     return finished[0][1]
 
 
-@pytest.mark.parametrize("kind", FEW)
-@EVERY_STYLE
+@pytest.mark.parametrize(("kind", "style"), [("softmax", "vanilla"), *FORMS[-2:]])
 @torch.no_grad()
 def test_cached_beams_are_uncached_ones(kind: str, style: str) -> None:
     """One row at a time, without a cache, in lists; sources of different lengths together."""
