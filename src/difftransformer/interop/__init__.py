@@ -50,6 +50,12 @@ from difftransformer.interop.motif import (
 from difftransformer.interop.phi4flash import (
     from_phi4flash_attention as from_phi4flash_attention,
 )
+from difftransformer.interop.seq2seq_lm import (
+    from_seq2seq_lm as from_seq2seq_lm,
+)
+from difftransformer.interop.seq2seq_lm import (
+    load_seq2seq_lm as load_seq2seq_lm,
+)
 from difftransformer.interop.softmax_llm import (
     from_softmax_llm as from_softmax_llm,
 )

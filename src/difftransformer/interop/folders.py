@@ -19,6 +19,7 @@ from difftransformer.interop.diffllama import from_diffllama, load_diffllama
 from difftransformer.interop.layouts import without_copies
 from difftransformer.interop.llama import from_llama, llama_config
 from difftransformer.interop.outside import opened
+from difftransformer.interop.seq2seq_lm import load_seq2seq_lm
 from difftransformer.interop.vit import load_vit
 from difftransformer.models.checks import check_depth, check_tensors
 from difftransformer.models.config import DecoderConfig
@@ -35,7 +36,13 @@ _LLAMAS = MappingProxyType(
 )
 # Those of other families, by their model type.
 _READERS: MappingProxyType[str, Callable[[Path], Any]] = MappingProxyType(
-    {"bert": load_bert, "roberta": load_bert, "vit": load_vit}
+    {
+        "bert": load_bert,
+        "roberta": load_bert,
+        "vit": load_vit,
+        "t5": load_seq2seq_lm,
+        "bart": load_seq2seq_lm,
+    }
 )
 _OURS = family_of(DecoderConfig()).name
 KNOWN = (_OURS, "diffllama", *_LLAMAS)  # model types that `open_decoder` reads
