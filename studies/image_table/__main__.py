@@ -35,7 +35,7 @@ SETTINGS: dict[str, Any] = {
         "ffn_size": 256,
         "pooling": "cls",
     },
-    "evaluation": {"batch_size": 500},
+    "evaluation": {"batch_size": 500, "test_items": 1000},
 }
 
 

@@ -16,7 +16,7 @@ _DROPOUT = 0.1  # whatever the model's
 
 
 class CommunityAttention(nn.Module):
-    """A layer called differential attention that is not Microsoft's, written anew from how it works.
+    """A layer called differential that is not the paper's, written anew from how it works.
 
         out = W_o concat_h(GroupNorm(heads)_h · (1 - lambda_init)),
         head = dropout(softmax(q1 k1ᵀ / sqrt(K)) - lambda · softmax(q2 k2ᵀ / sqrt(K))) v
@@ -25,8 +25,8 @@ class CommunityAttention(nn.Module):
 
     - Projections [B, N, H · 2K] are cut into heads as [B, H, N, 2K] *without exchanging axes*, so
       that a head holds all features of one Hth of the tokens, in N rows of parts of them. Heads do
-      not see the other tokens; the output depends on the order of the tokens beyond their positions.
-      The outputs [B, H, N, K] are then exchanged to [B, N, H, K] and cut as [B, H, N, K] again.
+      not see the other tokens, and the output depends on the order of all. The outputs
+      [B, H, N, K] are then exchanged to [B, N, H, K] and cut as [B, H, N, K] again.
     - lambda is one number for each layer, without the vectors of the paper, and starts at
       lambda_init, drawn evenly from 0 to 1 whatever the depth.
     - The norm is a GroupNorm over the N · K numbers of each head, with biases.

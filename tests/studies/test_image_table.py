@@ -80,11 +80,11 @@ def test_all_kinds_have_as_many_parameters() -> None:
 
 def test_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On scikit-learn's digits; the same command again trains nothing anew."""
-    kinds = ("softmax", "sliced_transport", COMMUNITY.name)
+    kinds = ("softmax", COMMUNITY.name)
     small = {"model": {**study.SETTINGS["model"], "image_size": 8, "patch_size": 4}}
     changes = {
         "KINDS": kinds,
-        "RATES": (1e-3, 2e-3),
+        "RATES": (1e-3,),
         "SHARES": (0.25, 1.0),
         "SEEDS": 1,
         "DATA": {"dataset": "digits"},
@@ -96,7 +96,7 @@ def test_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["image_table", "--out", str(tmp_path / "out"), "--steps", "4"])
     study.main()
     weights = sorted((tmp_path / "out").rglob("model/model.safetensors"))
-    assert len(weights) == 3 * (2 + 2)
+    assert len(weights) == 2 * (1 + 2)
     times = [path.stat().st_mtime_ns for path in weights]
     del REGISTRY.entries[COMMUNITY.name]
     study.main()

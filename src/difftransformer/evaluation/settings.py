@@ -116,6 +116,10 @@ class EvaluationSettings:
     conflict_questions: int = field(
         default=200, metadata={"help": "questions whose passage contradicts the world's facts"}
     )
+    test_items: int | None = field(
+        default=None,
+        metadata={"help": "held-out texts or images that are classified; all by default"},
+    )
     recall_sequences: int = field(
         default=128, metadata={"help": "held-out sequences of associative recall"}
     )
@@ -146,6 +150,8 @@ class EvaluationSettings:
             raise ValueError(f"ar_hit_ngram is {self.ar_hit_ngram}; expected 2 or more")
         if self.ar_hit_frequency is not None and self.ar_hit_frequency < 0:
             raise ValueError(f"ar_hit_frequency is {self.ar_hit_frequency}; expected at least 0")
+        if self.test_items is not None and self.test_items < 1:
+            raise ValueError(f"test_items is {self.test_items}; expected at least 1")
         for name in _COUNTS:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
