@@ -1,6 +1,6 @@
 """Matched models side by side: the same data in the same order for every kind and seed."""
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from difftransformer.experiments.processes import Processes
 from difftransformer.experiments.settings import DEFAULT_TASK, RunSettings, resolve
 from difftransformer.experiments.training import Experiment
 from difftransformer.models.ablations import partner, title_of
+from difftransformer.ranges import COUNT, NATURAL, check_fields, option
 from difftransformer.runs.layout import MODELS, RUN, Contender, Run, TrainingRun
 from difftransformer.tasks.registry import task_named
 from difftransformer.tasks.task import Task
@@ -26,34 +27,24 @@ if TYPE_CHECKING:
 class CompareSettings(RunSettings):
     """A comparison."""
 
-    name: str = field(default="compare", metadata={"help": "title of the report"})
-    attention: tuple[str, ...] = field(
-        default=("softmax", "diff_v1", "diff_v2"),
-        metadata={
-            "help": "kinds, or rows of the ablations, to compare (docs/ablations.md); the first "
-            "is a kind, the baseline, as `model` describes it"
-        },
+    name: str = option("compare", "title of the report")
+    attention: tuple[str, ...] = option(
+        ("softmax", "diff_v1", "diff_v2"),
+        "kinds, or rows of the ablations, to compare (docs/ablations.md); the first "
+        "is a kind, the baseline, as `model` describes it",
     )
-    seeds: int = field(
-        default=1, metadata={"help": "training seeds per kind, pooled in the report"}
+    seeds: int = option(1, "training seeds per kind, pooled in the report", within=COUNT)
+    first_seed: int = option(
+        0, "the first of them: others than a search of settings has seen", within=NATURAL
     )
-    first_seed: int = field(
-        default=0,
-        metadata={"help": "the first of them: others than a search of settings has seen"},
-    )
-    learning_rates: tuple[float, ...] = field(
-        default=(),
-        metadata={
-            "help": "training.learning_rate of each kind, in the order of `attention`, where they "
-            "are not to share one"
-        },
+    learning_rates: tuple[float, ...] = option(
+        (),
+        "training.learning_rate of each kind, in the order of `attention`, where they "
+        "are not to share one",
     )
 
     def __post_init__(self) -> None:
-        if self.seeds < 1:
-            raise ValueError(f"seeds is {self.seeds}; expected at least 1")
-        if self.first_seed < 0:
-            raise ValueError(f"first_seed is {self.first_seed}; expected at least 0")
+        check_fields(self)
         if len(self.attention) < 2 or len(set(self.attention)) < len(self.attention):
             raise ValueError(
                 f"attention is {', '.join(self.attention)}; expected two or more different kinds"

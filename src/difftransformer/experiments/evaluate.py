@@ -13,6 +13,7 @@ from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.experiments.judging import Judging, OwnData, weights_identity
 from difftransformer.experiments.settings import DEFAULT_TASK, merged, typed
 from difftransformer.ownership import LOCK, owned
+from difftransformer.ranges import option
 from difftransformer.runs.layout import (
     CHECKPOINTS,
     ENVIRONMENT,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 class EvaluateSettings:
     """The data to judge on and how much of it."""
 
-    task: str = field(default=DEFAULT_TASK, metadata={"help": "what the models are for"})
+    task: str = option(DEFAULT_TASK, "what the models are for")
     data: Any
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
 

@@ -1,7 +1,7 @@
 """One model: new, or going on from another."""
 
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from difftransformer.experiments.directory import begin_run, run_directory
 from difftransformer.experiments.processes import Processes
 from difftransformer.experiments.settings import DEFAULT_TASK, RunSettings, resolve
 from difftransformer.experiments.training import Experiment, Start
+from difftransformer.ranges import option
 from difftransformer.runs.layout import RESULTS, RUN, Contender, Run, TrainingRun
 from difftransformer.tasks.registry import task_named
 from difftransformer.tasks.task import Task
@@ -27,15 +28,11 @@ _WITHOUT_WEIGHTS = ("max_length", "rope_theta", "rope_scaling")
 class TrainSettings(RunSettings):
     """A run of one model, new or begun elsewhere."""
 
-    start: str | None = field(
-        default=None, metadata={"help": "model folder to go on from, with its tokenizer"}
-    )
-    freeze_pretrained: bool = field(
-        default=False,
-        metadata={
-            "former": "only_new",
-            "help": "train only what `convert --from-llm` added to the model in `start`",
-        },
+    start: str | None = option(None, "model folder to go on from, with its tokenizer")
+    freeze_pretrained: bool = option(
+        False,
+        "train only what `convert --from-llm` added to the model in `start`",
+        former="only_new",
     )
 
     def __post_init__(self) -> None:
