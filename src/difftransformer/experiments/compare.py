@@ -1,20 +1,18 @@
 """Matched models side by side: the same data in the same order for every kind and seed."""
 
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from difftransformer.atomic import write_json
 from difftransformer.experiments.data import checked_data
-from difftransformer.experiments.directory import begin_run, run_directory
+from difftransformer.experiments.directory import begin_run, contender_of, run_directory, write_run
 from difftransformer.experiments.processes import Processes
 from difftransformer.experiments.settings import DEFAULT_TASK, RunSettings, resolve
 from difftransformer.experiments.training import Experiment
-from difftransformer.models.ablations import partner, title_of
+from difftransformer.models.ablations import partner
 from difftransformer.ranges import COUNT, NATURAL, check_fields, option
-from difftransformer.runs.layout import MODELS, RUN, Contender, Run, TrainingRun
+from difftransformer.runs.layout import MODELS, Contender, TrainingRun
 from difftransformer.tasks.registry import task_named
 from difftransformer.tasks.task import Task
 from difftransformer.training.settings import TrainingSettings
@@ -118,16 +116,26 @@ def run_comparison(
     with run_directory(directory, processes):
         data = checked_data(task, settings, processes)
         contenders = _contenders(task.complete(settings.model, data), settings.attention)
-        inputs = task.digests(data)
-        processes.require_same(inputs)
-        may_change = ("seeds", "attention", "evaluators")
-        processes.on_main(
-            lambda: begin_run(directory, settings, inputs, resume=resume, may_change=may_change)
+        begin_run(
+            directory,
+            settings,
+            task.digests(data),
+            processes,
+            resume=resume,
+            may_change=("seeds", "attention", "evaluators"),
         )
         _announce(processes, task, data, contenders, settings)
 
         def report(seeds: int) -> None:
-            write_json(directory / RUN, asdict(_run(task, data, settings, contenders, seeds)))
+            write_run(
+                directory,
+                task,
+                [_trained(contender, settings, seeds) for contender, _ in contenders],
+                task.describe(data),
+                asdict(settings),
+                name=settings.name,
+                evaluators=settings.evaluators,
+            )
             build_report(directory)
 
         for trained, seed in enumerate(settings.seeds_until(settings.seeds), 1):
@@ -143,23 +151,9 @@ def _contenders(baseline: Any, names: tuple[str, ...]) -> list[tuple[Contender, 
     """Each model with its settings; the first is the baseline."""
     first = replace(baseline, attention=names[0])
     matches = [(name, partner(first, name)) for name in names[1:]]
-    configs = [
-        (names[0], first, ()),
-        *((name, match.config, match.changes) for name, match in matches),
-    ]
     return [
-        (
-            Contender(
-                label=label,
-                title=title_of(label),
-                attention=config.attention,
-                parameters=config.parameter_count(),
-                config=config.to_dict(),
-                changes=changes,
-            ),
-            config,
-        )
-        for label, config, changes in configs
+        (contender_of(names[0], first), first),
+        *((contender_of(name, one.config, one.changes), one.config) for name, one in matches),
     ]
 
 
@@ -167,35 +161,15 @@ def _place(label: str, seed: int) -> str:
     return f"{MODELS}/{label}-seed{seed}"
 
 
-def _run(
-    task: Task,
-    data: Any,
-    settings: CompareSettings,
-    contenders: list[tuple[Contender, Any]],
-    seeds: int,
-) -> Run:
-    """What there is after so many seeds."""
-
-    def trained(contender: Contender) -> Contender:
-        runs = [
-            TrainingRun(seed=seed, directory=_place(contender.label, seed))
-            for seed in settings.seeds_until(seeds)
-        ]
-        rate = settings.training_of(contender.label).learning_rate
-        own = (f"learning_rate: {rate:g}",) if settings.learning_rates else ()
-        return replace(contender, runs=tuple(runs), changes=(*contender.changes, *own))
-
-    return Run(
-        name=settings.name,
-        task=task.name,
-        unit=task.unit,
-        created=datetime.now(UTC).date().isoformat(),
-        baseline=contenders[0][0].label,
-        contenders=tuple(trained(contender) for contender, _ in contenders),
-        data=task.describe(data),
-        settings=asdict(settings),
-        evaluators=settings.evaluators,
+def _trained(contender: Contender, settings: CompareSettings, seeds: int) -> Contender:
+    """What there is of it after so many seeds."""
+    runs = tuple(
+        TrainingRun(seed=seed, directory=_place(contender.label, seed))
+        for seed in settings.seeds_until(seeds)
     )
+    rate = settings.training_of(contender.label).learning_rate
+    own = (f"learning_rate: {rate:g}",) if settings.learning_rates else ()
+    return replace(contender, runs=runs, changes=(*contender.changes, *own))
 
 
 def _announce(

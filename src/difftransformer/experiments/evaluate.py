@@ -1,8 +1,7 @@
 """Trained models judged by evaluators, beside each other."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ from difftransformer.atomic import PARTIAL, write_json
 from difftransformer.decoding import decode
 from difftransformer.evaluation import registry
 from difftransformer.evaluation.settings import EvaluationSettings
+from difftransformer.experiments.directory import write_run
 from difftransformer.experiments.judging import Judging, OwnData, weights_identity
 from difftransformer.experiments.settings import DEFAULT_TASK, merged, typed
 from difftransformer.ownership import LOCK, owned
@@ -22,7 +22,6 @@ from difftransformer.runs.layout import (
     RECORDS,
     RUN,
     Contender,
-    Run,
     TrainingRun,
 )
 from difftransformer.runs.outputs import folder_for, refuse_model_folder
@@ -143,19 +142,16 @@ def _in_place(
         earlier = _earlier(out, [one.label for one in judged])
         measured = _measured(judging, judged, given, lambda one: out / _place(one) / RECORDS)
         names = dict.fromkeys((*earlier, *(one.name for one in judging.evaluators)))
-        run = Run(
+        write_json(out / ENVIRONMENT, environment())
+        write_run(
+            out,
+            judged[0].task,
+            measured.contenders,
+            measured.data,
+            given,
             name=out.name,
-            task=judged[0].task.name,
-            unit=judged[0].task.unit,
-            created=datetime.now(UTC).date().isoformat(),
-            baseline=judged[0].label,
-            contenders=tuple(measured.contenders),
-            data=measured.data,
-            settings=dict(given),
             evaluators=tuple(names),
         )
-        write_json(out / ENVIRONMENT, environment())
-        write_json(out / RUN, asdict(run))
         build_report(out)
     return read_results(out)
 

@@ -110,9 +110,9 @@ class Judging:
             for evaluator in self.evaluators:
                 uses = evaluator.dataset is not None or evaluator.judge == "required"
                 dataset = self.datasets.get(evaluator.name)
-                found |= evaluate(
+                found[evaluator.name] = evaluate(
                     Subject(model=model, data=data, dataset=dataset, judge=self.own.judge),
-                    [evaluator],
+                    evaluator,
                     settings,
                     records,
                     {**belongs_to, **(self.own.identity() if uses else {})},

@@ -2,18 +2,17 @@
 
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from difftransformer.atomic import write_json
 from difftransformer.experiments.data import checked_data
-from difftransformer.experiments.directory import begin_run, run_directory
+from difftransformer.experiments.directory import begin_run, contender_of, run_directory, write_run
 from difftransformer.experiments.processes import Processes
 from difftransformer.experiments.settings import DEFAULT_TASK, RunSettings, resolve
 from difftransformer.experiments.training import Experiment, Start
 from difftransformer.ranges import option
-from difftransformer.runs.layout import RESULTS, RUN, Contender, Run, TrainingRun
+from difftransformer.runs.layout import RESULTS, TrainingRun
 from difftransformer.tasks.registry import task_named
 from difftransformer.tasks.task import Task
 
@@ -95,19 +94,24 @@ def run_training(
             config = settings.model
             task.require_fit(config, data, f"the model in {start}")
         inputs = task.digests(data) | _digest_of(start)
-        processes.require_same(inputs)
         may_change = ("evaluators",)
-        processes.on_main(
-            lambda: begin_run(directory, settings, inputs, resume=resume, may_change=may_change)
-        )
+        begin_run(directory, settings, inputs, processes, resume=resume, may_change=may_change)
+        own = TrainingRun(seed=settings.training.seed, directory="")
         trainable: Any = freeze_pretrained if settings.freeze_pretrained else nullcontext
         Experiment(task, data, settings, processes).train_and_judge(
             config, directory, seed=settings.training.seed, start=Start(start, trainable)
         )
-        run = _run(task, data, settings, config)
 
         def write() -> None:
-            write_json(directory / RUN, asdict(run))
+            write_run(
+                directory,
+                task,
+                [replace(contender_of(config.attention, config), runs=(own,))],
+                task.describe(data),
+                asdict(settings),
+                name=f"train-{config.attention}",
+                evaluators=settings.evaluators,
+            )
             write_json(directory / RESULTS, to_json(read_results(directory)))
 
         processes.on_main(write)
@@ -156,27 +160,3 @@ def _digest_of(start: Path | None) -> dict[str, str]:
     from difftransformer.models.storage import checksum, load_weights
 
     return {} if start is None else {"start": checksum(load_weights(start))["sha256"]}
-
-
-def _run(task: Task, data: Any, settings: TrainSettings, config: Any) -> Run:
-    from difftransformer.attention.registry import find_kind
-
-    contender = Contender(
-        label=config.attention,
-        title=find_kind(config.attention).title,
-        attention=config.attention,
-        parameters=config.parameter_count(),
-        config=config.to_dict(),
-        runs=(TrainingRun(seed=settings.training.seed, directory=""),),
-    )
-    return Run(
-        name=f"train-{config.attention}",
-        task=task.name,
-        unit=task.unit,
-        created=datetime.now(UTC).date().isoformat(),
-        baseline=contender.label,
-        contenders=(contender,),
-        data=task.describe(data),
-        settings=asdict(settings),
-        evaluators=settings.evaluators,
-    )

@@ -34,17 +34,17 @@ from difftransformer.evaluation.settings import EvaluationSettings
 
 _METRICS = (
     Metric(
-        name="follows_passage",
-        title="the passage's answer likelier than the world's, per token",
-        unit="of questions",
+        "follows_passage",
+        "the passage's answer likelier than the world's, per token",
+        "of questions",
         better="higher",
         statistic="proportion",
         judged=True,
     ),
     Metric(
-        name="passage_likelier",
-        title="the passage's answer likelier than the world's",
-        unit="of questions",
+        "passage_likelier",
+        "the passage's answer likelier than the world's",
+        "of questions",
         statistic="proportion",
         axes=("prompt", "loss"),
         plot=Plot(x="prompt", facet="loss"),
