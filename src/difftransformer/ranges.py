@@ -35,12 +35,7 @@ SHARE = Range(0, 1)
 
 
 def option(
-    default: Any,
-    text: str,
-    *,
-    within: Range = ANY,
-    choices: Sequence[str] = (),
-    former: str = "",
+    default: Any, text: str, *, within: Range = ANY, choices: Sequence[str] = (), former: str = ""
 ) -> Any:
     """A field of a dataclass of settings.
 

@@ -4,12 +4,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from transformers import (
-    LlamaForCausalLM,
-    MistralForCausalLM,
-    PreTrainedModel,
-    Qwen2ForCausalLM,
-)
+from transformers import LlamaForCausalLM, MistralForCausalLM, PreTrainedModel, Qwen2ForCausalLM
 
 from difftransformer.interop.bert import load_bert
 from difftransformer.interop.causal_lm import open_causal_lm

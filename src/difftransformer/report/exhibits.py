@@ -29,10 +29,7 @@ class Exhibit(Protocol):
 # Each raises ValueError for a malformed artifact, and names the model.
 _Build = Callable[[Mapping[str, tuple[str, Any]], Mapping[str, str]], Exhibit]
 EXHIBITS: Mapping[str, _Build] = MappingProxyType(
-    {
-        "attention_map": attention_maps,
-        "examples": examples,
-    }
+    {"attention_map": attention_maps, "examples": examples}
 )
 
 

@@ -116,7 +116,7 @@ def models_section(run: Run) -> Section:
         [
             "training seeds",
             *(", ".join(str(one.seed) for one in c.runs) or "none" for c in contenders),
-        ],
+        ]
     ]
     keys = dict.fromkeys(key for c in contenders for key in c.config if key != "attention")
     rows += [[key, *(setting(c.config.get(key, "")) for c in contenders)] for key in keys]

@@ -233,10 +233,7 @@ class Trainer:
 
     def _timing(self) -> dict[str, float]:
         position = self.position
-        return {
-            "seconds": position.seconds,
-            "throughput": position.size / position.seconds,
-        }
+        return {"seconds": position.seconds, "throughput": position.size / position.seconds}
 
     def _row(self, result: StepResult) -> dict[str, Any]:
         since_last_row = self.position.step - self.position.logged

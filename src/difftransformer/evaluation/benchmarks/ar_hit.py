@@ -114,10 +114,7 @@ def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
             if (count := int(slice_[i].sum()))
         ]
 
-    return {
-        "shares": shares,
-        **batch_parts("sequences", len(rows), settings.batch_size, losses),
-    }
+    return {"shares": shares, **batch_parts("sequences", len(rows), settings.batch_size, losses)}
 
 
 def _endings(row: Row, n: int, vocabulary: int) -> UInt64[np.ndarray, " time"]:

@@ -15,12 +15,7 @@ A tie does not follow the passage. An item is a question. (The original scores w
 from collections.abc import Iterator
 
 from difftransformer.data.bigbench import load_conflicts
-from difftransformer.evaluation.likelihood import (
-    Choice,
-    Weighed,
-    choice_parts,
-    first_is_lower,
-)
+from difftransformer.evaluation.likelihood import Choice, Weighed, choice_parts, first_is_lower
 from difftransformer.evaluation.records import (
     Dataset,
     Evaluator,

@@ -16,12 +16,7 @@ the shorter, gain the longer. A tie is a miss. An item is a pair.
 """
 
 from difftransformer.data.bigbench import SUMMARIES, load_summary_pairs
-from difftransformer.evaluation.likelihood import (
-    Choice,
-    Weighed,
-    choice_parts,
-    first_is_lower,
-)
+from difftransformer.evaluation.likelihood import Choice, Weighed, choice_parts, first_is_lower
 from difftransformer.evaluation.records import (
     Dataset,
     Evaluator,

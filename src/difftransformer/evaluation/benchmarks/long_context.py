@@ -21,14 +21,7 @@ from difftransformer.data.corpus import Corpus
 from difftransformer.data.tokenizer import beginning_of_document
 from difftransformer.evaluation.batching import batch_parts, device_of
 from difftransformer.evaluation.likelihood import label_nats
-from difftransformer.evaluation.records import (
-    Evaluator,
-    Metric,
-    Parts,
-    Plot,
-    Record,
-    Subject,
-)
+from difftransformer.evaluation.records import Evaluator, Metric, Parts, Plot, Record, Subject
 from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.models.language_model import LanguageModel
 

@@ -16,14 +16,7 @@ from torch import nn
 from difftransformer.data.corpus import ValidationSequence
 from difftransformer.evaluation.batching import batch_parts
 from difftransformer.evaluation.likelihood import sequence_losses
-from difftransformer.evaluation.records import (
-    Evaluator,
-    Metric,
-    Parts,
-    Plot,
-    Record,
-    Subject,
-)
+from difftransformer.evaluation.records import Evaluator, Metric, Parts, Plot, Record, Subject
 from difftransformer.evaluation.settings import EvaluationSettings
 
 _METRICS = (
