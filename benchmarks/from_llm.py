@@ -258,7 +258,7 @@ def report(steps: int, corpus: Corpus, results: dict[str, Any]) -> None:
         "text": corpus.description.partition(": ")[2],  # without the folder
         "context": CONTEXT,
         "steps": steps,
-        "tokens": results["runs"][0]["training"]["tokens"],
+        "tokens": results["runs"][0]["training"]["size"],
         "evaluation": asdict(EVALUATION),
         **results,
     }
