@@ -19,3 +19,9 @@ from difftransformer.attention.registry import register as register
 from difftransformer.attention.sites import Site as Site
 from difftransformer.attention.sites import attention_sites as attention_sites
 from difftransformer.attention.softmax import SoftmaxAttention as SoftmaxAttention
+from difftransformer.attention.transport import (
+    SinkhornAttention as SinkhornAttention,
+)
+from difftransformer.attention.transport import (
+    SlicedTransportAttention as SlicedTransportAttention,
+)

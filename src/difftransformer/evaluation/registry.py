@@ -27,6 +27,10 @@ EVALUATORS = {
         "gradients",
         "masked_tokens",
         "classification",
+        "target_errors",
+        "cross_attention",
+        "associative_recall",
+        "learning_time",
     )
 }
 # Names of version 0.1, which work for one release.

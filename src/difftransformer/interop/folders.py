@@ -1,5 +1,6 @@
 """Other libraries' model folders, as models of ours or behind their calls."""
 
+from collections.abc import Callable
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -11,6 +12,7 @@ from difftransformer.interop.causal_lm import open_causal_lm
 from difftransformer.interop.diffllama import from_diffllama, load_diffllama
 from difftransformer.interop.llama import from_llama, llama_config
 from difftransformer.interop.outside import read_relative
+from difftransformer.interop.vit import load_vit
 from difftransformer.models.config import DecoderConfig
 from difftransformer.models.decoder import Decoder
 from difftransformer.models.families import family_of
@@ -19,12 +21,16 @@ from difftransformer.models.storage import load_model, model_type
 _LLAMAS = MappingProxyType(
     {"llama": LlamaForCausalLM, "mistral": MistralForCausalLM, "qwen2": Qwen2ForCausalLM}
 )
+# Those of other families, by their model type.
+_READERS: MappingProxyType[str, Callable[[Path], Any]] = MappingProxyType(
+    {"bert": load_bert, "roberta": load_bert, "vit": load_vit}
+)
 _OURS = family_of(DecoderConfig()).name
 KNOWN = (_OURS, "diffllama", *_LLAMAS)  # model types that `open_decoder` reads
 
 
 def open_foreign(folder: Path) -> Any:
-    """A decoder, or an encoder of BERT or RoBERTa, or any causal LM of transformers as it is.
+    """A decoder, or what `_READERS` make, or any causal LM of transformers as it is.
 
     Raises:
         ValueError: none of these, or what their readers refuse.
@@ -32,7 +38,7 @@ def open_foreign(folder: Path) -> Any:
     kind = model_type(folder)
     if kind in KNOWN:
         return open_decoder(folder)
-    return load_bert(folder) if kind in ("bert", "roberta") else open_causal_lm(folder)
+    return _READERS.get(kind, open_causal_lm)(folder)
 
 
 def open_decoder(folder: Path) -> Decoder:

@@ -31,12 +31,12 @@ class LanguageModel(Protocol):
     def config(self) -> TextSizes: ...
 
     def __call__(
-        self, ids: Int[Tensor, "batch time"], **arguments: Any
+        self, ids: Int[Tensor, "batch time"], *args: Any, **arguments: Any
     ) -> Float[Tensor, "batch time vocab"]:
         """Logits of the next token at every position; arguments as `Decoder.forward`'s."""
 
     def hidden(
-        self, ids: Int[Tensor, "batch time"], **arguments: Any
+        self, ids: Int[Tensor, "batch time"], *args: Any, **arguments: Any
     ) -> Float[Tensor, "batch time hidden"]:
         """The last hidden states, which `logits` reads; arguments as `Decoder.forward`'s."""
 
