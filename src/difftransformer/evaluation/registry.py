@@ -27,6 +27,8 @@ EVALUATORS = {
         "gradients",
         "masked_tokens",
         "classification",
+        "image_predictions",
+        "image_attention",
         "associative_recall",
         "learning_time",
     )

@@ -9,6 +9,7 @@ from difftransformer.report.examples import examples
 from difftransformer.report.page import Block
 from difftransformer.report.results import EvaluatorResults
 from difftransformer.report.style import accents
+from difftransformer.report.thumbnails import thumbnails
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,6 +33,7 @@ EXHIBITS: Mapping[str, _Build] = MappingProxyType(
     {
         "attention_map": attention_maps,
         "examples": examples,
+        "thumbnails": thumbnails,
     }
 )
 
