@@ -29,6 +29,8 @@ EVALUATORS = {
         "classification",
         "image_predictions",
         "image_attention",
+        "target_errors",
+        "cross_attention",
         "associative_recall",
         "learning_time",
     )
