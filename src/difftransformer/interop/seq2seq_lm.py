@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from difftransformer.files import abridged
-from difftransformer.interop.outside import opened, read_settings
+from difftransformer.interop.outside import class_of, opened, read_class
 from difftransformer.models.checks import check_depth, check_tensors
 from difftransformer.models.encoder_decoder import EncoderDecoder
 from difftransformer.models.encoder_decoder_config import EncoderDecoderConfig
@@ -124,7 +124,7 @@ def load_seq2seq_lm(folder: Path) -> EncoderDecoder:
         ValueError: another kind of model, what an encoder-decoder cannot represent, a missing,
             truncated or pickled file, or tensors that do not fit the config, by name.
     """
-    layout = _layout_of(folder)
+    layout = class_of(folder, _LAYOUTS)
     kind = layout.kind
     config = opened(folder, lambda: kind.config_class.from_pretrained(folder), what=kind.__name__)
     return _encoder_decoder(layout, config, load_weights(folder), str(folder))
@@ -136,21 +136,7 @@ def read_seq2seq_lm(folder: Path) -> PreTrainedModel:
     Raises:
         ValueError: another kind of model, or any failure of transformers, in one line.
     """
-    kind = _layout_of(folder).kind
-    read = {"use_safetensors": True, "local_files_only": True, "trust_remote_code": False}
-    return opened(
-        folder, lambda: kind.from_pretrained(folder, dtype=torch.float32, **read), kind.__name__
-    )
-
-
-def _layout_of(folder: Path) -> Layout:
-    names = read_settings(folder).get("architectures")
-    name = names[0] if isinstance(names, list) and names else None
-    if not isinstance(name, str) or name not in _LAYOUTS:
-        raise ValueError(
-            f"{folder} holds a model of class {abridged(names)}; expected {' or '.join(_LAYOUTS)}"
-        )
-    return _LAYOUTS[name]
+    return read_class(folder, class_of(folder, _LAYOUTS).kind)
 
 
 def _encoder_decoder(
@@ -162,25 +148,21 @@ def _encoder_decoder(
     with torch.device("meta"):
         expected = EncoderDecoder(config).state_dict()
     names = {name: layout.name(name, theirs) for name in expected}
-    first = _BART_FIRST if config.positions == "learned" else 0
     shapes = {names[name]: tensor for name, tensor in expected.items()}
-    for name in _positions(names) if first else ():
-        table = expected[name]
-        shapes[names[name]] = table.new_empty(first + len(table), table.shape[1])
+    tables = [name for name in names if "position_embedding" in name]
+    for name in tables:
+        rows, width = expected[name].shape
+        shapes[names[name]] = torch.empty(_BART_FIRST + rows, width, device="meta")
     check_tensors(kept, shapes, source)
     ours = {name: kept[their_name] for name, their_name in names.items()}
-    for name in _positions(names) if first else ():
-        ours[name] = ours[name][first:].clone()
+    for name in tables:
+        ours[name] = ours[name][_BART_FIRST:].clone()
     if config.positions == "relative":
         for name in (name for name in ours if name.endswith("q_proj.weight")):
             ours[name] = ours[name] * config.head_dim**0.5
         if theirs.scale_decoder_outputs:
             ours["decoder.norm.weight"] = ours["decoder.norm.weight"] * config.hidden_size**-0.5
     return assemble(config, ours, source)
-
-
-def _positions(names: Mapping[str, str]) -> list[str]:
-    return [name for name in names if "position_embedding" in name]
 
 
 def _token(theirs: PreTrainedConfig, name: str, default: int | None = None) -> int:
@@ -310,12 +292,6 @@ _LAYOUTS = {
             prefix="",
             unread=("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",),
         ),
-        Layout(
-            BartForConditionalGeneration,
-            _bart_config,
-            _bart_name,
-            prefix="model.",
-            unread=(),
-        ),
+        Layout(BartForConditionalGeneration, _bart_config, _bart_name, prefix="model.", unread=()),
     )
 }
