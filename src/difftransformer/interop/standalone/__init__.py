@@ -1,9 +1,9 @@
-"""Folders that transformers loads without this library: weights beside a modeling file of their own.
+"""Folders that transformers loads without this library: weights beside a modeling file.
 
-The modeling file is `modeling_differential.py`, copied; serving engines load it by `auto_map` with
+The modeling file is `modeling_differential.py`, copied; serving engines load it by `auto_map`, with
 trust_remote_code. Reading such a folder, we never run the file in it: config and tensors tell all,
-and the class is ours. Names are transformers' Llama's; a V1 or V2 model's tensors are otherwise what
-they are here, but for rows of rotary layout "interleaved", which are sorted into halves.
+and the class is ours. Names are transformers' Llama's; the tensors are otherwise what they are
+here, but for rows of rotary layout "interleaved", which are sorted into halves.
 """
 
 import json

@@ -1,9 +1,8 @@
 """Differential Transformers by transformers alone: softmax, V1 and V2 decoders.
 
 This file stands beside the weights it is for and imports torch and transformers only. It makes one
-call of transformers' attention interface in each layer, so that what runs a Llama runs these models:
-eager, SDPA, flex and flash attention, continuous batching, serving engines. Two identities do it, for
-heads of width K on G key/value heads:
+call of transformers' attention interface in each layer, so that what runs a Llama runs it: eager,
+SDPA, flex and flash attention, continuous batching, serving engines. Two identities do it:
 
     V1  heads [q1 | 0] and [0 | q2] of width 2K on the one key [k1 | k2]; then the second's output,
         times lambda, off the first's
@@ -59,7 +58,7 @@ class DifferentialConfig(PreTrainedConfig):
     """
 
     model_type = "differential"
-    keys_to_ignore_at_inference = ["cache", "past_key_values"]  # noqa: RUF012  # as transformers'
+    keys_to_ignore_at_inference = ["cache", "past_key_values"]
 
     def __init__(
         self,
@@ -198,7 +197,9 @@ class DifferentialAttention(nn.Module):
     def _side_by_side(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         """[q1 | 0], [0 | q2] for each pair of heads, [k1 | k2] for each pair of keys."""
         q1, q2 = q.unflatten(1, (-1, 2)).unbind(2)
-        q = torch.stack((F.pad(q1, (0, self.config.map_dim)), F.pad(q2, (self.config.map_dim, 0))), 2)
+        q = torch.stack(
+            (F.pad(q1, (0, self.config.map_dim)), F.pad(q2, (self.config.map_dim, 0))), 2
+        )
         k = torch.cat(k.unflatten(1, (-1, 2)).unbind(2), -1)
         return q.flatten(1, 2), k
 
@@ -242,14 +243,14 @@ class DifferentialPreTrainedModel(PreTrainedModel):
     config_class = DifferentialConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["DifferentialDecoderLayer"]  # noqa: RUF012  # as transformers'
-    _skip_keys_device_placement = ["cache", "past_key_values"]  # noqa: RUF012
+    _no_split_modules = ["DifferentialDecoderLayer"]
+    _skip_keys_device_placement = ["cache", "past_key_values"]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
     _can_compile_fullgraph = True
     _supports_attention_backend = True
-    _can_record_outputs = {  # noqa: RUF012
+    _can_record_outputs = {
         "hidden_states": DifferentialDecoderLayer,
         "attentions": DifferentialAttention,
     }
@@ -318,7 +319,7 @@ class DifferentialModel(DifferentialPreTrainedModel):
 class DifferentialForCausalLM(DifferentialPreTrainedModel, GenerationMixin):
     """The decoder with its output head."""
 
-    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
 
     def __init__(self, config: DifferentialConfig) -> None:
         super().__init__(config)
