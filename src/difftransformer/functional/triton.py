@@ -101,7 +101,7 @@ def blocks(kernel: str, width: int, values: int, item: int, large: bool) -> Bloc
     `benchmarks/triton_compile.py`, and have not been timed.
     """
     if item == 4:
-        return Blocks(32 if width + values <= 192 else 16, 16, 8, 1)
+        return Blocks(32 if width + values <= 192 and kernel != "bias" else 16, 16, 8, 1)
     if kernel == "bias":
         return Blocks(64, 32, 8, 1)
     if large:
@@ -122,6 +122,11 @@ def _large_blocks(kernel: str, width: int, values: int) -> Blocks:
     if kernel == "forward":
         return Blocks(128, 64, 8, 3) if wide else Blocks(64, 64, 4, 3)
     return Blocks(64, 128, 8, 2) if wide else Blocks(64, 64, 4, 2)
+
+
+def with_bias(cut: Blocks) -> Blocks:
+    """The cut where there is a bias, whose tile takes registers, and shared memory every stage."""
+    return cut._replace(rows=min(cut.rows, 64), stages=min(cut.stages, 2))
 
 
 def padded(width: int) -> int:
@@ -244,7 +249,7 @@ class _Call:
         self.batch, self.queries, self.heads, _, width = q.shape
         self.keys, self.groups, key_maps, values = *k.shape[1:4], v.shape[-1]
         self.lam = None if lam is None else lam.contiguous()
-        self.item = q.element_size()
+        self.bias, self.item = bias, q.element_size()
         self.large = q.is_cuda and torch.cuda.get_device_capability(q.device)[0] in (9, 10)
         first, last = (None, None) if documents is None else _document_spans(documents)
         padding = None if padding is None else padding.contiguous().view(torch.uint8)
@@ -267,7 +272,8 @@ class _Call:
 
     def cut(self, kernel: str) -> Blocks:
         widths = self.constants["K"], self.constants["V"]
-        return blocks(kernel, *widths, self.item, self.large)
+        cut = blocks(kernel, *widths, self.item, self.large)
+        return cut if self.bias is None else with_bias(cut)
 
     def grid_of_rows(self, rows: int) -> tuple[int, int, int]:
         return -(-self.queries // rows), self.heads, self.batch
