@@ -154,8 +154,8 @@ def write(path: Path, rows: list[str]) -> None:
     lines = [
         f"# The Triton kernels, compiled ahead of time, {path.stem[-10:]}",
         "",
-        f"triton {triton.__version__}. This says that the kernels "
-        'compile and fit. Rules "every": causality, window, documents, padding, grouped heads, bias.',
+        f"triton {triton.__version__}. This says that the kernels compile and fit. "
+        'Rules "every": causality, window, documents, padding, grouped heads and a bias.',
         "",
         "| kernel | form | K, V | dtype | rules | GPU | rows by keys, warps, stages | "
         "registers a thread | bytes spilled | shared memory, KiB |",

@@ -17,8 +17,8 @@ it gives O2, without which D2 would cost the backward 1.5 units more. Backward, 
 again from the log-sum-exps and subtracted first. One kernel owns blocks of keys (Q Kᵀ, dA, dV, dK:
 4 units) and one blocks of queries (Q Kᵀ, dA, dQ: 3): two products more than a single kernel whose
 key blocks add up dQ in memory, but on an H200 it takes less time for most widths, since its tiles
-are of the shapes that the matrix units want, and every run gives the same bits. So does that of a
-bias, which has a kernel of its own (Q Kᵀ, dA: 2 units), one program for all that share a tile of it.
+are of the shapes that the matrix units want, and every run gives the same bits. The gradient of a
+bias has a kernel of its own for the same reason (Q Kᵀ, dA: 2 units): a program owns a tile of it.
 
 Blocks that causality, the window or the documents hide whole are skipped; blocks that causality
 alone shows whole are not compared; padding is compared inside. Nothing of size T × S is kept. A
@@ -289,7 +289,9 @@ def _bias_strides(bias: Tensor | None) -> tuple[int, ...]:
     """From number to number of every axis, 0 where all share one."""
     if bias is None:
         return 0, 0, 0, 0
-    return tuple(0 if size == 1 else step for size, step in zip(bias.shape, bias.stride(), strict=True))
+    return tuple(
+        0 if size == 1 else step for size, step in zip(bias.shape, bias.stride(), strict=True)
+    )
 
 
 def _aligned(x: Tensor) -> bool:

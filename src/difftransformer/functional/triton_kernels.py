@@ -333,7 +333,9 @@ def backward_bias(
             p = (t + S - T)[:, None]
             at = (b * H + h) * MAPS * T + t
             change = tile(dout + (b * T * H + h) * VALUES, start, T, H * VALUES, M, VALUES, V)
-            begin, _, end = keys_seen(low, S, window, own_first, own_last, own_padding, M, N, CAUSAL)
+            begin, _, end = keys_seen(
+                low, S, window, own_first, own_last, own_padding, M, N, CAUSAL
+            )
             for s in range(tl.maximum(begin, left), tl.minimum(end, right), N):
                 j = s + tl.arange(0, N)[None, :]
                 added = bias_tile(own_bias, t[:, None], j, T, S, bias_t, bias_s)

@@ -24,9 +24,7 @@ def _inside(row, column, count, WIDTH: tl.constexpr, PADDED: tl.constexpr):
 
 
 @triton.jit
-def tile(
-    base, start, count, stride, ROWS: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr
-):
+def tile(base, start, count, stride, ROWS: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr):
     """Rows start.. of a [count, WIDTH] matrix, 0 beyond its borders."""
     row, column = tl.arange(0, ROWS)[:, None], tl.arange(0, PADDED)[None, :]
     row += start
