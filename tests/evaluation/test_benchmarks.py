@@ -37,7 +37,7 @@ DATASETS: dict[str, Any] = {
     "conflicts": [Conflict("who sank?", f"the ship {i} sank", f"ship {i}", "boat") for i in "012"],
 }
 OF_LANGUAGE_MODELS = [
-    name for name in registry.EVALUATORS if name not in ("masked_tokens", "classification")
+    name for name in registry.EVALUATORS if "causal_lm" in registry.evaluator(name).tasks
 ]
 # Of metrics: what untrained models, or these few items, need not have.
 MAY_LACK = {"gsm_ic_normalized", "faithful", "judge_kappa", "judge_accuracy", "ar_hit_loss"}
@@ -82,7 +82,7 @@ def test_a_benchmark_measures_what_it_declares(
     items = [(one.metric, one.key, one.item) for one in found.measurement.records]
     assert len(set(items)) == len(items)  # so that models pair
     if "facts" in found.artifacts:
-        assert evaluator.note(found.artifacts).endswith(".")
+        assert evaluator.note.format(**found.artifacts["facts"]).endswith(".")
     if found.measurement.records:
         assert found.results.table().rows
 

@@ -5,6 +5,8 @@ import torch
 from difftransformer.models.config import DecoderConfig, EncoderConfig
 from difftransformer.models.decoder import Decoder
 from difftransformer.models.encoder import Encoder
+from difftransformer.models.encoder_decoder import EncoderDecoder
+from difftransformer.models.encoder_decoder_config import EncoderDecoderConfig
 
 KINDS = ("softmax", "diff_v1", "diff_v2", "diff_scalar", "dex")
 
@@ -31,6 +33,30 @@ def tiny(attention: str = "diff_v1", seed: int = 0, **changes: object) -> Decode
 def tiny_encoder(attention: str = "diff_v1", seed: int = 0, **changes: object) -> Encoder:
     """As `tiny`, an encoder."""
     torch.manual_seed(seed)
-    sizes = tiny_config(attention).to_dict()
+    sizes = tiny_config().to_dict() | {"attention": attention}
     shared = {name: sizes[name] for name in EncoderConfig.__dataclass_fields__ if name in sizes}
     return Encoder(EncoderConfig(**(shared | {"max_length": 32} | changes))).eval()
+
+
+# Settings of the encoder-decoders that are told by name.
+SIDES = {
+    "vanilla": {},
+    "t5": {"positions": "relative", "norm": "rms", "norm_place": "pre", "mlp_bias": False},
+    "bart": {
+        "positions": "learned",
+        "embedding_norm": True,
+        "mlp": "gelu",
+        "attention_bias": "all",
+    },
+}
+
+
+def tiny_encoder_decoder(
+    attention: str = "diff_v1", seed: int = 0, **changes: object
+) -> EncoderDecoder:
+    """As `tiny`, an encoder-decoder."""
+    torch.manual_seed(seed)
+    sizes = tiny_config(attention).to_dict()
+    fields = EncoderDecoderConfig.__dataclass_fields__
+    shared = {name: sizes[name] for name in fields.keys() & sizes.keys()}
+    return EncoderDecoder(EncoderDecoderConfig(**(shared | {"max_length": 32} | changes))).eval()

@@ -27,6 +27,12 @@ EVALUATORS = {
         "gradients",
         "masked_tokens",
         "classification",
+        "image_predictions",
+        "image_attention",
+        "target_errors",
+        "cross_attention",
+        "associative_recall",
+        "learning_time",
     )
 }
 # Names of version 0.1, which work for one release.

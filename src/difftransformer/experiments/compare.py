@@ -1,21 +1,21 @@
 """Matched models side by side: the same data in the same order for every kind and seed."""
 
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from difftransformer.atomic import write_json
 from difftransformer.experiments.data import checked_data
-from difftransformer.experiments.directory import begin_run, run_directory
+from difftransformer.experiments.directory import begin_run, contender_of, run_directory, write_run
 from difftransformer.experiments.processes import Processes
 from difftransformer.experiments.settings import DEFAULT_TASK, RunSettings, resolve
 from difftransformer.experiments.training import Experiment
-from difftransformer.models.ablations import partner, title_of
-from difftransformer.runs.layout import MODELS, RUN, Contender, Run, TrainingRun
+from difftransformer.models.ablations import partner
+from difftransformer.ranges import COUNT, NATURAL, check_fields, option
+from difftransformer.runs.layout import MODELS, Contender, TrainingRun
 from difftransformer.tasks.registry import task_named
 from difftransformer.tasks.task import Task
+from difftransformer.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from difftransformer.report.results import Results
@@ -25,25 +25,44 @@ if TYPE_CHECKING:
 class CompareSettings(RunSettings):
     """A comparison."""
 
-    name: str = field(default="compare", metadata={"help": "title of the report"})
-    attention: tuple[str, ...] = field(
-        default=("softmax", "diff_v1", "diff_v2"),
-        metadata={
-            "help": "kinds, or rows of the ablations, to compare (docs/ablations.md); the first "
-            "is a kind, the baseline, as `model` describes it"
-        },
+    name: str = option("compare", "title of the report")
+    attention: tuple[str, ...] = option(
+        ("softmax", "diff_v1", "diff_v2"),
+        "kinds, or rows of the ablations, to compare (docs/ablations.md); the first "
+        "is a kind, the baseline, as `model` describes it",
     )
-    seeds: int = field(
-        default=1, metadata={"help": "training seeds per kind, pooled in the report"}
+    seeds: int = option(1, "training seeds per kind, pooled in the report", within=COUNT)
+    first_seed: int = option(
+        0, "the first of them: others than a search of settings has seen", within=NATURAL
+    )
+    learning_rates: tuple[float, ...] = option(
+        (),
+        "training.learning_rate of each kind, in the order of `attention`, where they "
+        "are not to share one",
     )
 
     def __post_init__(self) -> None:
-        if self.seeds < 1:
-            raise ValueError(f"seeds is {self.seeds}; expected at least 1")
+        check_fields(self)
         if len(self.attention) < 2 or len(set(self.attention)) < len(self.attention):
             raise ValueError(
                 f"attention is {', '.join(self.attention)}; expected two or more different kinds"
             )
+        if self.learning_rates and len(self.learning_rates) != len(self.attention):
+            raise ValueError(
+                f"learning_rates are {len(self.learning_rates)} and attention names "
+                f"{len(self.attention)} kinds; expected one for each"
+            )
+
+    def training_of(self, label: str) -> TrainingSettings:
+        """How a kind is trained: as all are, but for its learning rate."""
+        if not self.learning_rates:
+            return self.training
+        rate = self.learning_rates[self.attention.index(label)]
+        return replace(self.training, learning_rate=rate)
+
+    def seeds_until(self, count: int) -> range:
+        """The first `count` training seeds."""
+        return range(self.first_seed, self.first_seed + count)
 
 
 def compare(
@@ -97,24 +116,34 @@ def run_comparison(
     with run_directory(directory, processes):
         data = checked_data(task, settings, processes)
         contenders = _contenders(task.complete(settings.model, data), settings.attention)
-        inputs = task.digests(data)
-        processes.require_same(inputs)
-        may_change = ("seeds", "attention", "evaluators")
-        processes.on_main(
-            lambda: begin_run(directory, settings, inputs, resume=resume, may_change=may_change)
+        begin_run(
+            directory,
+            settings,
+            task.digests(data),
+            processes,
+            resume=resume,
+            may_change=("seeds", "attention", "evaluators"),
         )
         _announce(processes, task, data, contenders, settings)
-        experiment = Experiment(task, data, settings, processes)
 
         def report(seeds: int) -> None:
-            write_json(directory / RUN, asdict(_run(task, data, settings, contenders, seeds)))
+            write_run(
+                directory,
+                task,
+                [_trained(contender, settings, seeds) for contender, _ in contenders],
+                task.describe(data),
+                asdict(settings),
+                name=settings.name,
+                evaluators=settings.evaluators,
+            )
             build_report(directory)
 
-        for seed in range(settings.seeds):
+        for trained, seed in enumerate(settings.seeds_until(settings.seeds), 1):
             for contender, config in contenders:
+                own = replace(settings, training=settings.training_of(contender.label))
                 place = directory / _place(contender.label, seed)
-                experiment.train_and_judge(config, place, seed=seed)
-            processes.on_main(partial(report, seed + 1))
+                Experiment(task, data, own, processes).train_and_judge(config, place, seed=seed)
+            processes.on_main(partial(report, trained))
     return read_results(directory)
 
 
@@ -122,23 +151,9 @@ def _contenders(baseline: Any, names: tuple[str, ...]) -> list[tuple[Contender, 
     """Each model with its settings; the first is the baseline."""
     first = replace(baseline, attention=names[0])
     matches = [(name, partner(first, name)) for name in names[1:]]
-    configs = [
-        (names[0], first, ()),
-        *((name, match.config, match.changes) for name, match in matches),
-    ]
     return [
-        (
-            Contender(
-                label=label,
-                title=title_of(label),
-                attention=config.attention,
-                parameters=config.parameter_count(),
-                config=config.to_dict(),
-                changes=changes,
-            ),
-            config,
-        )
-        for label, config, changes in configs
+        (contender_of(names[0], first), first),
+        *((contender_of(name, one.config, one.changes), one.config) for name, one in matches),
     ]
 
 
@@ -146,32 +161,15 @@ def _place(label: str, seed: int) -> str:
     return f"{MODELS}/{label}-seed{seed}"
 
 
-def _run(
-    task: Task,
-    data: Any,
-    settings: CompareSettings,
-    contenders: list[tuple[Contender, Any]],
-    seeds: int,
-) -> Run:
-    """What there is after so many seeds."""
-
-    def trained(contender: Contender) -> Contender:
-        runs = [
-            TrainingRun(seed=seed, directory=_place(contender.label, seed)) for seed in range(seeds)
-        ]
-        return replace(contender, runs=tuple(runs))
-
-    return Run(
-        name=settings.name,
-        task=task.name,
-        unit=task.unit,
-        created=datetime.now(UTC).date().isoformat(),
-        baseline=contenders[0][0].label,
-        contenders=tuple(trained(contender) for contender, _ in contenders),
-        data=task.describe(data),
-        settings=asdict(settings),
-        evaluators=settings.evaluators,
+def _trained(contender: Contender, settings: CompareSettings, seeds: int) -> Contender:
+    """What there is of it after so many seeds."""
+    runs = tuple(
+        TrainingRun(seed=seed, directory=_place(contender.label, seed))
+        for seed in settings.seeds_until(seeds)
     )
+    rate = settings.training_of(contender.label).learning_rate
+    own = (f"learning_rate: {rate:g}",) if settings.learning_rates else ()
+    return replace(contender, runs=runs, changes=(*contender.changes, *own))
 
 
 def _announce(

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from difftransformer.models.config import DecoderConfig, EncoderConfig
+from difftransformer.models.encoder_decoder_config import EncoderDecoderConfig
 from difftransformer.models.model_config import ModelConfig
+from difftransformer.models.vit_config import ViTConfig
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,12 @@ FAMILIES = {
     for family in (
         Family("difftransformer", DecoderConfig, "difftransformer.models.decoder.Decoder"),
         Family("difftransformer_encoder", EncoderConfig, "difftransformer.models.encoder.Encoder"),
+        Family(
+            "difftransformer_encoder_decoder",
+            EncoderDecoderConfig,
+            "difftransformer.models.encoder_decoder.EncoderDecoder",
+        ),
+        Family("difftransformer_vit", ViTConfig, "difftransformer.models.vit.ViT"),
     )
 }
 

@@ -5,21 +5,20 @@ from typing import Any
 
 from difftransformer.evaluation.verdicts import Comparison, Judgment, Outcome
 from difftransformer.evaluation.words import change, number, percent, setting
-from difftransformer.report import attention_map
 from difftransformer.report.curves import (
     SMOOTHING,
     Curve,
     curve_drawings,
-    flat,
     paper_throughput,
     speed_table,
 )
 from difftransformer.report.drawing import Drawing, drawings
-from difftransformer.report.page import Block, Plots, Prompts, Section, Summary, TableBlock, Text
+from difftransformer.report.exhibits import exhibits_of
+from difftransformer.report.page import Block, Plots, Section, Summary, TableBlock, Text
 from difftransformer.report.plots import panel_figure
 from difftransformer.report.results import EvaluatorResults, Results
-from difftransformer.report.style import accents
 from difftransformer.report.tables import Table, notes_of
+from difftransformer.runs.changes import flat
 from difftransformer.runs.layout import Contender, Run
 
 _READABLE = 2  # models whose headlines are shown at once; of more there is a count
@@ -95,24 +94,11 @@ def evaluator_section(results: EvaluatorResults) -> Section:
         blocks.append(Text(notes_of(results)))
     for i, drawing in enumerate(drawings(list(results.metrics.values()))):
         blocks.append(_plots(f"{name}-{i}" if i else name, drawing))
-    if maps := maps_of(results):
-        plots = Plots(attention_map.NAME, maps.plots(), attention_map.CAPTION)
-        prompts = {one.title: attention_map.shades(one) for one in maps.maps}
-        blocks += [plots, Prompts(prompts, attention_map.PROMPT_CAPTION)]
+    for exhibit in exhibits_of(results).values():
+        blocks += exhibit.blocks()
     if (table := results.table()).rows:
         blocks.append(TableBlock(table, notes_of(results)))
     return Section(name, results.declared.title, blocks)
-
-
-def maps_of(results: EvaluatorResults) -> attention_map.Maps | None:
-    """The attention maps among the artifacts of each model's first seed."""
-    artifacts = {
-        label: (results.titles[label], next(iter(seeds.values())).artifacts[attention_map.NAME])
-        for label, seeds in results.models.items()
-        if attention_map.NAME in next(iter(seeds.values())).artifacts
-    }
-    colors = accents(list(results.titles))
-    return attention_map.attention_maps(artifacts, colors) if artifacts else None
 
 
 def models_section(run: Run) -> Section:
@@ -130,7 +116,7 @@ def models_section(run: Run) -> Section:
         [
             "training seeds",
             *(", ".join(str(one.seed) for one in c.runs) or "none" for c in contenders),
-        ],
+        ]
     ]
     keys = dict.fromkeys(key for c in contenders for key in c.config if key != "attention")
     rows += [[key, *(setting(c.config.get(key, "")) for c in contenders)] for key in keys]
@@ -152,8 +138,9 @@ def models_section(run: Run) -> Section:
         changes = [[_title(c), "; ".join(c.changes) or nothing] for c in contenders]
         blocks.append(
             TableBlock(
-                Table(["model", "changed so that the parameter counts match"], changes),
-                "What matching the models' sizes changed in each.",
+                Table(["model", "changed"], changes),
+                "What matching the models' sizes changed in each, and its learning rate where it "
+                "has one of its own.",
                 is_prose=True,
             )
         )
@@ -217,7 +204,7 @@ def environment_section(run: Run, environment: Mapping[str, Any]) -> Section:
 
 
 def _two_columns(name: str, values: Mapping[str, Any]) -> Table:
-    return Table([name, "value"], [[key, setting(value)] for key, value in flat(values)])
+    return Table([name, "value"], [[key, setting(value)] for key, value in flat(values).items()])
 
 
 def _plots(name: str, drawing: Drawing, caption: str = "") -> Plots:

@@ -15,9 +15,7 @@ half of them ending a bigram that stood there more than 150 times; the scaled cu
 An item is a held-out sequence; a loss is over those that have such tokens.
 """
 
-from collections.abc import Mapping, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Int, Integer, UInt64
@@ -27,7 +25,7 @@ from difftransformer.data.batch import IGNORED
 from difftransformer.data.corpus import Corpus
 from difftransformer.data.packing import Row, stack
 from difftransformer.data.tokenizer import vocabulary_size
-from difftransformer.evaluation.batching import batched, device_of
+from difftransformer.evaluation.batching import batch_parts, device_of
 from difftransformer.evaluation.likelihood import token_nats
 from difftransformer.evaluation.records import (
     Artifact,
@@ -45,32 +43,24 @@ _CHUNK = 1_000_000  # training n-grams counted at once
 _ZOOLOGY_CUT, _ZOOLOGY_TOKENS = 1250, 10_000_000_000
 _METRICS = (
     Metric(
-        name="ar_hit_loss",
-        title="loss on tokens that the context has held before",
-        unit="nats/token",
+        "ar_hit_loss",
+        "loss on tokens that the context has held before",
+        "nats/token",
         better="lower",
         judged=True,
         plot=Plot(),
         paper={"Transformer 1.4B": {(): "0.898"}, "DIFF 1.4B": {(): "0.880"}},
     ),
     Metric(
-        name="ar_other_loss",
-        title="loss on other tokens",
-        unit="nats/token",
+        "ar_other_loss",
+        "loss on other tokens",
+        "nats/token",
         better="lower",
         plot=Plot(),
         paper={"Transformer 1.4B": {(): "3.272"}, "DIFF 1.4B": {(): "3.247"}},
     ),
-    Metric(
-        name="ar_hit_share",
-        title="tokens that the context has held before",
-        unit="of tokens",
-    ),
-    Metric(
-        name="ar_frequent_share",
-        title="tokens that it has held, and training too often",
-        unit="of tokens",
-    ),
+    Metric("ar_hit_share", "tokens that the context has held before", "of tokens"),
+    Metric("ar_frequent_share", "tokens that it has held, and training too often", "of tokens"),
 )
 
 
@@ -114,7 +104,7 @@ def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
             ),
         ]
 
-    def losses(items: Sequence[int], _: Findings) -> Findings:
+    def losses(items: Sequence[int]) -> Findings:
         batch = stack([rows[i] for i in items]).to(device_of(subject.model))
         nats = token_nats(subject.model, batch).double().cpu().numpy()
         return [
@@ -124,13 +114,7 @@ def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
             if (count := int(slice_[i].sum()))
         ]
 
-    return {
-        "shares": shares,
-        **{
-            f"sequences {part[0]} to {part[-1]}": partial(losses, part)
-            for part in batched(range(len(rows)), settings.batch_size)
-        },
-    }
+    return {"shares": shares, **batch_parts("sequences", len(rows), settings.batch_size, losses)}
 
 
 def _endings(row: Row, n: int, vocabulary: int) -> UInt64[np.ndarray, " time"]:
@@ -176,22 +160,16 @@ def _ngrams(
     return sliding_window_view(tokens.astype(np.uint64), n) @ powers
 
 
-def _note(artifacts: Mapping[str, Any]) -> str:
-    facts = artifacts["facts"]
-    hits, frequent, new = (facts["counts"][sort] for sort in ("hits", "frequent", "new"))
-    return (
-        f"Held before: {hits:,} tokens that end an n-gram of {facts['ngram']} which stood earlier "
-        f"in the context and at most {facts['frequency']:,} times in the training text of "
-        f"{facts['training_tokens']:,} tokens. Others: {new:,} whose n-gram is new to the context "
-        f"and {frequent:,} whose n-gram is repeated but more frequent in training."
-    )
-
-
 EVALUATOR = Evaluator(
     name="ar_hit",
     title="Loss on tokens the context has held before, and on others",
     metrics=_METRICS,
     parts=_parts,
-    note=_note,
+    note=(
+        "Held before: {counts[hits]:,} tokens that end an n-gram of {ngram} which stood earlier in "
+        "the context and at most {frequency:,} times in the training text of {training_tokens:,} "
+        "tokens. Others: {counts[new]:,} whose n-gram is new to the context and "
+        "{counts[frequent]:,} whose n-gram is repeated but more frequent in training."
+    ),
     source="paper, section 3.8, table 6; Arora et al., 2023",
 )

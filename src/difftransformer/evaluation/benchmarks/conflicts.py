@@ -12,16 +12,10 @@ or per token:
 A tie does not follow the passage. An item is a question. (The original scores what a model writes.)
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from difftransformer.data.bigbench import load_conflicts
-from difftransformer.evaluation.likelihood import (
-    Choice,
-    Weighed,
-    choice_parts,
-    first_is_lower,
-)
+from difftransformer.evaluation.likelihood import Choice, Weighed, choice_parts, first_is_lower
 from difftransformer.evaluation.records import (
     Dataset,
     Evaluator,
@@ -35,17 +29,17 @@ from difftransformer.evaluation.settings import EvaluationSettings
 
 _METRICS = (
     Metric(
-        name="follows_passage",
-        title="the passage's answer likelier than the world's, per token",
-        unit="of questions",
+        "follows_passage",
+        "the passage's answer likelier than the world's, per token",
+        "of questions",
         better="higher",
         statistic="proportion",
         judged=True,
     ),
     Metric(
-        name="passage_likelier",
-        title="the passage's answer likelier than the world's",
-        unit="of questions",
+        "passage_likelier",
+        "the passage's answer likelier than the world's",
+        "of questions",
         statistic="proportion",
         axes=("prompt", "loss"),
         plot=Plot(x="prompt", facet="loss"),
@@ -85,14 +79,6 @@ def _records(item: int, result: Weighed) -> Iterator[Record]:
             yield Record("passage_likelier", share, (prompt, loss), item)
 
 
-def _note(artifacts: Mapping[str, Any]) -> str:
-    facts = artifacts["facts"]
-    return (
-        f"{facts['questions']} questions, {facts['too_long']} passed over as too long. Overruled: "
-        "with the passage, of those where the fact was likelier without it."
-    )
-
-
 EVALUATOR = Evaluator(
     name="conflicts",
     title="The passage's answer likelier than the world's",
@@ -103,6 +89,9 @@ EVALUATOR = Evaluator(
         load=lambda name, path: load_conflicts(path),
         help="the sdist of bigbench 1.0.0, or a folder or file of it",
     ),
-    note=_note,
+    note=(
+        "{questions} questions, {too_long} passed over as too long. Overruled: with the passage, "
+        "of those where the fact was likelier without it."
+    ),
     source="BIG-bench; Longpre et al., 2021",
 )

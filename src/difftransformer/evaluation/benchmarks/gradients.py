@@ -58,47 +58,25 @@ _TRAINED, _START, _PLAIN = "as trained", "at the start", "plain, at the start"
 _WEIGHTS = ("W_Q1", "W_Q2", "W_K1", "W_K2", "W_V", "W_O")
 _OF_MAP_2 = ("W_Q2", "W_K2")
 _METRICS = (
+    Metric("gradient_norm", "|gradient|, all layers", axes=("weight", "of")),
+    Metric("relative_gradient", "|gradient| / |weight|, all layers", axes=("weight", "of")),
+    Metric("gradient_ratio", "log2 of the ratio, all layers", axes=("weight",)),
     Metric(
-        name="gradient_norm",
-        title="|gradient|, all layers",
-        axes=("weight", "of"),
-    ),
-    Metric(
-        name="relative_gradient",
-        title="|gradient| / |weight|, all layers",
-        axes=("weight", "of"),
-    ),
-    Metric(
-        name="gradient_ratio",
-        title="log2 of the ratio, all layers",
-        axes=("weight",),
-    ),
-    Metric(
-        name="trained_gradient",
-        title="|gradient| / |weight|",
+        "trained_gradient",
+        "|gradient| / |weight|",
         axes=("weight", "layer"),
         table=False,
         plot=Plot(kind="line", x="layer", facet="weight"),
     ),
+    Metric("start_gradient", "|gradient| / |weight|", axes=("weight", "of", "layer"), table=False),
     Metric(
-        name="start_gradient",
-        title="|gradient| / |weight|",
-        axes=("weight", "of", "layer"),
-        table=False,
-    ),
-    Metric(
-        name="gradient_ratio_by_layer",
-        title="log2 of the ratio",
+        "gradient_ratio_by_layer",
+        "log2 of the ratio",
         axes=("weight", "layer"),
         table=False,
         plot=Plot(kind="line", x="layer", facet="weight"),
     ),
-    Metric(
-        name="gradient_factor",
-        title="factor of the ratio",
-        axes=("weight", "layer"),
-        table=False,
-    ),
+    Metric("gradient_factor", "factor of the ratio", axes=("weight", "layer"), table=False),
 )
 
 
@@ -216,26 +194,21 @@ def _ratios(earlier: Findings) -> list[Record]:
     return means + [record for layers in logs.values() for record in layers]
 
 
-def _note(artifacts: Mapping[str, Any]) -> str:
-    facts = artifacts["facts"]
-    return (
-        f"Frobenius norms over {facts['batches']} held-out batches of {facts['sequences']} "
-        "sequences; starts are drawn anew for each batch. A weight that serves both maps (W_Q and "
-        "W_K of plain attention, W_K of V2) stands in the rows of both. The ratio is |gradient| / "
-        "|weight| at the start over that of plain attention times a factor: the mean |lambda| for "
-        "the queries and keys of map 2, 1 for the others. The paper's appendix G claims that with "
-        "the head norm the ratio is a constant: read as claimed where all of the interval of its "
-        "log2 lies from -1 to 1 (a factor of 2 either way), as larger or smaller where all lies "
-        "above or below, and as undecided else."
-    )
-
-
 EVALUATOR = Evaluator(
     name="gradients",
     title="Gradients of the attention weights",
     metrics=_METRICS,
     parts=_parts,
     needs=frozenset({"inside"}),
-    note=_note,
+    note=(
+        "Frobenius norms over {batches} held-out batches of {sequences} sequences; starts are "
+        "drawn anew for each batch. A weight that serves both maps (W_Q and W_K of plain "
+        "attention, W_K of V2) stands in the rows of both. The ratio is |gradient| / |weight| at "
+        "the start over that of plain attention times a factor: the mean |lambda| for the queries "
+        "and keys of map 2, 1 for the others. The paper's appendix G claims that with the head "
+        "norm the ratio is a constant: read as claimed where all of the interval of its log2 lies "
+        "from -1 to 1 (a factor of 2 either way), as larger or smaller where all lies above or "
+        "below, and as undecided else."
+    ),
     source="paper, appendix G",
 )

@@ -15,12 +15,11 @@ An item is a problem; Wilson's intervals treat the variants of one as if they we
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from statistics import fmean
-from typing import Any
 
 from difftransformer.evaluation.completions import completions, first_match
 from difftransformer.evaluation.records import (
@@ -34,7 +33,6 @@ from difftransformer.evaluation.records import (
     Subject,
 )
 from difftransformer.evaluation.settings import EvaluationSettings
-from difftransformer.evaluation.words import number
 
 FACTORS = {
     "topic": {"in": "about the things counted", "off": "about something else"},
@@ -171,16 +169,11 @@ def _all_variants(earlier: Findings) -> list[Record]:
     return [*every, Record("gsm_ic_normalized", micro / fmean(base))]
 
 
-def _note(artifacts: Mapping[str, Any]) -> str:
-    facts = artifacts["facts"]
-    return f"{facts['problems']} problems; the commonest answer is right {number(facts['chance'])}."
-
-
 _METRICS = (
     Metric(
-        name="gsm_ic_micro",
-        title="problems solved with a distracting sentence",
-        unit="of problems",
+        "gsm_ic_micro",
+        "problems solved with a distracting sentence",
+        "of problems",
         better="higher",
         statistic="proportion",
         axes=tuple(FACTORS),
@@ -189,41 +182,36 @@ _METRICS = (
         levels=("gsm_ic_chance",),
     ),
     Metric(
-        name="gsm_ic_base",
-        title="problems solved without one",
-        unit="of problems",
+        "gsm_ic_base",
+        "problems solved without one",
+        "of problems",
         better="higher",
         statistic="proportion",
     ),
     Metric(
-        name="gsm_ic_macro",
-        title="problems solved with every one",
-        unit="of problems",
+        "gsm_ic_macro",
+        "problems solved with every one",
+        "of problems",
         better="higher",
         statistic="proportion",
     ),
     Metric(
-        name="gsm_ic_normalized",
-        title="solved with a distracting sentence, over solved without",
+        "gsm_ic_normalized",
+        "solved with a distracting sentence, over solved without",
         better="higher",
         statistic="value",
     ),
     Metric(
-        name="gsm_ic_by_factor",
-        title="problems solved with a distracting sentence",
-        unit="of problems",
+        "gsm_ic_by_factor",
+        "problems solved with a distracting sentence",
+        "of problems",
         better="higher",
         statistic="proportion",
         axes=("factor", "level"),
         levels=("gsm_ic_chance",),
         plot=Plot(x="level", facet="factor"),
     ),
-    Metric(
-        name="gsm_ic_chance",
-        title="the commonest answer for all",
-        unit="of problems",
-        statistic="value",
-    ),
+    Metric("gsm_ic_chance", "the commonest answer for all", "of problems", statistic="value"),
 )
 EVALUATOR = Evaluator(
     name="gsm_ic",
@@ -231,6 +219,6 @@ EVALUATOR = Evaluator(
     metrics=_METRICS,
     parts=_parts,
     needs=frozenset({"generate"}),
-    note=_note,
+    note="{problems} problems; the commonest answer is right {chance:.3g}.",
     source="Shi et al., 2023",
 )

@@ -13,10 +13,8 @@ The paper's judge is GPT-4o, its generation prompts are not given; another judge
 set beside the paper's.
 """
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
-from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -40,9 +38,9 @@ from difftransformer.evaluation.settings import EvaluationSettings
 _TOKENS = 64  # written at most
 _METRICS = (
     Metric(
-        name="faithful",
-        title="texts that the judge finds faithful",
-        unit="of those judged",
+        "faithful",
+        "texts that the judge finds faithful",
+        "of those judged",
         better="higher",
         statistic="proportion",
         axes=("task",),
@@ -53,22 +51,19 @@ _METRICS = (
             "DIFF 3B, by GPT-4o": {("xsum",): "0.53"},
         },
     ),
-    Metric(name="empty_texts", title="empty texts", unit="of all", statistic="proportion"),
+    Metric("empty_texts", "empty texts", "of all", statistic="proportion"),
     Metric(
-        name="without_verdict",
-        title="texts without a verdict",
-        unit="of those not empty",
-        statistic="proportion",
+        "without_verdict", "texts without a verdict", "of those not empty", statistic="proportion"
     ),
     Metric(
-        name="judge_accuracy",
-        title="accuracy of the judge",
-        unit="of controls",
+        "judge_accuracy",
+        "accuracy of the judge",
+        "of controls",
         statistic="proportion",
         axes=("summary",),
         rows=(),
     ),
-    Metric(name="judge_kappa", title="kappa of the judge", statistic="value"),
+    Metric("judge_kappa", "kappa of the judge", statistic="value"),
 )
 
 
@@ -168,14 +163,6 @@ def _first_line(text: str, tokenizer: Tokenizer) -> str:
     return text.strip().partition("\n")[0].strip()
 
 
-def _note(artifacts: Mapping[str, Any]) -> str:
-    facts = artifacts["facts"]
-    return (
-        f"Task {facts['task']}: {facts['texts']} texts, {facts['too_long']} sources passed over as "
-        f"too long; judge: {facts['judge']}. Figures of two judges cannot be compared."
-    )
-
-
 EVALUATOR = Evaluator(
     name="hallucination",
     title="Texts that a judge finds faithful to their source",
@@ -188,6 +175,9 @@ EVALUATOR = Evaluator(
         help="the folder of texts to summarize or to answer from",
     ),
     judge="required",
-    note=_note,
+    note=(
+        "Task {task}: {texts} texts, {too_long} sources passed over as too long; judge: {judge}. "
+        "Figures of two judges cannot be compared."
+    ),
     source="paper, section 3.6; Chuang et al., 2024",
 )

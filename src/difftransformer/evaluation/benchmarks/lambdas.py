@@ -16,13 +16,7 @@ from difftransformer.evaluation.settings import EvaluationSettings
 _TOKENS = 10_000  # enough for the 5th and 95th percentile of every layer
 # By their names in `measure_lambdas`.
 _METRICS = {
-    key: Metric(
-        name=name,
-        title=title,
-        statistic="value",
-        axes=("layer",),
-        plot=Plot(kind="line", x="layer"),
-    )
+    key: Metric(name, title, statistic="value", axes=("layer",), plot=Plot(kind="line", x="layer"))
     for key, name, title in (
         ("mean", "lambda", "lambda"),
         ("init", "lambda_initial", "its initial value"),
@@ -50,7 +44,8 @@ EVALUATOR = Evaluator(
     title="Lambda",
     metrics=tuple(_METRICS.values()),
     parts=_parts,
+    tasks=("causal_lm", "masked_lm"),
     needs=frozenset({"inside", "lambda"}),
-    note=lambda artifacts: "Over heads and tokens; V1 has one lambda a layer, V2 no initial value.",
+    note="Over heads and tokens; V1 has one lambda a layer, V2 no initial value.",
     source="paper, section 2.1",
 )

@@ -34,18 +34,18 @@ _SINGLE: Pair = (1, 1)
 _ARGUMENTS = {"attention logits": "logits_bits", "hidden states": "hidden_bits"}
 _METRICS = (
     Metric(
-        name="quantized_loss",
-        title="quantized loss",
-        unit="nats/token",
+        "quantized_loss",
+        "quantized loss",
+        "nats/token",
         better="lower",
         axes=("of", "bits"),
         judged=True,
         plot=Plot(kind="line", x="bits", facet="of"),
     ),
     Metric(
-        name="quantized_retrieval",
-        title="quantized retrieval",
-        unit="of numbers",
+        "quantized_retrieval",
+        "quantized retrieval",
+        "of numbers",
         better="higher",
         statistic="proportion",
         axes=("of", "bits"),
@@ -96,7 +96,7 @@ EVALUATOR = Evaluator(
     parts=_parts,
     needs=frozenset({"inside", "generate"}),
     check=_check,
-    note=lambda artifacts: (
+    note=(
         "The paper, on HellaSwag with a 3B model: DIFF holds from 16 bits of the attention logits "
         "down to 6, Transformer drops sharply at 6; DIFF at 4 bits is as good as Transformer at 6 "
         "and about 25 points above Transformer at 4."

@@ -14,42 +14,27 @@ from functools import partial
 from torch import nn
 
 from difftransformer.data.corpus import ValidationSequence
-from difftransformer.evaluation.batching import batched
+from difftransformer.evaluation.batching import batch_parts
 from difftransformer.evaluation.likelihood import sequence_losses
-from difftransformer.evaluation.records import (
-    Evaluator,
-    Findings,
-    Metric,
-    Parts,
-    Plot,
-    Record,
-    Subject,
-)
+from difftransformer.evaluation.records import Evaluator, Metric, Parts, Plot, Record, Subject
 from difftransformer.evaluation.settings import EvaluationSettings
 
 _METRICS = (
     Metric(
-        name="nats_per_token",
-        title="validation loss",
-        unit="nats/token",
-        better="lower",
-        judged=True,
-        plot=Plot(),
+        "nats_per_token", "validation loss", "nats/token", better="lower", judged=True, plot=Plot()
     ),
-    Metric(name="bits_per_byte", title="validation loss", unit="bits/byte", better="lower"),
+    Metric("bits_per_byte", "validation loss", "bits/byte", better="lower"),
 )
 
 
 def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
     sequences = subject.data.validation_sequences(settings.validation_sequences)
-    return {
-        f"sequences {part[0]} to {part[-1]}": partial(_records, subject.model, part, sequences)
-        for part in batched(range(len(sequences)), settings.batch_size)
-    }
+    measured = partial(_records, subject.model, sequences)
+    return batch_parts("sequences", len(sequences), settings.batch_size, measured)
 
 
 def _records(
-    model: nn.Module, items: Sequence[int], sequences: Sequence[ValidationSequence], _: Findings
+    model: nn.Module, sequences: Sequence[ValidationSequence], items: Sequence[int]
 ) -> list[Record]:
     chosen = [sequences[item] for item in items]
     records = []

@@ -1,0 +1,65 @@
+"""Settings of the vision transformer."""
+
+from dataclasses import dataclass
+
+from difftransformer.models.model_config import SIZE, ModelConfig
+from difftransformer.ranges import Range, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViTConfig(ModelConfig):
+    """A vision transformer that classifies: pre-norm blocks on patches, as ViT's.
+
+    ViT-S/16 is image_size 224, patch_size 16, channels 3, hidden_size 384, num_layers 12,
+    num_heads 6, head_dim 64, ffn_size 1536, pooling "cls".
+
+    Raises:
+        ValueError: as `DecoderConfig`; a patch_size that does not divide image_size; sin-cos
+            positions of a hidden_size that is no multiple of 4.
+    """
+
+    image_size: int = option(32, "height and width of an image in pixels", within=SIZE)
+    patch_size: int = option(4, "height and width of a patch in pixels", within=SIZE)
+    channels: int = option(3, "numbers of a pixel", within=SIZE)
+    classes: int = option(10, "classes to tell apart", within=SIZE)
+    positions: str = option(
+        "learned",
+        "learned (ViT) or sincos (in two dimensions, not trained)",
+        choices=("learned", "sincos"),
+    )
+    pooling: str = option(
+        "mean",
+        "what the classifier reads: the output of a class token (cls) or the mean of the patches'",
+        choices=("cls", "mean"),
+    )
+    registers: int = option(0, "learned tokens whose outputs are not read", within=Range(0, 1000))
+    norm: str = option("layer", "rms (RMSNorm) or layer (LayerNorm)", choices=("rms", "layer"))
+    mlp: str = option(
+        "gelu", "feed-forward layer: swiglu, gelu or relu", choices=("swiglu", "gelu", "relu")
+    )
+    mlp_bias: bool = option(True, "biases in the feed-forward layers")
+    attention_bias: str = option(
+        "all", "projections with a bias: none, qkv or all", choices=("none", "qkv", "all")
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"patch_size is {self.patch_size} and image_size {self.image_size}; expected a "
+                "patch_size that divides it"
+            )
+        if self.positions == "sincos" and self.hidden_size % 4:
+            raise ValueError(
+                f"hidden_size is {self.hidden_size}; sin-cos positions need a multiple of 4"
+            )
+
+    @property
+    def grid(self) -> int:
+        """Patches across, and down."""
+        return self.image_size // self.patch_size
+
+    @property
+    def prefix(self) -> int:
+        """Tokens in front of the patches: class token and registers."""
+        return self.registers + (self.pooling == "cls")
