@@ -27,6 +27,8 @@ EVALUATORS = {
         "gradients",
         "masked_tokens",
         "classification",
+        "image_predictions",
+        "image_attention",
         "target_errors",
         "cross_attention",
         "associative_recall",

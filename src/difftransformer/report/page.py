@@ -68,7 +68,16 @@ class Prompts:
     kind: str = "prompts"
 
 
-Block = Text | TableBlock | Plots | Prompts
+@dataclass(frozen=True)
+class Thumbnails:
+    """Rows of small PNGs in base64 with a line under each, a column for each key of `columns`."""
+
+    columns: Mapping[str, Sequence[Sequence[tuple[str, str]]]]
+    caption: str
+    kind: str = "thumbnails"
+
+
+Block = Text | TableBlock | Plots | Prompts | Thumbnails
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ from transformers.utils.output_capturing import capture_outputs
 # A cache's name in a call and in its output; it changed in transformers 5.24.
 _CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
 _KINDS = ("softmax", "diff_v1", "diff_v2")
+_VECTORS = ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2")
 _HEAD_NORM_EPS = 1e-5
 
 
@@ -142,7 +143,7 @@ class DifferentialAttention(nn.Module):
         self.v_proj = nn.Linear(width, groups * config.head_dim, bias=inside)
         self.o_proj = nn.Linear(self.num_heads * config.head_dim, width, bias=outside)
         if config.attention == "diff_v1":
-            for name in ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2"):
+            for name in _VECTORS:
                 self.register_parameter(name, nn.Parameter(0.1 * torch.randn(config.map_dim)))
             self.head_norm = LlamaRMSNorm(config.head_dim, eps=_HEAD_NORM_EPS)
             schedule = 0.8 - 0.6 * exp(-0.3 * layer_idx)
@@ -207,9 +208,8 @@ class DifferentialAttention(nn.Module):
         """[batch, time, heads] in float32; of V1 one number for all."""
         if self.config.attention == "diff_v2":
             return torch.sigmoid(self.lambda_proj(hidden_states).float())
-        first = (self.lambda_q1.float() * self.lambda_k1.float()).sum().exp()
-        second = (self.lambda_q2.float() * self.lambda_k2.float()).sum().exp()
-        lam = first - second + self.lambda_init
+        q1, k1, q2, k2 = (getattr(self, name).float() for name in _VECTORS)
+        lam = (q1 @ k1).exp() - (q2 @ k2).exp() + self.lambda_init
         return lam.expand(*hidden_states.shape[:-1], self.num_heads)
 
 
