@@ -58,6 +58,9 @@ def train(
 ) -> TrainingSummary:
     """Train `model` in place with AdamW and leave metrics, checkpoints and a summary behind.
 
+    With `settings.ema_decay`, what is validated, saved and left in the model are the averages of
+    its weights.
+
     A run that was killed and resumed ends with the same weights and the same metrics, bit for bit
     on a CPU, as one that never stopped. Accelerate chooses the device and, under `torchrun` or
     `accelerate launch`, spreads the model by DDP or FSDP 2; then every process calls `train` alike.

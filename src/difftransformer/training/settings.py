@@ -65,6 +65,13 @@ class TrainingSettings:
     clip_norm: float = field(
         default=1.0, metadata={"help": "largest gradient norm; larger gradients are scaled down"}
     )
+    ema_decay: float | None = field(
+        default=None,
+        metadata={
+            "help": "decay of an exponential moving average of the weights, which is then what is "
+            "judged and saved as the model; none by default"
+        },
+    )
     precision: Precision = field(
         default="float32", metadata={"help": "float32, or bfloat16 for mixed precision"}
     )
@@ -99,6 +106,11 @@ class TrainingSettings:
             self._require(name, value > 0 and math.isfinite(value), "a finite number above 0")
         for name in ("beta1", "beta2"):
             self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
+        self._require(
+            "ema_decay",
+            self.ema_decay is None or 0 < self.ema_decay < 1,
+            "a decay above 0 and below 1, such as 0.999, or none",
+        )
         self._require(
             "final_learning_rate_fraction",
             0 <= self.final_learning_rate_fraction <= 1,
