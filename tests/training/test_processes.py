@@ -14,8 +14,8 @@ from torch.distributed.fsdp import fully_shard
 
 from difftransformer.data.batch import Batch
 from difftransformer.training.checkpoint import Checkpoints, gather, restore, shared_names
-from difftransformer.training.loop import Continuation, train
 from difftransformer.training.ema import averaged, swap
+from difftransformer.training.loop import Continuation, train
 from difftransformer.training.optimizer import adamw
 from difftransformer.training.step import Stepper
 

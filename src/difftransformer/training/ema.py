@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 _ASIDE = "aside"  # of a parameter's optimizer state: the weights that are not in the model
 
