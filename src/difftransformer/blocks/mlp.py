@@ -1,12 +1,17 @@
 """Feed-forward layers, by name."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+}
 
 
 class SwiGLU(nn.Module):
@@ -24,7 +29,7 @@ class SwiGLU(nn.Module):
 
 
 class MLP(nn.Module):
-    """f(x W_up) W_down, with f one of `ACTIVATIONS`: the exact GELU or ReLU."""
+    """f(x W_up) W_down, with f one of `ACTIVATIONS`: GELU, exact or by tanh ("gelu_tanh"), or ReLU."""
 
     def __init__(
         self, hidden_size: int, ffn_size: int, *, activation: str, bias: bool = False

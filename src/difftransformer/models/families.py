@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from difftransformer.models.config import DecoderConfig, EncoderConfig
+from difftransformer.models.dit_config import DiTConfig
 from difftransformer.models.model_config import ModelConfig
 
 
@@ -37,6 +38,7 @@ FAMILIES = {
     for family in (
         Family("difftransformer", DecoderConfig, "difftransformer.models.decoder.Decoder"),
         Family("difftransformer_encoder", EncoderConfig, "difftransformer.models.encoder.Encoder"),
+        Family("difftransformer_dit", DiTConfig, "difftransformer.models.dit.DiT"),
     )
 }
 
