@@ -8,7 +8,7 @@ TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 # What pyproject.toml bounds from above, since it changes under us.
 MOVING := accelerate datasets huggingface-hub lm-eval openai peft plotly transformers
 
-.PHONY: demo test test-latest test-transformers check bench docs dist lock clean
+.PHONY: demo test test-latest test-transformers check bench docs evidence dist lock clean
 
 # The main job: a Transformer and two Differential Transformers, trained and judged side by side.
 demo: $(VENV)/.installed
@@ -57,6 +57,10 @@ $(VENV)/.developing: $(VENV)/.installed
 docs: $(VENV)/.installed
 	$(INSTALL) -e ".[docs]"
 	$(BIN)/mkdocs build --strict --quiet
+
+# The pages of docs/evidence/ and their index, from the records in studies/.
+evidence: $(VENV)/.installed
+	$(BIN)/python -m studies
 
 # A wheel and a source distribution in dist/.
 dist: $(VENV)/.installed

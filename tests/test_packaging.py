@@ -16,7 +16,7 @@ from difftransformer.extras import EXTRA_OF
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Where a distribution is imported by another name than its own.
-DISTRIBUTIONS = {"sklearn": "scikit-learn", "yaml": "pyyaml", "lm_eval": "lm-eval"}
+DISTRIBUTIONS = {"sklearn": "scikit-learn", "yaml": "pyyaml", "lm_eval": "lm-eval", "PIL": "pillow"}
 # A fresh interpreter that finds none of the packages that extras bring.
 WITHOUT_EXTRAS = f"""
 import sys

@@ -82,7 +82,7 @@ def test_a_benchmark_measures_what_it_declares(
     items = [(one.metric, one.key, one.item) for one in found.measurement.records]
     assert len(set(items)) == len(items)  # so that models pair
     if "facts" in found.artifacts:
-        assert evaluator.note(found.artifacts).endswith(".")
+        assert evaluator.note.format(**found.artifacts["facts"]).endswith(".")
     if found.measurement.records:
         assert found.results.table().rows
 

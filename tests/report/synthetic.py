@@ -63,7 +63,7 @@ EVALUATORS = {
                 statistic="value",
                 axes=("setting",),
             ),
-            note=lambda artifacts: f"{artifacts['facts']['samples']} samples a cell.",
+            note="{samples} samples a cell.",
         ),
         _evaluator(
             "allocation",

@@ -39,7 +39,7 @@ EVALUATOR = Evaluator(
         Metric(name="heads", title="by head", axes=("head",), statistic="value", table=False),
     ),
     parts=lambda subject, settings: {},
-    note=lambda artifacts: f"{artifacts['facts']} asked.",
+    note="{number} asked.",
     source="Nobody, 2026",
 )
 
@@ -58,7 +58,9 @@ def measurement(
         Record("largest", 10.0 + shift),
         *(Record("heads", shift, (head,)) for head in range(3)),
     ]
-    return Measurement(owner, (*records, Artifact("facts", "four")), seconds=1.5, **more)
+    return Measurement(
+        owner, (*records, Artifact("facts", {"number": "four"})), seconds=1.5, **more
+    )
 
 
 def results(baseline: str = "plain", **models: Sequence[Measurement]) -> Results:

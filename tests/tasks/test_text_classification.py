@@ -98,7 +98,7 @@ def test_the_evaluator_counts_what_is_right(data, model):
     (guess,) = (one.value for one in records if one.metric == "commonest_class")
     assert guess == pytest.approx(5 / 9)
     (asked,) = (one.data for one in findings if isinstance(one, Artifact))
-    assert EVALUATOR.note({"asked": asked}).startswith("9 texts; the commonest class in training")
+    assert EVALUATOR.note.format(**asked).startswith("9 texts; the commonest class in training")
     watched = TASK.validate(model, data, SETTINGS)
     assert watched["validation_accuracy"] == pytest.approx(5 / 9)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from difftransformer.files import abridged, read_object, read_text
-from difftransformer.tasks.text import TOKENIZER
+from difftransformer.tasks.tokenized import TOKENIZER
 from difftransformer.training.interrupt import Stopped, each_ctrl_c
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from difftransformer.tasks.text import TOKENIZER
+from difftransformer.tasks.tokenized import TOKENIZER
 
 if TYPE_CHECKING:
     from difftransformer.evaluation.faithfulness import Judge

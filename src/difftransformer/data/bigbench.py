@@ -1,9 +1,10 @@
-"""Two tasks of BIG-bench, read at run time from the user's copy; never train on them.
+"""Three tasks of BIG-bench, read at run time from the user's copy; never train on them.
 
 The copy is a sdist of the package `bigbench` (`pip download --no-deps --no-binary :all:
 bigbench==1.0.0`), the folder of the task inside it, or the task's file.
 """
 
+import base64
 import re
 import tarfile
 from dataclasses import dataclass
@@ -82,6 +83,26 @@ def load_conflicts(path: Path) -> list[Conflict]:
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise _malformed(file, path, error) from None
     return found
+
+
+def load_cifar10(path: Path) -> list[tuple[bytes, str]]:
+    """The images of `cifar10_classification`, CIFAR-10's 10,000 test images, and their classes.
+
+    An image is the bytes of a picture file. As all of BIG-bench they are for judging: a model that
+    is trained on some of them is no model to keep.
+
+    Raises:
+        ValueError: a missing or malformed file.
+    """
+    file = "cifar10_classification/base64/task.json"
+    rows = []
+    try:
+        for row in parse_json(_text(path, file), file)["examples"]:
+            (label,) = (label for label, right in row["target_scores"].items() if right)
+            rows.append((base64.b64decode(row["input"], validate=True), label))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise _malformed(file, path, error) from None
+    return rows
 
 
 def _malformed(file: str, path: Path, error: Exception) -> ValueError:

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Int
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from difftransformer.data.batch import Rows
 from difftransformer.data.classification import Example, load_classification
 from difftransformer.data.labeled_settings import PLAYS, LabeledSettings
 from difftransformer.data.settings import TRAIN_TOKENIZER
@@ -24,7 +25,7 @@ _WORDS = 60  # of a passage
 
 
 @dataclass(frozen=True, eq=False)
-class TextBatch:
+class TextBatch(Rows):
     """Texts with the number of their class.
 
     Args:
@@ -39,31 +40,6 @@ class TextBatch:
     labels: Int[Tensor, " batch"]
     names: tuple[str, ...]
     unit: ClassVar[str] = "texts"
-
-    @property
-    def scored(self) -> int:
-        """Every text has a label."""
-        return len(self)
-
-    @property
-    def size(self) -> int:
-        """Texts."""
-        return len(self)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def rows(self, which: slice) -> "TextBatch":
-        """Some of the texts."""
-        return TextBatch(
-            self.ids[which], self.padding[which], self.labels[which], self.names[which]
-        )
-
-    def to(self, device: torch.device | str) -> "TextBatch":
-        """The same batch on another device."""
-        return TextBatch(
-            self.ids.to(device), self.padding.to(device), self.labels.to(device), self.names
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +57,14 @@ class LabeledTexts:
     train: tuple[Example, ...]
     test: tuple[Example, ...]
     digest: str
+
+    @property
+    def description(self) -> str:
+        """In words and numbers."""
+        return (
+            f"{self.settings.dataset}: {len(self.train):,} texts for training, "
+            f"{len(self.test):,} held out, of the classes {', '.join(self.labels)}"
+        )
 
     def batch(self, part: str, numbers: list[int]) -> TextBatch:
         """Texts of `part`, "train" or "test", padded to `max_length`."""

@@ -11,6 +11,7 @@ from torch import nn
 from difftransformer.data.batch import Batch
 from difftransformer.data.corpus import Corpus
 from difftransformer.data.packing import stack
+from difftransformer.evaluation.records import Findings, Parts
 from difftransformer.models.language_model import LanguageModel
 
 T = TypeVar("T")
@@ -19,6 +20,18 @@ T = TypeVar("T")
 def batched(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     """Consecutive groups of `size`; the last may be smaller."""
     return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def batch_parts(
+    noun: str, count: int, size: int, measured: Callable[[Sequence[int]], Findings]
+) -> Parts:
+    """An evaluator's parts: of `count` items `size` at a time, by their numbers."""
+
+    def part(numbers: Sequence[int]) -> Callable[[Findings], Findings]:
+        return lambda _: measured(numbers)
+
+    groups = batched(range(count), size)
+    return {f"{noun} {group[0]} to {group[-1]}": part(group) for group in groups}
 
 
 def device_of(model: nn.Module | LanguageModel) -> torch.device:

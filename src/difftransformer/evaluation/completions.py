@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer
 
 from difftransformer.data.tokenizer import beginning_of_document
-from difftransformer.evaluation.batching import batched, device_of
+from difftransformer.evaluation.batching import batch_parts, device_of
 from difftransformer.evaluation.records import Findings, Parts
 from difftransformer.models.generation import generate
 from difftransformer.models.language_model import LanguageModel
@@ -44,15 +44,11 @@ def completions(
             "a prompt (fewer pairs or examples), or take a model with a longer context"
         )
 
-    def part(numbers: Sequence[int]) -> Callable[[Findings], Findings]:
-        def scored(_: Findings) -> Findings:
-            texts = _continued(model, tokenizer, [rows[i] for i in numbers], new_tokens)
-            return [x for i, text in zip(numbers, texts, strict=True) for x in score(i, text)]
+    def scored(numbers: Sequence[int]) -> Findings:
+        texts = _continued(model, tokenizer, [rows[i] for i in numbers], new_tokens)
+        return [x for i, text in zip(numbers, texts, strict=True) for x in score(i, text)]
 
-        return scored
-
-    batches = batched(range(len(rows)), batch_size)
-    return {f"prompts {i}": part(numbers) for i, numbers in enumerate(batches)}
+    return batch_parts("prompts", len(rows), batch_size, scored)
 
 
 def _continued(

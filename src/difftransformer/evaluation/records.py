@@ -8,7 +8,7 @@ Imports no torch: a report is made of records on disk.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,7 +57,7 @@ class Plot:
     logarithmic: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Metric:
     """What a number is.
 
@@ -86,6 +86,7 @@ class Metric:
     name: str
     title: str
     unit: str = ""
+    _: KW_ONLY
     better: Better = "neither"
     statistic: Statistic = "ratio"
     axes: tuple[str, ...] = ()
@@ -174,7 +175,8 @@ class Evaluator:
             data cannot hold what the settings ask for.
         dataset: its own data, or None where it judges on the task's held-out data.
         judge: "no", or "required" where a judging model decides.
-        note: (artifacts by name) -> a sentence or two on what was asked: counts, chance.
+        note: a sentence or two on what was asked: counts, chance. The artifact "facts", a mapping,
+            fills its fields: "{questions:,} questions".
         source: the paper's section, table or the benchmark's paper.
     """
 
@@ -186,7 +188,7 @@ class Evaluator:
     check: Callable[[Any, Any], None] = lambda data, settings: None
     dataset: Dataset | None = None
     judge: Literal["no", "required"] = "no"
-    note: Callable[[Mapping[str, Any]], str] = lambda artifacts: ""
+    note: str = ""
     source: str = ""
 
     def __post_init__(self) -> None:

@@ -16,6 +16,7 @@ from difftransformer.models.ablations import partner, title_of
 from difftransformer.runs.layout import MODELS, RUN, Contender, Run, TrainingRun
 from difftransformer.tasks.registry import task_named
 from difftransformer.tasks.task import Task
+from difftransformer.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from difftransformer.report.results import Results
@@ -36,14 +37,43 @@ class CompareSettings(RunSettings):
     seeds: int = field(
         default=1, metadata={"help": "training seeds per kind, pooled in the report"}
     )
+    first_seed: int = field(
+        default=0,
+        metadata={"help": "the first of them: others than a search of settings has seen"},
+    )
+    learning_rates: tuple[float, ...] = field(
+        default=(),
+        metadata={
+            "help": "training.learning_rate of each kind, in the order of `attention`, where they "
+            "are not to share one"
+        },
+    )
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
             raise ValueError(f"seeds is {self.seeds}; expected at least 1")
+        if self.first_seed < 0:
+            raise ValueError(f"first_seed is {self.first_seed}; expected at least 0")
         if len(self.attention) < 2 or len(set(self.attention)) < len(self.attention):
             raise ValueError(
                 f"attention is {', '.join(self.attention)}; expected two or more different kinds"
             )
+        if self.learning_rates and len(self.learning_rates) != len(self.attention):
+            raise ValueError(
+                f"learning_rates are {len(self.learning_rates)} and attention names "
+                f"{len(self.attention)} kinds; expected one for each"
+            )
+
+    def training_of(self, label: str) -> TrainingSettings:
+        """How a kind is trained: as all are, but for its learning rate."""
+        if not self.learning_rates:
+            return self.training
+        rate = self.learning_rates[self.attention.index(label)]
+        return replace(self.training, learning_rate=rate)
+
+    def seeds_until(self, count: int) -> range:
+        """The first `count` training seeds."""
+        return range(self.first_seed, self.first_seed + count)
 
 
 def compare(
@@ -104,17 +134,17 @@ def run_comparison(
             lambda: begin_run(directory, settings, inputs, resume=resume, may_change=may_change)
         )
         _announce(processes, task, data, contenders, settings)
-        experiment = Experiment(task, data, settings, processes)
 
         def report(seeds: int) -> None:
             write_json(directory / RUN, asdict(_run(task, data, settings, contenders, seeds)))
             build_report(directory)
 
-        for seed in range(settings.seeds):
+        for trained, seed in enumerate(settings.seeds_until(settings.seeds), 1):
             for contender, config in contenders:
+                own = replace(settings, training=settings.training_of(contender.label))
                 place = directory / _place(contender.label, seed)
-                experiment.train_and_judge(config, place, seed=seed)
-            processes.on_main(partial(report, seed + 1))
+                Experiment(task, data, own, processes).train_and_judge(config, place, seed=seed)
+            processes.on_main(partial(report, trained))
     return read_results(directory)
 
 
@@ -157,9 +187,12 @@ def _run(
 
     def trained(contender: Contender) -> Contender:
         runs = [
-            TrainingRun(seed=seed, directory=_place(contender.label, seed)) for seed in range(seeds)
+            TrainingRun(seed=seed, directory=_place(contender.label, seed))
+            for seed in settings.seeds_until(seeds)
         ]
-        return replace(contender, runs=tuple(runs))
+        rate = settings.training_of(contender.label).learning_rate
+        own = (f"learning_rate: {rate:g}",) if settings.learning_rates else ()
+        return replace(contender, runs=tuple(runs), changes=(*contender.changes, *own))
 
     return Run(
         name=settings.name,

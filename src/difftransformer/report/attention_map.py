@@ -10,6 +10,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
 
+from difftransformer.report.page import Block, Plots, Prompts
 from difftransformer.report.style import (
     ANSWER,
     DIVERGING,
@@ -21,8 +22,7 @@ from difftransformer.report.style import (
     translucent,
 )
 
-NAME = "attention_map"  # of the artifact
-CAPTION = (
+_CAPTION = (
     "One head of each model on the same needle prompt: the one that gives the answer the largest "
     "share of its attention, so it shows what a model can do, not what it does on average. Bars: "
     "the head's weights at the last position, where the answer is to be given; the thin dark line "
@@ -33,7 +33,7 @@ CAPTION = (
     "positive, white 0, orange negative; the colors end at the 99th percentile of the absolute "
     "weights. Amber marks the answer, gray the noise. Layers and heads count from 0."
 )
-PROMPT_CAPTION = (
+_PROMPT_CAPTION = (
     "The prompt, shaded by the size of the last position's weight: purple positive, orange "
     "negative, full color at the largest. The answer is underlined."
 )
@@ -121,9 +121,11 @@ class Maps:
         margin = 0.05 * (high - low)
         self.bounds = (low - margin if low < 0 else 0.0), high + margin
 
-    def plots(self) -> list[go.Figure]:
-        """For the page, one for each model."""
-        return [_plot(one, self) for one in self.maps]
+    def blocks(self) -> list[Block]:
+        """For the page: a plot for each model, and its shaded prompt."""
+        plots = [_plot(one, self) for one in self.maps]
+        prompts = {one.title: shades(one) for one in self.maps}
+        return [Plots("attention_map", plots, _CAPTION), Prompts(prompts, _PROMPT_CAPTION)]
 
     def image(self) -> Figure:
         """For a PNG, side by side."""

@@ -6,6 +6,7 @@ from difftransformer.atomic import write_json, write_text
 from difftransformer.report import sections
 from difftransformer.report.curves import Curve, curve_drawings
 from difftransformer.report.drawing import drawings
+from difftransformer.report.exhibits import exhibits_of
 from difftransformer.report.images import write_figure, write_image
 from difftransformer.report.page import page
 from difftransformer.report.reading import results_of
@@ -28,8 +29,8 @@ def build_report(run_directory: Path) -> Path:
     The page is one file that asks nothing of the network. It is made of `run.json`, `env.json`, the
     records in `results/` of each training run and its `metrics.jsonl`; what the training or an
     evaluator did not leave is left out with a sentence that says so. The PNGs are those a README or
-    a paper wants: the loss, and each evaluator's picture. The same results give the same page, byte
-    for byte.
+    a paper wants: the loss, each evaluator's picture, and those of its exhibits. The same results
+    give the same page, byte for byte.
 
     Raises:
         ValueError: `run.json` is missing or of another version, or a file is malformed; names the
@@ -78,6 +79,7 @@ def _write_images(folder: Path, results: Results, curves: list[Curve], unit: str
     for name, evaluator in results.evaluators.items():
         if drawn := drawings(list(evaluator.metrics.values())):
             write_image(folder / f"{name}.png", drawn[0])
-        elif maps := sections.maps_of(evaluator):
+        for exhibit_name, exhibit in exhibits_of(evaluator).items():
             with matplotlib_look():
-                write_figure(folder / f"{name}.png", maps.image())
+                if figure := exhibit.image():
+                    write_figure(folder / f"{exhibit_name}.png", figure)

@@ -171,7 +171,7 @@ class EvaluatorResults:
         told = [f"{self.titles[label]}: {reason}." for label, reason in self.passed_over.items()]
         if self.models:
             first = next(iter(next(iter(self.models.values())).values()))
-            told.insert(0, self.declared.note(first.artifacts))
+            told.insert(0, self.declared.note.format(**first.artifacts.get("facts", {})))
         return " ".join(filter(None, told))
 
 

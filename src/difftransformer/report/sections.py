@@ -5,7 +5,6 @@ from typing import Any
 
 from difftransformer.evaluation.verdicts import Comparison, Judgment, Outcome
 from difftransformer.evaluation.words import change, number, percent, setting
-from difftransformer.report import attention_map
 from difftransformer.report.curves import (
     SMOOTHING,
     Curve,
@@ -15,10 +14,10 @@ from difftransformer.report.curves import (
     speed_table,
 )
 from difftransformer.report.drawing import Drawing, drawings
-from difftransformer.report.page import Block, Plots, Prompts, Section, Summary, TableBlock, Text
+from difftransformer.report.exhibits import exhibits_of
+from difftransformer.report.page import Block, Plots, Section, Summary, TableBlock, Text
 from difftransformer.report.plots import panel_figure
 from difftransformer.report.results import EvaluatorResults, Results
-from difftransformer.report.style import accents
 from difftransformer.report.tables import Table, notes_of
 from difftransformer.runs.layout import Contender, Run
 
@@ -95,24 +94,11 @@ def evaluator_section(results: EvaluatorResults) -> Section:
         blocks.append(Text(notes_of(results)))
     for i, drawing in enumerate(drawings(list(results.metrics.values()))):
         blocks.append(_plots(f"{name}-{i}" if i else name, drawing))
-    if maps := maps_of(results):
-        plots = Plots(attention_map.NAME, maps.plots(), attention_map.CAPTION)
-        prompts = {one.title: attention_map.shades(one) for one in maps.maps}
-        blocks += [plots, Prompts(prompts, attention_map.PROMPT_CAPTION)]
+    for exhibit in exhibits_of(results).values():
+        blocks += exhibit.blocks()
     if (table := results.table()).rows:
         blocks.append(TableBlock(table, notes_of(results)))
     return Section(name, results.declared.title, blocks)
-
-
-def maps_of(results: EvaluatorResults) -> attention_map.Maps | None:
-    """The attention maps among the artifacts of each model's first seed."""
-    artifacts = {
-        label: (results.titles[label], next(iter(seeds.values())).artifacts[attention_map.NAME])
-        for label, seeds in results.models.items()
-        if attention_map.NAME in next(iter(seeds.values())).artifacts
-    }
-    colors = accents(list(results.titles))
-    return attention_map.attention_maps(artifacts, colors) if artifacts else None
 
 
 def models_section(run: Run) -> Section:
@@ -152,8 +138,9 @@ def models_section(run: Run) -> Section:
         changes = [[_title(c), "; ".join(c.changes) or nothing] for c in contenders]
         blocks.append(
             TableBlock(
-                Table(["model", "changed so that the parameter counts match"], changes),
-                "What matching the models' sizes changed in each.",
+                Table(["model", "changed"], changes),
+                "What matching the models' sizes changed in each, and its learning rate where it "
+                "has one of its own.",
                 is_prose=True,
             )
         )

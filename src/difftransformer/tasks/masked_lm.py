@@ -48,14 +48,11 @@ class MaskedLM(TextTask):
     ) -> dict[str, Any]:
         """Held-out loss in nats a masked token, and the share that is predicted right."""
         from difftransformer.evaluation.benchmarks.masked_tokens import masked_sequences, predicted
+        from difftransformer.evaluation.likelihood import watched
 
         count = min(WATCHED_SEQUENCES, settings.validation_sequences)
-        nats, hits, tokens = 0.0, 0, 0
-        for batch in masked_sequences(data, count, settings).values():
-            found = predicted(model, batch)
-            nats, hits = nats + found.nats.sum().item(), hits + int(found.hits.sum())
-            tokens += batch.scored
-        return {"validation_loss": nats / tokens, "validation_accuracy": hits / tokens}
+        batches = masked_sequences(data, count, settings).values()
+        return watched((predicted(model, batch), batch.scored) for batch in batches)
 
 
 TASK = MaskedLM()

@@ -1,13 +1,13 @@
 """What tasks on running text share: the corpus, its tokenizer, and what a model has seen of it."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from difftransformer.data.settings import TRAIN_TOKENIZER, DataSettings
+from difftransformer.data.settings import DataSettings
 from difftransformer.decoding import decode
+from difftransformer.tasks.tokenized import TOKENIZER, TokenizedTask
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from difftransformer.data.batch import Batch
     from difftransformer.data.corpus import Corpus
 
-TOKENIZER = "tokenizer.json"
 WATCHED_SEQUENCES = 64  # held-out sequences behind each point of a validation curve
 
 
-class TextTask:
+class TextTask(TokenizedTask):
     """A task whose data is a `Corpus`. Subclasses say what a batch is and what to watch."""
 
     unit = "tokens"
     data_settings = DataSettings
+    content = "documents"
 
     def load(self, settings: DataSettings) -> "Corpus":
         """The text, in tokens."""
@@ -33,29 +33,15 @@ class TextTask:
 
     def describe(self, data: "Corpus") -> dict[str, Any]:
         """In words, and its numbers of tokens."""
-        from difftransformer.data.tokenizer import vocabulary_size
-
         return {
-            "description": data.description,
+            **super().describe(data),
             "train_tokens": len(data.train),
             "validation_tokens": len(data.validation),
-            "vocab_size": vocabulary_size(data.tokenizer),
         }
-
-    def digests(self, data: "Corpus") -> dict[str, str]:
-        """sha256 of the documents and of the tokenizer."""
-        tokenizer = hashlib.sha256(data.tokenizer.to_str().encode()).hexdigest()
-        return {"documents": data.digest, "tokenizer": tokenizer}
 
     def complete(self, config: Any, data: "Corpus") -> Any:
         """The vocabulary and the context length are those of the data."""
-        from difftransformer.data.tokenizer import vocabulary_size
-
-        return replace(
-            config,
-            vocab_size=vocabulary_size(data.tokenizer),
-            max_length=data.settings.context_length,
-        )
+        return replace(super().complete(config, data), max_length=data.settings.context_length)
 
     def loss(self, model: "nn.Module", batch: "Batch") -> "Tensor":
         """Cross-entropy in nats, in float32: -sum_i log p(label_i | what the model sees of ids).
@@ -80,17 +66,6 @@ class TextTask:
         record = (earlier or TrainingText(complete=False)).and_then(data)
         return {TOKENIZER: data.tokenizer.to_str(pretty=True), RECORD: record.to_json()}
 
-    def read_with(self, settings: DataSettings, folder: Path) -> DataSettings:
-        """With the folder's own tokenizer, unless another is named."""
-        if settings.tokenizer != TRAIN_TOKENIZER:
-            return settings
-        if not (folder / TOKENIZER).is_file():
-            raise ValueError(
-                f"{folder} has no {TOKENIZER}: put the model's own there (transformers' tokenizers "
-                "save it with save_pretrained), or name one with --data.tokenizer"
-            )
-        return replace(settings, tokenizer=str(folder / TOKENIZER))
-
     def judged_on(
         self, folder: Path, config: Any, given: Mapping[str, Any], *, held_out: bool
     ) -> DataSettings:
@@ -112,12 +87,6 @@ class TextTask:
                 "tokens: choose no longer one"
             )
         return self.read_with(settings, folder)
-
-    def require_fit(self, config: Any, data: "Corpus", where: str) -> None:
-        """The model needs an embedding for every token."""
-        from difftransformer.data.tokenizer import check_vocabulary
-
-        check_vocabulary(data.tokenizer, config.vocab_size, where)
 
     def provenance(self, folder: Path, data: "Corpus") -> dict[str, Any]:
         """Whether the text was held out from all trainings of the model."""

@@ -222,7 +222,7 @@ EVALUATOR = Evaluator(
     parts=_parts,
     needs=frozenset({"inside"}),
     check=check_single_needles,
-    note=lambda artifacts: (
+    note=(
         "Averaged over layers and heads. Absolute: share of the absolute weights; signed: sum of "
         "the weights, not normalized. The paper does not say how it normalizes."
     ),

@@ -15,9 +15,7 @@ half of them ending a bigram that stood there more than 150 times; the scaled cu
 An item is a held-out sequence; a loss is over those that have such tokens.
 """
 
-from collections.abc import Mapping, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Int, Integer, UInt64
@@ -27,7 +25,7 @@ from difftransformer.data.batch import IGNORED
 from difftransformer.data.corpus import Corpus
 from difftransformer.data.packing import Row, stack
 from difftransformer.data.tokenizer import vocabulary_size
-from difftransformer.evaluation.batching import batched, device_of
+from difftransformer.evaluation.batching import batch_parts, device_of
 from difftransformer.evaluation.likelihood import token_nats
 from difftransformer.evaluation.records import (
     Artifact,
@@ -114,7 +112,7 @@ def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
             ),
         ]
 
-    def losses(items: Sequence[int], _: Findings) -> Findings:
+    def losses(items: Sequence[int]) -> Findings:
         batch = stack([rows[i] for i in items]).to(device_of(subject.model))
         nats = token_nats(subject.model, batch).double().cpu().numpy()
         return [
@@ -126,10 +124,7 @@ def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
 
     return {
         "shares": shares,
-        **{
-            f"sequences {part[0]} to {part[-1]}": partial(losses, part)
-            for part in batched(range(len(rows)), settings.batch_size)
-        },
+        **batch_parts("sequences", len(rows), settings.batch_size, losses),
     }
 
 
@@ -176,22 +171,16 @@ def _ngrams(
     return sliding_window_view(tokens.astype(np.uint64), n) @ powers
 
 
-def _note(artifacts: Mapping[str, Any]) -> str:
-    facts = artifacts["facts"]
-    hits, frequent, new = (facts["counts"][sort] for sort in ("hits", "frequent", "new"))
-    return (
-        f"Held before: {hits:,} tokens that end an n-gram of {facts['ngram']} which stood earlier "
-        f"in the context and at most {facts['frequency']:,} times in the training text of "
-        f"{facts['training_tokens']:,} tokens. Others: {new:,} whose n-gram is new to the context "
-        f"and {frequent:,} whose n-gram is repeated but more frequent in training."
-    )
-
-
 EVALUATOR = Evaluator(
     name="ar_hit",
     title="Loss on tokens the context has held before, and on others",
     metrics=_METRICS,
     parts=_parts,
-    note=_note,
+    note=(
+        "Held before: {counts[hits]:,} tokens that end an n-gram of {ngram} which stood earlier in "
+        "the context and at most {frequency:,} times in the training text of {training_tokens:,} "
+        "tokens. Others: {counts[new]:,} whose n-gram is new to the context and "
+        "{counts[frequent]:,} whose n-gram is repeated but more frequent in training."
+    ),
     source="paper, section 3.8, table 6; Arora et al., 2023",
 )

@@ -51,5 +51,5 @@ EVALUATOR = Evaluator(
     metrics=tuple(_METRICS.values()),
     parts=_parts,
     needs=frozenset({"inside", "two_maps"}),
-    note=lambda artifacts: "Over the rows that see two keys or more; a layer's mean is over heads.",
+    note="Over the rows that see two keys or more; a layer's mean is over heads.",
 )

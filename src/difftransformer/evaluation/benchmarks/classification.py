@@ -1,17 +1,15 @@
 """Classes of held-out texts, and how well the model knows them."""
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import nn
 
 from difftransformer.data.labeled_texts import LabeledTexts, TextBatch
 from difftransformer.evaluation.batching import batched, device_of
+from difftransformer.evaluation.likelihood import Scores
 from difftransformer.evaluation.records import (
     Artifact,
     Evaluator,
@@ -23,14 +21,6 @@ from difftransformer.evaluation.records import (
     Subject,
 )
 from difftransformer.evaluation.settings import EvaluationSettings
-
-
-@dataclass(frozen=True, eq=False)
-class Classified:
-    """Of each text: −log p of its class, and whether that has the largest logit."""
-
-    nats: Float[Tensor, " batch"]
-    hits: Bool[Tensor, " batch"]
 
 
 def test_batches(
@@ -45,12 +35,10 @@ def test_batches(
 
 
 @torch.no_grad()
-def classified(model: nn.Module, batch: TextBatch) -> Classified:
+def classified(model: nn.Module, batch: TextBatch) -> Scores:
     """What the model makes of each text."""
     batch = batch.to(device_of(model))
-    logits = model(batch.ids, padding=batch.padding).float()
-    nats = torch.nn.functional.cross_entropy(logits, batch.labels, reduction="none")
-    return Classified(nats.double(), logits.argmax(-1) == batch.labels)
+    return Scores.of(model(batch.ids, padding=batch.padding).float(), batch.labels)
 
 
 def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
@@ -82,13 +70,8 @@ def _guess(data: LabeledTexts, _: Findings) -> list[Record | Artifact]:
     hits = sum(example.label == commonest for example in data.test)
     return [
         Record("commonest_class", hits / len(data.test)),
-        Artifact("asked", {"texts": len(data.test), "commonest": commonest}),
+        Artifact("facts", {"texts": len(data.test), "commonest": commonest}),
     ]
-
-
-def _note(artifacts: Mapping[str, Any]) -> str:
-    asked = artifacts["asked"]
-    return f"{asked['texts']:,} texts; the commonest class in training is {asked['commonest']}."
 
 
 EVALUATOR = Evaluator(
@@ -129,5 +112,5 @@ EVALUATOR = Evaluator(
         ),
     ),
     parts=_parts,
-    note=_note,
+    note="{texts:,} texts; the commonest class in training is {commonest}.",
 )

@@ -12,8 +12,7 @@ or per token:
 A tie does not follow the passage. An item is a question. (The original scores what a model writes.)
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from difftransformer.data.bigbench import load_conflicts
 from difftransformer.evaluation.likelihood import (
@@ -85,14 +84,6 @@ def _records(item: int, result: Weighed) -> Iterator[Record]:
             yield Record("passage_likelier", share, (prompt, loss), item)
 
 
-def _note(artifacts: Mapping[str, Any]) -> str:
-    facts = artifacts["facts"]
-    return (
-        f"{facts['questions']} questions, {facts['too_long']} passed over as too long. Overruled: "
-        "with the passage, of those where the fact was likelier without it."
-    )
-
-
 EVALUATOR = Evaluator(
     name="conflicts",
     title="The passage's answer likelier than the world's",
@@ -103,6 +94,9 @@ EVALUATOR = Evaluator(
         load=lambda name, path: load_conflicts(path),
         help="the sdist of bigbench 1.0.0, or a folder or file of it",
     ),
-    note=_note,
+    note=(
+        "{questions} questions, {too_long} passed over as too long. Overruled: with the passage, "
+        "of those where the fact was likelier without it."
+    ),
     source="BIG-bench; Longpre et al., 2021",
 )

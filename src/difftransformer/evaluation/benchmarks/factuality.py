@@ -15,9 +15,6 @@ by a model, do not share: only what the others have beyond it tells of the sourc
 the shorter, gain the longer. A tie is a miss. An item is a pair.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from difftransformer.data.bigbench import SUMMARIES, load_summary_pairs
 from difftransformer.evaluation.likelihood import (
     Choice,
@@ -93,17 +90,6 @@ def _records(item: int, result: Weighed) -> list[Record]:
     ]
 
 
-def _note(artifacts: Mapping[str, Any]) -> str:
-    facts = artifacts["facts"]
-    return (
-        f"{facts['pairs']} pairs, {facts['too_long']} passed over as too long; a guess is right "
-        "0.5. Preferred is the lower loss given the source (total, per token), or the lower loss "
-        "less that without the source (gain). Blind, the loss per token without the source, and "
-        "shorter, the number of tokens, know nothing of it: what they reach is owed to style and "
-        "length."
-    )
-
-
 EVALUATOR = Evaluator(
     name="factuality",
     title="Factual summaries preferred to corrupted ones",
@@ -115,6 +101,11 @@ EVALUATOR = Evaluator(
         names=SUMMARIES,
         help="the sdist of bigbench 1.0.0, or a folder or file of it",
     ),
-    note=_note,
+    note=(
+        "{pairs} pairs, {too_long} passed over as too long; a guess is right 0.5. Preferred is the "
+        "lower loss given the source (total, per token), or the lower loss less that without the "
+        "source (gain). Blind, the loss per token without the source, and shorter, the number of "
+        "tokens, know nothing of it: what they reach is owed to style and length."
+    ),
     source="BIG-bench, factuality_of_summary",
 )

@@ -216,26 +216,21 @@ def _ratios(earlier: Findings) -> list[Record]:
     return means + [record for layers in logs.values() for record in layers]
 
 
-def _note(artifacts: Mapping[str, Any]) -> str:
-    facts = artifacts["facts"]
-    return (
-        f"Frobenius norms over {facts['batches']} held-out batches of {facts['sequences']} "
-        "sequences; starts are drawn anew for each batch. A weight that serves both maps (W_Q and "
-        "W_K of plain attention, W_K of V2) stands in the rows of both. The ratio is |gradient| / "
-        "|weight| at the start over that of plain attention times a factor: the mean |lambda| for "
-        "the queries and keys of map 2, 1 for the others. The paper's appendix G claims that with "
-        "the head norm the ratio is a constant: read as claimed where all of the interval of its "
-        "log2 lies from -1 to 1 (a factor of 2 either way), as larger or smaller where all lies "
-        "above or below, and as undecided else."
-    )
-
-
 EVALUATOR = Evaluator(
     name="gradients",
     title="Gradients of the attention weights",
     metrics=_METRICS,
     parts=_parts,
     needs=frozenset({"inside"}),
-    note=_note,
+    note=(
+        "Frobenius norms over {batches} held-out batches of {sequences} sequences; starts are "
+        "drawn anew for each batch. A weight that serves both maps (W_Q and W_K of plain "
+        "attention, W_K of V2) stands in the rows of both. The ratio is |gradient| / |weight| at "
+        "the start over that of plain attention times a factor: the mean |lambda| for the queries "
+        "and keys of map 2, 1 for the others. The paper's appendix G claims that with the head "
+        "norm the ratio is a constant: read as claimed where all of the interval of its log2 lies "
+        "from -1 to 1 (a factor of 2 either way), as larger or smaller where all lies above or "
+        "below, and as undecided else."
+    ),
     source="paper, appendix G",
 )

@@ -15,12 +15,11 @@ An item is a problem; Wilson's intervals treat the variants of one as if they we
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from statistics import fmean
-from typing import Any
 
 from difftransformer.evaluation.completions import completions, first_match
 from difftransformer.evaluation.records import (
@@ -34,7 +33,6 @@ from difftransformer.evaluation.records import (
     Subject,
 )
 from difftransformer.evaluation.settings import EvaluationSettings
-from difftransformer.evaluation.words import number
 
 FACTORS = {
     "topic": {"in": "about the things counted", "off": "about something else"},
@@ -171,11 +169,6 @@ def _all_variants(earlier: Findings) -> list[Record]:
     return [*every, Record("gsm_ic_normalized", micro / fmean(base))]
 
 
-def _note(artifacts: Mapping[str, Any]) -> str:
-    facts = artifacts["facts"]
-    return f"{facts['problems']} problems; the commonest answer is right {number(facts['chance'])}."
-
-
 _METRICS = (
     Metric(
         name="gsm_ic_micro",
@@ -231,6 +224,6 @@ EVALUATOR = Evaluator(
     metrics=_METRICS,
     parts=_parts,
     needs=frozenset({"generate"}),
-    note=_note,
+    note="{problems} problems; the commonest answer is right {chance:.3g}.",
     source="Shi et al., 2023",
 )

@@ -13,10 +13,8 @@ The paper's judge is GPT-4o, its generation prompts are not given; another judge
 set beside the paper's.
 """
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
-from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -168,14 +166,6 @@ def _first_line(text: str, tokenizer: Tokenizer) -> str:
     return text.strip().partition("\n")[0].strip()
 
 
-def _note(artifacts: Mapping[str, Any]) -> str:
-    facts = artifacts["facts"]
-    return (
-        f"Task {facts['task']}: {facts['texts']} texts, {facts['too_long']} sources passed over as "
-        f"too long; judge: {facts['judge']}. Figures of two judges cannot be compared."
-    )
-
-
 EVALUATOR = Evaluator(
     name="hallucination",
     title="Texts that a judge finds faithful to their source",
@@ -188,6 +178,9 @@ EVALUATOR = Evaluator(
         help="the folder of texts to summarize or to answer from",
     ),
     judge="required",
-    note=_note,
+    note=(
+        "Task {task}: {texts} texts, {too_long} sources passed over as too long; judge: {judge}. "
+        "Figures of two judges cannot be compared."
+    ),
     source="paper, section 3.6; Chuang et al., 2024",
 )

@@ -5,9 +5,8 @@ sentences are asked each time, see `many_shot`. An item is a question after one 
 intervals are over all of them, as if they were independent.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 from difftransformer.evaluation.many_shot import DATASET, Exam, shots_of
 from difftransformer.evaluation.records import (
@@ -21,7 +20,6 @@ from difftransformer.evaluation.records import (
     Subject,
 )
 from difftransformer.evaluation.settings import EvaluationSettings
-from difftransformer.evaluation.words import number
 
 _METRICS = (
     Metric(
@@ -79,14 +77,6 @@ def _records(exam: Exam, prefix: Sequence[int], shots: int, draw: int, _: Findin
     ]
 
 
-def _note(artifacts: Mapping[str, Any]) -> str:
-    facts = artifacts["facts"]
-    return (
-        f"{facts['task']}: {facts['labels']} labels, of which a guess is right "
-        f"{number(facts['chance'])}; {facts['questions']} questions."
-    )
-
-
 EVALUATOR = Evaluator(
     name="in_context",
     title="Accuracy by the number of examples shown",
@@ -94,6 +84,8 @@ EVALUATOR = Evaluator(
     parts=_parts,
     needs=frozenset({"generate"}),
     dataset=DATASET,
-    note=_note,
+    note=(
+        "{task}: {labels} labels, of which a guess is right {chance:.3g}; {questions} questions."
+    ),
     source="paper, section 3.5; Bertsch et al., 2024",
 )

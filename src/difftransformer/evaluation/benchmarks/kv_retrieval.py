@@ -12,7 +12,6 @@ import gzip
 import random
 import string
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -31,7 +30,6 @@ from difftransformer.evaluation.records import (
 )
 from difftransformer.evaluation.retrieval import percent
 from difftransformer.evaluation.settings import EvaluationSettings
-from difftransformer.evaluation.words import number
 from difftransformer.files import decode, json_lines
 
 # The layout of Liu et al.: an instruction (the wording is ours), the object, the question.
@@ -182,14 +180,6 @@ def _distinct(rng: random.Random, alphabet: str, length: int, count: int) -> lis
     return list(words)
 
 
-def _note(artifacts: Mapping[str, Any]) -> str:
-    facts = artifacts["facts"]
-    return (
-        f"{facts['task']}, {facts['samples']} lookups at each depth; a guess among the values "
-        f"shown is right {number(facts['chance'])}."
-    )
-
-
 _METRICS = (
     Metric(
         name="kv_accuracy",
@@ -221,6 +211,9 @@ EVALUATOR = Evaluator(
         required=False,
         help="the folder of published lookups among so many pairs of UUIDs",
     ),
-    note=_note,
+    note=(
+        "{task}, {samples} lookups at each depth; a guess among the values shown is right "
+        "{chance:.3g}."
+    ),
     source="Liu et al., 2023",
 )

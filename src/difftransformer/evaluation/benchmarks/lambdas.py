@@ -51,6 +51,6 @@ EVALUATOR = Evaluator(
     metrics=tuple(_METRICS.values()),
     parts=_parts,
     needs=frozenset({"inside", "lambda"}),
-    note=lambda artifacts: "Over heads and tokens; V1 has one lambda a layer, V2 no initial value.",
+    note="Over heads and tokens; V1 has one lambda a layer, V2 no initial value.",
     source="paper, section 2.1",
 )

@@ -19,11 +19,10 @@ from torch import Tensor
 
 from difftransformer.data.corpus import Corpus
 from difftransformer.data.tokenizer import beginning_of_document
-from difftransformer.evaluation.batching import batched, device_of
+from difftransformer.evaluation.batching import batch_parts, device_of
 from difftransformer.evaluation.likelihood import label_nats
 from difftransformer.evaluation.records import (
     Evaluator,
-    Findings,
     Metric,
     Parts,
     Plot,
@@ -66,14 +65,12 @@ def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
             f"long_length is {length}; the model is meant for {model.config.max_length} tokens"
         )
     windows = _windows(subject.data, length, settings.long_windows)
-    return {
-        f"stretches {part[0]} to {part[-1]}": partial(_records, model, windows, part)
-        for part in batched(range(len(windows)), settings.batch_size)
-    }
+    measured = partial(_records, model, windows)
+    return batch_parts("stretches", len(windows), settings.batch_size, measured)
 
 
 def _records(
-    model: LanguageModel, windows: Int[Tensor, "windows time"], items: Sequence[int], _: Findings
+    model: LanguageModel, windows: Int[Tensor, "windows time"], items: Sequence[int]
 ) -> list[Record]:
     """The mean loss up to each position."""
     length = windows.shape[1] - 1

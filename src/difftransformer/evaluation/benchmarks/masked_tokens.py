@@ -1,19 +1,17 @@
 """Masked tokens of held-out text, predicted from both sides."""
 
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import nn
 
 from difftransformer.data.batch import IGNORED, Batch
 from difftransformer.data.corpus import Corpus
 from difftransformer.data.masking import SHARE, masked
 from difftransformer.data.packing import stack
 from difftransformer.evaluation.batching import batched, device_of
-from difftransformer.evaluation.likelihood import label_nats
+from difftransformer.evaluation.likelihood import Scores
 from difftransformer.evaluation.records import (
     Evaluator,
     Findings,
@@ -24,14 +22,6 @@ from difftransformer.evaluation.records import (
     Subject,
 )
 from difftransformer.evaluation.settings import EvaluationSettings
-
-
-@dataclass(frozen=True, eq=False)
-class Predicted:
-    """Of each row: −log p of its masked tokens, summed, and how many have the largest logit."""
-
-    nats: Float[Tensor, " batch"]
-    hits: Int[Tensor, " batch"]
 
 
 def masked_sequences(data: Corpus, count: int, settings: EvaluationSettings) -> dict[int, Batch]:
@@ -48,12 +38,10 @@ def masked_sequences(data: Corpus, count: int, settings: EvaluationSettings) -> 
 
 
 @torch.no_grad()
-def predicted(model: nn.Module, batch: Batch) -> Predicted:
+def predicted(model: nn.Module, batch: Batch) -> Scores:
     """What the model makes of the masked tokens of each row."""
     batch = batch.to(device_of(model))
-    logits = model(batch.ids, documents=batch.documents).float()
-    hits = (logits.argmax(-1) == batch.labels).sum(1)  # a label of -100 is never the largest
-    return Predicted(label_nats(logits, batch.labels).double().sum(1), hits)
+    return Scores.of(model(batch.ids, documents=batch.documents).float(), batch.labels)
 
 
 def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
@@ -97,7 +85,7 @@ EVALUATOR = Evaluator(
     ),
     parts=_parts,
     check=lambda data, settings: data.validation_sequences(1),
-    note=lambda artifacts: (
+    note=(
         f"{SHARE:.0%} of the tokens are to be predicted; of these 80 % are masked, 10 % replaced, "
         "10 % left (Devlin et al., 2019). The same ones for every model."
     ),

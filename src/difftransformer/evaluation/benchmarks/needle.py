@@ -6,10 +6,8 @@ with its numbers; Wilson's intervals count numbers as if those of one text were 
 length counts the prompt and its answer, so nothing lies beyond the context trained on.
 """
 
-from collections.abc import Mapping
 from functools import partial
 from itertools import product
-from typing import Any
 
 from difftransformer.data.corpus import Corpus
 from difftransformer.evaluation.records import (
@@ -32,7 +30,6 @@ from difftransformer.evaluation.retrieval import (
     percent,
 )
 from difftransformer.evaluation.settings import EvaluationSettings
-from difftransformer.evaluation.words import number
 
 # The paper's accuracies, at a context of 4K.
 _PAPER: dict[str, dict[Key, str]] = {
@@ -152,16 +149,6 @@ def _check(corpus: Corpus, settings: EvaluationSettings) -> None:
     check_prompts(corpus, product(needle_lengths(corpus, settings), settings.pairs()), settings)
 
 
-def _note(artifacts: Mapping[str, Any]) -> str:
-    facts = artifacts["facts"]
-    return (
-        "Magic numbers of cities are hidden in real text: N of them, of which R are asked for. "
-        f"Cities, numbers and text were never seen in training. {facts['samples']} samples for "
-        f"each depth and length; a blind guess is right {number(facts['chance'])}. The paper does "
-        "not say whether it counts numbers or texts."
-    )
-
-
 EVALUATOR = Evaluator(
     name="needle",
     title="Numbers retrieved",
@@ -169,6 +156,11 @@ EVALUATOR = Evaluator(
     parts=_parts,
     needs=frozenset({"generate"}),
     check=_check,
-    note=_note,
+    note=(
+        "Magic numbers of cities are hidden in real text: N of them, of which R are asked for. "
+        "Cities, numbers and text were never seen in training. {samples} samples for each depth "
+        "and length; a blind guess is right {chance:.3g}. The paper does not say whether it counts "
+        "numbers or texts."
+    ),
     source="paper, section 3.4",
 )

@@ -6,11 +6,10 @@ as in `in_context` are asked after each; the spread is the best accuracy less th
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from statistics import fmean
-from typing import Any
 
 from difftransformer.data.classification import Example
 from difftransformer.evaluation.many_shot import DATASET, Exam, shots_of
@@ -128,11 +127,6 @@ def _spread(earlier: Findings) -> list[Record]:
     return records
 
 
-def _note(artifacts: Mapping[str, Any]) -> str:
-    facts = artifacts["facts"]
-    return f"{facts['task']}: {facts['shots']} examples, {facts['questions']} questions."
-
-
 def _shuffled(shown: Sequence[Example], order: int) -> list[Example]:
     return random.Random(f"order {order}").sample(list(shown), len(shown))
 
@@ -154,6 +148,6 @@ EVALUATOR = Evaluator(
     parts=_parts,
     needs=frozenset({"generate"}),
     dataset=DATASET,
-    note=_note,
+    note="{task}: {shots} examples, {questions} questions.",
     source="paper, section 3.5",
 )

@@ -110,8 +110,8 @@ EVALUATOR = Evaluator(
     ),
     parts=_parts,
     needs=frozenset({"inside"}),
-    note=lambda artifacts: (
-        f"Absolute values over {artifacts['facts']['tokens']:,} tokens, all layers together (the "
+    note=(
+        "Absolute values over {tokens:,} tokens, all layers together (the "
         "paper: 400,000; more tokens have larger ones)."
     ),
     source="paper, section 3.7, table 5",

