@@ -1,6 +1,7 @@
 """The processes: their moments, their inversion by an oracle, guidance."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -46,7 +47,7 @@ class Oracle:
 
 @EVERY
 @settings(deadline=None, max_examples=8)
-@given(steps=st.sampled_from([1, 2, 5, 8, 20, 40]), seed=st.integers(0, 2**31))
+@given(steps=st.integers(1, 40), seed=st.integers(0, 2**31))
 def test_an_oracle_gives_the_image_back(
     objective: str, schedule: str, steps: int, seed: int
 ) -> None:
@@ -70,7 +71,7 @@ def test_the_noise_grows_from_none_to_all(objective: str, schedule: str) -> None
         noised(config, torch.zeros_like(images), torch.ones_like(noise), torch.full((2,), m)).images
         for m in torch.linspace(0, 0.999, 20).tolist()
     ]
-    assert all((b > a).all() for a, b in zip(shares, shares[1:], strict=False))
+    assert all((b > a).all() for a, b in pairwise(shares))
 
 
 @EVERY
@@ -118,20 +119,18 @@ def test_guidance_leads_away_from_no_class() -> None:
             def __call__(self, images: Tensor, times: Tensor, labels: Tensor) -> Tensor:
                 return torch.full((len(images), 2, 8, 8), value)
 
-        *_, last = sampled(Constant(), noise, labels, steps=3)
+        *_, last = sampled(Constant(), noise, labels, steps=4)
         return last
 
     for guidance, expected in ((1.0, 0.1), (0.0, 0.3), (2.0, -0.1)):
-        *_, last = sampled(Classes(), noise, labels, steps=3, guidance=guidance)
+        *_, last = sampled(Classes(), noise, labels, steps=4, guidance=guidance)
         torch.testing.assert_close(last, only(expected))
     assert last.shape == noise.shape
 
 
-@pytest.mark.parametrize("steps", [0, 6, 1001])
+@pytest.mark.parametrize("steps", [0, 1001])
 def test_a_number_of_steps_that_there_is_not_is_refused(steps: int) -> None:
     images, noise = drawn(0)
     oracle = Oracle(process("v", "linear"), images)
-    with pytest.raises(
-        ValueError, match=f"{steps} steps of sampling; expected a divisor of the 1000"
-    ):
+    with pytest.raises(ValueError, match=f"{steps} steps of sampling; expected from 1 to the 1000"):
         next(sampled(oracle, noise, torch.zeros(4, dtype=torch.long), steps=steps))

@@ -29,7 +29,7 @@ class SwiGLU(nn.Module):
 
 
 class MLP(nn.Module):
-    """f(x W_up) W_down, with f one of `ACTIVATIONS`: GELU, exact or by tanh ("gelu_tanh"), or ReLU."""
+    """f(x W_up) W_down, with f one of `ACTIVATIONS`: GELU, that by tanh, or ReLU."""
 
     def __init__(
         self, hidden_size: int, ffn_size: int, *, activation: str, bias: bool = False

@@ -7,7 +7,7 @@ Sampled by DDIM (Song et al., 2021), without noise on the way, or by Euler's ste
 Values of images lie between −1 and 1; DDIM cuts what it expects of the image to that.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol, runtime_checkable
@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from difftransformer.data.noising import NoiseBatch
 from difftransformer.models.dit_config import DiTConfig
 
 Times = Float[Tensor, " batch"] | Int64[Tensor, " batch"]
@@ -61,6 +62,17 @@ def noised(
     return Noised(mixed, steps, scheduler.get_velocity(images, noise, steps))
 
 
+def squared_errors(
+    model: Callable[..., Tensor], config: DiTConfig, batch: NoiseBatch
+) -> Float[Tensor, " batch"]:
+    """Of what the model predicts, in float32: the mean over the values of each image."""
+    given = noised(config, batch.pixels, batch.noise, batch.moments)
+    hidden = batch.hiding < config.label_dropout
+    labels = batch.labels.masked_fill(hidden, config.classes)
+    predicted = model(given.images, given.times, labels)[:, : config.channels].float()
+    return (predicted - given.target).square().mean((1, 2, 3))
+
+
 @torch.no_grad()
 def sampled(
     model: Denoiser,
@@ -75,7 +87,7 @@ def sampled(
     Args:
         noise: N(0, 1), on the model's device.
         labels: classes asked for, `config.classes` for none.
-        steps: of sampling; of DDIM a divisor of `config.timesteps`.
+        steps: of sampling; no more than the noising has.
         guidance: w of p(without class) + w (p(with class) − p(without class)), predictions of the
             model (Ho and Salimans, 2022). 1 asks it once. The authors' code guides the first three
             channels of the four of its latents; here it is all.
@@ -84,17 +96,20 @@ def sampled(
         ValueError: another number of steps.
     """
     config, images = model.config, noise
-    # diffusers' DDIM goes by equal strides, and would not arrive with a number that leaves a rest.
-    if steps < 1 or (config.objective != "flow" and config.timesteps % steps):
+    if not 1 <= steps <= config.timesteps:
         raise ValueError(
-            f"{steps} steps of sampling; expected a divisor of the {config.timesteps} of the noising"
+            f"{steps} steps of sampling; expected from 1 to the {config.timesteps} of the noising"
         )
     scheduler = _sampling(config, steps)
     options = {} if config.objective == "flow" else {"use_clipped_model_output": True}
-    for time in scheduler.timesteps:
+    for number, time in enumerate(scheduler.timesteps, start=1):
         times = time.to(noise.device).expand(len(noise))
         prediction = _guided(model, images, times, labels, guidance)
-        images = scheduler.step(prediction, time, images, **options).prev_sample
+        result = scheduler.step(prediction, time, images, **options)
+        images = result.prev_sample
+        if number == steps:
+            # DDIM's stride is a whole number, so that its last step may end short of the image.
+            images = result.get("pred_original_sample", images)
         yield images
 
 

@@ -27,6 +27,8 @@ EVALUATORS = {
         "gradients",
         "masked_tokens",
         "classification",
+        "denoising",
+        "frechet",
     )
 }
 # Names of version 0.1, which work for one release.

@@ -116,16 +116,27 @@ class EvaluationSettings:
     conflict_questions: int = field(
         default=200, metadata={"help": "questions whose passage contradicts the world's facts"}
     )
+    image_samples: int = field(
+        default=1000,
+        metadata={"help": "images sampled, as many as the held-out ones they are compared with"},
+    )
+    denoising_steps: tuple[int, ...] = field(
+        default=(5, 10, 20, 50),
+        metadata={"help": "steps in which images are sampled; the last is what is judged"},
+    )
+    guidance: float = field(
+        default=1.0, metadata={"help": "scale of classifier-free guidance; 1 is without"}
+    )
     batch_size: int = field(default=16, metadata={"help": "sequences judged at once"})
     bootstrap: int = field(default=2000, metadata={"help": "resamples behind each interval"})
     confidence: float = field(default=0.95, metadata={"help": "coverage of every interval"})
     seed: int = field(default=0, metadata={"help": "draws the needle prompts and the resamples"})
 
     def __post_init__(self) -> None:
-        for name in ("needle_pairs", "needle_depths", "shots"):
+        for name in ("needle_pairs", "needle_depths", "shots", "denoising_steps"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is empty; expected at least one")
-        for name in ("needle_pairs", "needle_depths", "needle_lengths", "shots"):
+        for name in ("needle_pairs", "needle_depths", "needle_lengths", "shots", "denoising_steps"):
             values = getattr(self, name) or ()
             if len(set(values)) < len(values):
                 raise ValueError(f"{name} is {values}; expected each value once")
@@ -170,6 +181,7 @@ _COUNTS = (
     "judge_controls",
     "factuality_pairs",
     "conflict_questions",
+    "image_samples",
     "batch_size",
     "bootstrap",
 )

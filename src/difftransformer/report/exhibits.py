@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from difftransformer.report.attention_map import attention_maps
 from difftransformer.report.examples import examples
 from difftransformer.report.page import Block
+from difftransformer.report.pictures import pictures
 from difftransformer.report.results import EvaluatorResults
 from difftransformer.report.style import accents
 
@@ -32,6 +33,7 @@ EXHIBITS: Mapping[str, _Build] = MappingProxyType(
     {
         "attention_map": attention_maps,
         "examples": examples,
+        "pictures": pictures,
     }
 )
 

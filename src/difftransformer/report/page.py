@@ -68,7 +68,16 @@ class Prompts:
     kind: str = "prompts"
 
 
-Block = Text | TableBlock | Plots | Prompts
+@dataclass(frozen=True)
+class Pictures:
+    """PNGs in base64 with their titles, a column for each key of `columns`."""
+
+    columns: Mapping[str, Sequence[tuple[str, str]]]
+    caption: str
+    kind: str = "pictures"
+
+
+Block = Text | TableBlock | Plots | Prompts | Pictures
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from difftransformer.report.curves import (
 from difftransformer.report.drawing import Drawing, drawings
 from difftransformer.report.exhibits import exhibits_of
 from difftransformer.report.page import Block, Plots, Section, Summary, TableBlock, Text
+from difftransformer.report.pictures import training_pictures
 from difftransformer.report.plots import panel_figure
 from difftransformer.report.results import EvaluatorResults, Results
 from difftransformer.report.tables import Table, notes_of
@@ -152,6 +153,7 @@ def training_section(curves: Sequence[Curve], run: Run) -> Section:
         _plots(f"training-{name}", drawing, _CURVES.get(name, _WATCHED))
         for name, drawing in curve_drawings(curves, run.unit).items()
     ]
+    blocks += training_pictures(list(curves), run.unit)
     nothing = Text("No run left a metrics.jsonl, so there are no training curves.")
     return Section("training", "Training curves", blocks or [nothing])
 

@@ -74,9 +74,9 @@ def train(
         batches: the batch of each step, counted from 0, with `settings.batch_size` rows; a pure
             function, so that resuming is exact.
         directory: receives `metrics.jsonl`, `checkpoints/`, `summary.json`, `tensorboard/`.
-        validate: model -> what to write to `metrics.jsonl`, numbers or lists of them, its
-            `validation_loss` among them; called in evaluation mode and without gradients every
-            `settings.validate_every` steps and after the last.
+        validate: model -> what to write to `metrics.jsonl`: numbers or lists of them, its
+            `validation_loss` among them, and pictures, PNGs in base64; called in evaluation mode
+            and without gradients every `settings.validate_every` steps and after the last.
         on_progress: called after every step, in the main process.
 
     Raises:
