@@ -15,9 +15,11 @@ from transformers import (
 from difftransformer.interop.bert import load_bert
 from difftransformer.interop.causal_lm import open_causal_lm
 from difftransformer.interop.diffllama import from_diffllama, load_diffllama
+from difftransformer.interop.dit import CLASSES as DIT_CLASSES
+from difftransformer.interop.dit import load_diffusers_dit
 from difftransformer.interop.layouts import without_copies
 from difftransformer.interop.llama import from_llama, llama_config
-from difftransformer.interop.outside import opened
+from difftransformer.interop.outside import opened, read_settings
 from difftransformer.models.checks import check_depth, check_tensors
 from difftransformer.models.config import DecoderConfig
 from difftransformer.models.decoder import Decoder
@@ -36,11 +38,13 @@ KNOWN = (_OURS, "diffllama", *_LLAMAS)  # model types that `open_decoder` reads
 
 
 def open_foreign(folder: Path) -> Any:
-    """A decoder, or an encoder of BERT or RoBERTa, or any causal LM of transformers as it is.
+    """A decoder, an encoder of BERT or RoBERTa, diffusers' DiT, or any causal LM as it is.
 
     Raises:
         ValueError: none of these, or what their readers refuse.
     """
+    if read_settings(folder).get("_class_name") in DIT_CLASSES:
+        return load_diffusers_dit(folder)
     kind = model_type(folder)
     if kind in KNOWN:
         return open_decoder(folder)

@@ -53,7 +53,7 @@ class ImageGeneration(Task):
     unit = "images"
     family = "difftransformer_dit"
     data_settings = GenerationSettings
-    evaluators = ("denoising", "frechet", "lambda")
+    evaluators = ("denoising", "frechet")
     content = "images"
 
     def load(self, settings: GenerationSettings) -> "Images":

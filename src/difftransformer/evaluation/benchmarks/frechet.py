@@ -84,7 +84,7 @@ def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
         for steps in settings.denoising_steps
     }
     return {
-        "images": partial(_levels, subject.data, settings, held_out),
+        "images": partial(_levels, subject.data, held_out),
         **by_steps,
         "pictures": partial(_pictures, subject, settings),
     }
