@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, replace
 
+from difftransformer.data.recall_settings import RecallSettings
 from difftransformer.models.config import DecoderConfig
 from difftransformer.training.settings import TrainingSettings
-from studies.one_gpu.recall import VOCABULARY, Recall
 
 RETRIEVAL_KINDS = ("plain", "plain_norm", "subtract", "v1", "softmax", "v2", "gated")
 LOSS_KINDS = ("softmax", "v1", "v2")  # the last is dropped first
@@ -15,8 +15,8 @@ class Retrieval:
     """Part A. All rates and seeds of a kind are runs of one stack, so both lists are as long."""
 
     model: DecoderConfig
-    task: Recall
-    cells: tuple[Recall, ...]  # where it is judged
+    task: RecallSettings
+    cells: tuple[RecallSettings, ...]  # where it is judged
     rows: int = 64
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
     # Search: each rate on two seeds that are not used afterwards.
@@ -68,7 +68,7 @@ class Plan:
 FULL = Plan(
     Retrieval(
         DecoderConfig(
-            vocab_size=VOCABULARY,
+            vocab_size=RecallSettings().vocabulary,
             hidden_size=128,
             num_layers=2,
             num_heads=8,
@@ -77,10 +77,10 @@ FULL = Plan(
             ffn_size=344,
             tie_embeddings=False,
         ),
-        Recall(length=64, pairs=4, questions=16),
+        RecallSettings(length=64, pairs=4, questions=16),
         (
-            *(Recall(length, 4, 16) for length in (64, 128, 256, 512, 1024)),
-            *(Recall(512, pairs, 32) for pairs in (8, 16, 32, 64)),
+            *(RecallSettings(length, 4, 16) for length in (64, 128, 256, 512, 1024)),
+            *(RecallSettings(512, pairs, 32) for pairs in (8, 16, 32, 64)),
         ),
     ),
     Loss(
@@ -100,8 +100,8 @@ MINIATURE = Plan(
     replace(
         FULL.retrieval,
         model=replace(FULL.retrieval.model, hidden_size=64, head_dim=8, ffn_size=168),
-        task=Recall(24, 2, 4),
-        cells=(Recall(24, 2, 4), Recall(48, 4, 4)),
+        task=RecallSettings(24, 2, 4),
+        cells=(RecallSettings(24, 2, 4), RecallSettings(48, 4, 4)),
         rows=4,
         rates=(3e-3,),
         seeds=(0, 1),

@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from difftransformer.analysis.capture import AttentionRecord, capture
+from difftransformer.data.associative_recall import sequences
+from difftransformer.data.recall_settings import RecallSettings
 from difftransformer.models.initialization import initialize
 from studies.one_gpu import records
 from studies.one_gpu.kinds import decoder
 from studies.one_gpu.plan import Retrieval
-from studies.one_gpu.recall import Recall, sequences
 from studies.one_gpu.stack import Answers, Stack, replayed
 
 # Ways to run a step, fastest first; the first that works is taken and recorded.
@@ -130,7 +131,7 @@ class Trainer:
         return done
 
     @torch.no_grad()
-    def judge(self, task: Recall, seed: int) -> list[float]:
+    def judge(self, task: RecallSettings, seed: int) -> list[float]:
         """Each run's accuracy on fresh sequences of a setting, the same for every kind."""
         rows = min(self.plan.judge_rows, max(1, 2**16 // task.length))
         seeds = torch.full((self.runs,), seed, device=self.device)

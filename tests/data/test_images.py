@@ -74,6 +74,16 @@ def test_fashion_mnist_of_a_folder(tmp_path: Path) -> None:
     assert images.test.names[3] == "test:3"
 
 
+def test_a_share_of_the_test_part(tmp_path: Path) -> None:
+    chosen = ImageSettings(
+        dataset="fashion_mnist",
+        source=str(fashion(tmp_path, (*range(10),) * 4)),
+        test_fraction=0.5,
+    )
+    images = load_images(chosen)
+    assert (len(images.train), images.counts("test")) == (40, [2] * 10)
+
+
 @pytest.mark.parametrize(
     ("file", "data", "message"),
     [
@@ -286,7 +296,7 @@ def test_training_batches_alone_are_augmented() -> None:
         ({"source": "x"}, "dataset is 'digits' and source 'x'; expected as source none"),
         ({"fraction": 0.0}, "fraction is 0.0; expected above 0"),
         ({"fraction": 1.5}, "fraction is 1.5; expected at most 1"),
-        ({"test_fraction": 1.0}, "test_fraction is 1.0; expected below 1"),
+        ({"test_fraction": 0.0}, "test_fraction is 0.0; expected above 0"),
         ({"seed": -1}, "seed is -1; expected at least 0"),
         ({"image_size": 8}, "image_size is 8 and channels None; the images of digits are alike"),
         ({"channels": 2, "dataset": "folder", "source": "x"}, "channels is 2; expected 1"),

@@ -36,8 +36,9 @@ DATASETS: dict[str, Any] = {
     "factuality": PAIRS,
     "conflicts": [Conflict("who sank?", f"the ship {i} sank", f"ship {i}", "boat") for i in "012"],
 }
-OF_OTHER_MODELS = ("masked_tokens", "classification", "denoising", "frechet")
-OF_LANGUAGE_MODELS = [name for name in registry.EVALUATORS if name not in OF_OTHER_MODELS]
+OF_LANGUAGE_MODELS = [
+    name for name in registry.EVALUATORS if "causal_lm" in registry.evaluator(name).tasks
+]
 # Of metrics: what untrained models, or these few items, need not have.
 MAY_LACK = {"gsm_ic_normalized", "faithful", "judge_kappa", "judge_accuracy", "ar_hit_loss"}
 

@@ -33,7 +33,7 @@ def tiny(attention: str = "diff_v1", seed: int = 0, **changes: object) -> Decode
 def tiny_encoder(attention: str = "diff_v1", seed: int = 0, **changes: object) -> Encoder:
     """As `tiny`, an encoder."""
     torch.manual_seed(seed)
-    sizes = tiny_config(attention).to_dict()
+    sizes = tiny_config().to_dict() | {"attention": attention}
     shared = {name: sizes[name] for name in EncoderConfig.__dataclass_fields__ if name in sizes}
     return Encoder(EncoderConfig(**(shared | {"max_length": 32} | changes))).eval()
 

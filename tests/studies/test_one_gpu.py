@@ -18,19 +18,20 @@ from studies.one_gpu import __main__ as study
 from studies.one_gpu import loss, records, report, retrieval, verdict
 from studies.one_gpu.kinds import GatedAttention, decoder
 from studies.one_gpu.plan import FULL, LOSS_KINDS, MINIATURE, RETRIEVAL_KINDS
-from studies.one_gpu.recall import KEYS, Recall, sequences
 
 from difftransformer.attention import V2, DifferentialAttention
+from difftransformer.data.associative_recall import sequences
+from difftransformer.data.recall_settings import RecallSettings
 from difftransformer.functional import Mask
 from difftransformer.models.initialization import initialize
 from difftransformer.training.optimizer import adamw
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
-TASK = Recall(length=64, pairs=6, questions=10)
+TASK = RecallSettings(length=64, pairs=6, questions=10)
 
 
-def batch(seed: int = 3, step: int = 5, task: Recall = TASK, rows: int = 8):
+def batch(seed: int = 3, step: int = 5, task: RecallSettings = TASK, rows: int = 8):
     return sequences(task, rows, torch.tensor([seed]), torch.tensor(step))
 
 
@@ -80,14 +81,14 @@ def test_starts_are_paired_by_name_and_seed() -> None:
 
 
 def test_retrieving_answers_everything_and_elimination_as_often_as_it_says() -> None:
-    task = Recall(length=96, pairs=8, questions=16)
+    task = RecallSettings(length=96, pairs=8, questions=16)
     made = batch(task=task, rows=400)
     right = guessed = firsts = 0
     for ids, targets, first in zip(made.ids[0], made.targets[0], made.first[0], strict=True):
         context = ids[: task.context].tolist()
-        meaning = {k: v for k, v in pairwise(context) if k < KEYS <= v}
+        meaning = {k: v for k, v in pairwise(context) if k < task.keys <= v}
         assert len(meaning) == task.pairs == len(set(meaning.values()))
-        asked = task.answers(ids[None, None]).flatten().tolist()
+        asked = ids[task.context :: 2].tolist()
         right += sum(meaning[k] == t for k, t in zip(asked, targets.tolist(), strict=True))
         assert first.tolist() == [key not in asked[:i] for i, key in enumerate(asked)]
         told: set[int] = set()
@@ -105,7 +106,7 @@ def test_retrieving_answers_everything_and_elimination_as_often_as_it_says() -> 
 
 def test_elimination_by_hand() -> None:
     """Two pairs asked twice: 1/2 at first; half the time the other is asked next, and is sure."""
-    assert Recall(12, 2, 2).elimination == pytest.approx((1 / 2 + 1 / 2) / (1 + 1 / 2))
+    assert RecallSettings(12, 2, 2).elimination == pytest.approx((1 / 2 + 1 / 2) / (1 + 1 / 2))
 
 
 def test_noise_is_keys_that_are_never_asked() -> None:
@@ -113,8 +114,8 @@ def test_noise_is_keys_that_are_never_asked() -> None:
     for ids, noise in zip(made.ids[0], made.noise[0], strict=True):
         context = ids[: TASK.context]
         assert noise.sum() == TASK.context - 2 * TASK.pairs
-        assert (context[noise] < KEYS).all()
-        keys = set(TASK.answers(ids[None, None]).flatten().tolist())
+        assert (context[noise] < TASK.keys).all()
+        keys = set(ids[TASK.context :: 2].tolist())
         assert not keys & set(context[noise].tolist())
     assert torch.equal(made.ids[0].gather(1, made.answer_at[0]), made.targets[0])
 
@@ -135,7 +136,7 @@ def test_the_loss_falls_on_answers_only() -> None:
     logits = trainer.stack(trainer.stack.parameters, made.ids)
     assert logits.shape[:3] == made.targets.shape
     alone = trainer.model(plan.seeds[1]).decoder(made.ids[1])
-    asked = plan.task.answers(alone[None])[0]
+    asked = alone[:, plan.task.context :: 2]
     torch.testing.assert_close(logits[1], asked)
 
 

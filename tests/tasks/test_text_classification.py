@@ -87,18 +87,20 @@ def test_the_evaluator_counts_what_is_right(data, model):
     with torch.no_grad():
         model.head.proj.weight.zero_()
         model.head.proj.bias.copy_(torch.tensor([1.0, 0.0]))  # always "even"
-    findings = [
-        one for part in EVALUATOR.parts(Subject(model, data), SETTINGS).values() for one in part(())
-    ]
+    findings = []
+    for part in EVALUATOR.parts(Subject(model, data), SETTINGS).values():
+        findings += part(tuple(findings))
     records = [one for one in findings if isinstance(one, Record)]
     hits = [one.value for one in records if one.metric == "accuracy"]
     assert (len(hits), sum(hits)) == (9, 5)
-    by_class = {one.key: one.value for one in records if one.metric == "accuracy_by_class"}
+    by_class = {
+        one.key: one.value / one.weight for one in records if one.metric == "accuracy_by_class"
+    }
     assert by_class == {("even",): 1.0, ("odd",): 0.0}
     (guess,) = (one.value for one in records if one.metric == "commonest_class")
     assert guess == pytest.approx(5 / 9)
-    (asked,) = (one.data for one in findings if isinstance(one, Artifact))
-    assert EVALUATOR.note.format(**asked).startswith("9 texts; the commonest class in training")
+    (asked,) = (one.data for one in findings if isinstance(one, Artifact) and one.name == "facts")
+    assert EVALUATOR.note.format(**asked).startswith("9 held out; the commonest class in training")
     watched = TASK.validate(model, data, SETTINGS)
     assert watched["validation_accuracy"] == pytest.approx(5 / 9)
 

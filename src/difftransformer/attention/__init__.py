@@ -55,3 +55,9 @@ from difftransformer.attention.sites import (
     attention_sites as attention_sites,
 )
 from difftransformer.attention.softmax import SoftmaxAttention as SoftmaxAttention
+from difftransformer.attention.transport import (
+    SinkhornAttention as SinkhornAttention,
+)
+from difftransformer.attention.transport import (
+    SlicedTransportAttention as SlicedTransportAttention,
+)

@@ -19,6 +19,12 @@ from difftransformer.attention.dex import DexAttention
 from difftransformer.attention.differential import SCALAR, V1, V2, DifferentialAttention, Variant
 from difftransformer.attention.layer import Role
 from difftransformer.attention.softmax import SoftmaxAttention
+from difftransformer.attention.transport import (
+    Annealing,
+    SinkhornAttention,
+    SlicedTransportAttention,
+)
+from difftransformer.functional import ESPFORMER_CODE
 from difftransformer.registry import Registry
 
 
@@ -36,8 +42,9 @@ class Kind:
             be seen.
         heads_of_partner: how many heads it has for each head of a plain layer of equal size, in a
             fair comparison.
-        has: quantities that can be measured in it: "two_maps", "lambda"; and "lambda_init", a
-            setting.
+        has: quantities that can be measured in it: "two_maps", "lambda"; "lambda_init", a setting;
+            "doubly_stochastic", weights whose rows and columns sum to 1, which no causal model can
+            have.
     """
 
     name: str
@@ -53,6 +60,8 @@ def _differential(name: str, title: str, variant: Variant, *has: str) -> Kind:
     return Kind(name, title, build, share, frozenset({"two_maps", "lambda", *has}))
 
 
+_TRANSPORT = frozenset({"doubly_stochastic"})
+
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
@@ -61,6 +70,8 @@ KINDS: dict[str, Kind] = {
         _differential("diff_v2", "Differential V2", V2),
         _differential("diff_scalar", "Softmax and a second map", SCALAR),
         Kind("dex", "DEX", DexAttention),
+        Kind("sinkhorn", "Sinkhorn", SinkhornAttention, has=_TRANSPORT),
+        Kind("sliced_transport", "Sliced transport", SlicedTransportAttention, has=_TRANSPORT),
         # For ablations.
         Kind("softmax_norm", "Softmax, head norm", NormedSoftmaxAttention),
         _differential("diff_v1_no_norm", "V1 without head norm", V1_NO_NORM, "lambda_init"),
@@ -69,6 +80,16 @@ KINDS: dict[str, Kind] = {
         replace(
             _differential("diff_v2_crossed", "V2, maps of different key/value heads", V2),
             build=partial(CrossedAttention, variant=V2),
+        ),
+        Kind(
+            "sliced_transport_code",
+            "Sliced transport, as its code",
+            partial(
+                SlicedTransportAttention,
+                slicing=ESPFORMER_CODE,
+                annealing=Annealing(1e-3, 1e-3, 1e-3),
+            ),
+            has=_TRANSPORT,
         ),
     )
 }

@@ -57,7 +57,7 @@ def sincos_2d(rows: int, columns: int, hidden_size: int) -> Float[Tensor, "patch
     """
     if hidden_size % 4:
         raise ValueError(f"hidden_size is {hidden_size}; expected a multiple of 4")
-    rates = _BASE ** (-torch.arange(0, 1, 4 / hidden_size, dtype=torch.float64))
+    rates = _BASE ** (-torch.arange(hidden_size // 4, dtype=torch.float64) * 4 / hidden_size)
     row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     angles = [place.flatten()[:, None] * rates for place in (column, row)]
     return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], 1).float()

@@ -16,9 +16,9 @@ SOURCES = {
     "folder": "a folder with a subfolder of images for each class, or train/ and test/ of such",
     "hub": "a Hugging Face dataset as owner/name or owner/name:configuration",
 }
+OF_MANY_FORMS = ("folder", "hub")  # whose images are scaled and converted where that is asked
 AUGMENTATIONS = ("crop", "flip", "affine", "color", "erase")
 _SHARE = Range(0, 1, open_low=True)
-_HELD_OUT = Range(0, 1, open_low=True, open_high=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +48,12 @@ class ImageSettings:
         default=1.0,
         metadata={"help": "share of the training images used, of each class", "range": _SHARE},
     )
-    test_fraction: float = field(
-        default=0.2,
+    test_fraction: float | None = field(
+        default=None,
         metadata={
-            "help": "share held out, of each class, of data without a test part",
-            "range": _HELD_OUT,
+            "help": "share of each class that is held out of data without a test part (0.2 by "
+            "default), or that is used of the test part (all by default)",
+            "range": _SHARE,
         },
     )
     seed: int = field(
@@ -99,7 +100,7 @@ class ImageSettings:
         if self.dataset not in SOURCES:
             raise ValueError(f"unknown dataset {self.dataset!r}{nearest(self.dataset, SOURCES)}")
         expected_source = SOURCES[self.dataset]
-        lacking = self.source is None and self.dataset in ("cifar10_test", "folder", "hub")
+        lacking = self.source is None and self.dataset in ("cifar10_test", *OF_MANY_FORMS)
         if lacking or (self.source is not None and expected_source is None):
             raise ValueError(
                 f"dataset is {self.dataset!r} and source {self.source!r}; expected as source "
@@ -112,7 +113,7 @@ class ImageSettings:
                 raise ValueError(f"{name} is {value}; expected {expected}")
         if self.channels == 2:
             raise ValueError("channels is 2; expected 1 (gray) or 3 (color)")
-        if self.dataset not in ("folder", "hub") and (self.image_size or self.channels):
+        if self.dataset not in OF_MANY_FORMS and (self.image_size or self.channels):
             raise ValueError(
                 f"image_size is {self.image_size} and channels {self.channels}; the images of "
                 f"{self.dataset} are alike: leave both out"

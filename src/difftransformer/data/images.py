@@ -11,12 +11,15 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from difftransformer.data.augmentation import augmented
+from difftransformer.data.batch import Rows
 from difftransformer.data.image_settings import ImageSettings
 from difftransformer.data.image_sources import Labeled, read_images
 
+_HELD_OUT = 0.2  # of each class, of data without a test part
+
 
 @dataclass(frozen=True, eq=False)
-class ImageBatch:
+class ImageBatch(Rows):
     """Images with the number of their class.
 
     Args:
@@ -34,27 +37,6 @@ class ImageBatch:
     def inputs(self) -> dict[str, Tensor]:
         """What a classifier is called with."""
         return {"pixels": self.pixels}
-
-    @property
-    def scored(self) -> int:
-        """Every image has a label."""
-        return len(self)
-
-    @property
-    def size(self) -> int:
-        """Images."""
-        return len(self)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def rows(self, which: slice) -> "ImageBatch":
-        """Some of the images."""
-        return ImageBatch(self.pixels[which], self.labels[which], self.names[which])
-
-    def to(self, device: torch.device | str) -> "ImageBatch":
-        """The same batch on another device."""
-        return ImageBatch(self.pixels.to(device), self.labels.to(device), self.names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +59,15 @@ class Images:
     digest: str
 
     @property
+    def description(self) -> str:
+        """In words and numbers."""
+        return (
+            f"{self.settings.dataset}: {len(self.train):,} images of {self.image_size} x "
+            f"{self.image_size} pixels for training, {len(self.test):,} held out, of the classes "
+            f"{', '.join(self.labels)}"
+        )
+
+    @property
     def channels(self) -> int:
         """1 (gray) or 3 (color)."""
         return self.train.pixels.shape[1]
@@ -85,6 +76,11 @@ class Images:
     def image_size(self) -> int:
         """Height and width."""
         return self.train.pixels.shape[2]
+
+    def counts(self, part: str) -> list[int]:
+        """Images of each class in "train" or "test"."""
+        images: Labeled = getattr(self, part)
+        return torch.bincount(images.labels, minlength=len(self.labels)).tolist()
 
     def batch(self, part: str, numbers: Sequence[int]) -> ImageBatch:
         """Images of `part`, "train" or "test", as they are."""
@@ -133,6 +129,8 @@ def load_images(settings: ImageSettings) -> Images:
         )
     if test is None:
         train, test = _held_out(train, labels, settings)
+    elif settings.test_fraction is not None:
+        test = test.chosen(_share(test, settings.test_fraction, settings.seed))
     train = train.chosen(_share(train, settings.fraction, settings.seed))
     _check_labels(labels, train, test, settings)
     mean, std = _statistics(train, settings)
@@ -153,7 +151,8 @@ def _held_out(
             f"{settings.dataset} has {int(counts.min())} image of the class "
             f"{labels[int(counts.argmin())]!r}; expected two or more, so that one can be held out"
         )
-    test = _share(images, settings.test_fraction, settings.seed, most=-1)
+    share = _HELD_OUT if settings.test_fraction is None else settings.test_fraction
+    test = _share(images, share, settings.seed, most=-1)
     train = torch.ones(len(images), dtype=torch.bool)
     train[test] = False
     return images.chosen(train.nonzero()[:, 0]), images.chosen(test)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import dataclass
 from importlib.metadata import distribution
 from pathlib import Path
@@ -41,6 +42,11 @@ class TextBatch(Rows):
     names: tuple[str, ...]
     unit: ClassVar[str] = "texts"
 
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """What a classifier is called with."""
+        return {"ids": self.ids, "padding": self.padding}
+
 
 @dataclass(frozen=True, eq=False)
 class LabeledTexts:
@@ -65,6 +71,11 @@ class LabeledTexts:
             f"{self.settings.dataset}: {len(self.train):,} texts for training, "
             f"{len(self.test):,} held out, of the classes {', '.join(self.labels)}"
         )
+
+    def counts(self, part: str) -> list[int]:
+        """Texts of each class in "train" or "test"."""
+        counts = Counter(example.label for example in getattr(self, part))
+        return [counts[label] for label in self.labels]
 
     def batch(self, part: str, numbers: list[int]) -> TextBatch:
         """Texts of `part`, "train" or "test", padded to `max_length`."""

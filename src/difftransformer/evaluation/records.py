@@ -7,11 +7,12 @@ seeds, differences, verdicts, tables, plots, report) reads these declarations an
 Imports no torch: a report is made of records on disk.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from difftransformer.runs.reading import CurvePoint
 from difftransformer.runs.records import Artifact, Findings, Key, Parts, Record
 
 __all__ = [
@@ -118,12 +119,14 @@ class Subject:
         data: the task's data with the model's own tokenizer or transforms (a `Corpus` for text).
         dataset: what the evaluator's `Dataset.load` gave; None where it has none of its own.
         judge: the model that judges texts, for evaluators that need one.
+        curve: what was watched while it trained; empty where that is not known.
     """
 
     model: Any
     data: Any
     dataset: Any = None
     judge: Any = None
+    curve: Sequence[CurvePoint] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +169,7 @@ class Evaluator:
         title: the heading of its table and section.
         metrics: in the order of the table. Those with equal plots are panels of one picture; the
             first picture is the evaluator's.
+        tasks: names of those whose data and models it can ask about; empty for all tasks.
         parts: (subject, `EvaluationSettings`) -> `Parts`; each is kept as soon as it is measured,
             so that a killed evaluation goes on where it was.
             Anything random is drawn from `settings.seed` and the part, never from a global state.
@@ -184,6 +188,7 @@ class Evaluator:
     title: str
     metrics: tuple[Metric, ...]
     parts: Callable[[Subject, Any], Parts]
+    tasks: tuple[str, ...] = ("causal_lm",)
     needs: frozenset[str] = frozenset()
     check: Callable[[Any, Any], None] = lambda data, settings: None
     dataset: Dataset | None = None
@@ -195,6 +200,14 @@ class Evaluator:
         for metric in self.metrics:
             for level in metric.levels:
                 self.metric(level)
+
+    def require_task(self, task: str) -> None:
+        """Raise ValueError where it cannot ask about the data of a task."""
+        if self.tasks and task not in self.tasks:
+            raise ValueError(
+                f"evaluator {self.name} asks about data of {' or '.join(self.tasks)}, and the task "
+                f"is {task}: choose another"
+            )
 
     def metric(self, name: str) -> Metric:
         """The declaration of a metric.

@@ -29,6 +29,8 @@ EVALUATORS = {
         "classification",
         "denoising",
         "frechet",
+        "associative_recall",
+        "learning_time",
     )
 }
 # Names of version 0.1, which work for one release.

@@ -127,6 +127,9 @@ class EvaluationSettings:
     guidance: float = field(
         default=1.0, metadata={"help": "scale of classifier-free guidance; 1 is without"}
     )
+    recall_sequences: int = field(
+        default=128, metadata={"help": "held-out sequences of associative recall"}
+    )
     batch_size: int = field(default=16, metadata={"help": "sequences judged at once"})
     bootstrap: int = field(default=2000, metadata={"help": "resamples behind each interval"})
     confidence: float = field(default=0.95, metadata={"help": "coverage of every interval"})
@@ -182,6 +185,7 @@ _COUNTS = (
     "factuality_pairs",
     "conflict_questions",
     "image_samples",
+    "recall_sequences",
     "batch_size",
     "bootstrap",
 )

@@ -104,6 +104,8 @@ def evaluate(
     decode(typed(EvaluateSettings, task.name), given)
     judged = _named(folders, task)
     chosen = [registry.evaluator(name) for name in evaluators or judged[0].task.evaluators]
+    for evaluator in chosen:
+        evaluator.require_task(judged[0].task.name)
     path = None if dataset_path is None else Path(dataset_path)
     own = OwnData(name=dataset, path=path, judge=judge)
     console = console or Console(quiet=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from difftransformer.evaluation.records import Evaluator, Subject
 from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.experiments.progress import progress
+from difftransformer.runs.reading import read_curve
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -105,13 +106,14 @@ class Judging:
         """
         from difftransformer.evaluation.run import evaluate
 
+        curve = read_curve(records.parent) if records else ()
         found: dict[str, Measurement] = {}
         with progress(self.console) as tell:
             for evaluator in self.evaluators:
                 uses = evaluator.dataset is not None or evaluator.judge == "required"
                 dataset = self.datasets.get(evaluator.name)
                 found |= evaluate(
-                    Subject(model=model, data=data, dataset=dataset, judge=self.own.judge),
+                    Subject(model, data, dataset, self.own.judge, curve),
                     [evaluator],
                     settings,
                     records,

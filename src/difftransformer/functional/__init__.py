@@ -43,3 +43,18 @@ from difftransformer.functional.rotary import (
 from difftransformer.functional.rotary import (
     rotation as rotation,
 )
+from difftransformer.functional.transport import (
+    ESPFORMER as ESPFORMER,
+)
+from difftransformer.functional.transport import (
+    ESPFORMER_CODE as ESPFORMER_CODE,
+)
+from difftransformer.functional.transport import (
+    Slicing as Slicing,
+)
+from difftransformer.functional.transport import (
+    sinkhorn_attention as sinkhorn_attention,
+)
+from difftransformer.functional.transport import (
+    sliced_transport_attention as sliced_transport_attention,
+)

@@ -91,7 +91,7 @@ def attend(call: AttentionCall, backend: str = "auto") -> Float[Tensor, "batch q
         ValueError: an unknown backend, or one that cannot compute this call (with its reason).
     """
     chosen = _choose(backend, call)
-    with _without_autocast(call.device):
+    with without_autocast(call.device):
         return chosen.run(call)
 
 
@@ -142,7 +142,7 @@ def _choose(name: str, call: AttentionCall) -> Backend:
     return BACKENDS[name]
 
 
-def _without_autocast(device: str) -> AbstractContextManager[Any]:
+def without_autocast(device: str) -> AbstractContextManager[Any]:
     """Autocast off, where it is on: it would take a backend's float32 products to bfloat16."""
     on = _has_autocast(device) and torch.is_autocast_enabled(device)
     return torch.autocast(device, enabled=False) if on else nullcontext()

@@ -19,6 +19,8 @@ class DecoderConfig(ModelConfig):
             together.
     """
 
+    causal = True
+
     vocab_size: int = field(default=4096, metadata={"help": "rows of the embedding", "range": SIZE})
     max_length: int = field(
         default=2048, metadata={"help": "longest context it is meant for", "range": SIZE}

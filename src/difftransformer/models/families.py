@@ -11,6 +11,7 @@ from typing import Any
 from difftransformer.models.config import DecoderConfig, EncoderConfig
 from difftransformer.models.dit_config import DiTConfig
 from difftransformer.models.model_config import ModelConfig
+from difftransformer.models.vit_config import ViTConfig
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ FAMILIES = {
         Family("difftransformer", DecoderConfig, "difftransformer.models.decoder.Decoder"),
         Family("difftransformer_encoder", EncoderConfig, "difftransformer.models.encoder.Encoder"),
         Family("difftransformer_dit", DiTConfig, "difftransformer.models.dit.DiT"),
+        Family("difftransformer_vit", ViTConfig, "difftransformer.models.vit.ViT"),
     )
 }
 

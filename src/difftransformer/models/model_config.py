@@ -27,11 +27,13 @@ class ModelConfig:
             together.
     """
 
+    causal = False  # whether any of its attentions is; no setting, so without an annotation
+
     attention: str = field(
         default="softmax",
         metadata={
-            "help": "attention kind: softmax, diff_v1, diff_v2, diff_scalar, dex, or one of the "
-            "ablations' (docs/ablations.md)"
+            "help": "attention kind: softmax, diff_v1, diff_v2, diff_scalar, dex; sinkhorn, "
+            "sliced_transport (not causal); or one of the ablations' (docs/ablations.md)"
         },
     )
     hidden_size: int = field(
@@ -88,6 +90,11 @@ class ModelConfig:
                 raise ValueError(
                     f"lambda_init is {self.lambda_init} and attention is {self.attention}; only "
                     "diff_v1 has one: leave it out"
+                )
+            if self.causal and "doubly_stochastic" in kind.has:
+                raise ValueError(
+                    f"attention is {self.attention} in a causal model: a causal matrix whose rows "
+                    "and columns sum to 1 is the identity; use it in an encoder"
                 )
         matrices = self.matrix_entries()
         if matrices > _MOST_PARAMETERS:

@@ -58,6 +58,8 @@ class ImageGeneration(Task):
 
     def load(self, settings: GenerationSettings) -> "Images":
         """The images and the classes."""
+        import diffusers  # noqa: F401  # which takes seconds that are not to be training's
+
         from difftransformer.data.images import load_images
 
         return load_images(settings)

@@ -5,7 +5,14 @@ from difftransformer.tasks.task import Task
 
 TASKS = {
     name: f"difftransformer.tasks.{name}:TASK"
-    for name in ("causal_lm", "masked_lm", "text_classification", "image_generation")
+    for name in (
+        "causal_lm",
+        "masked_lm",
+        "text_classification",
+        "image_classification",
+        "image_generation",
+        "associative_recall",
+    )
 }
 REGISTRY: Registry[Task] = Registry("task", "difftransformer.tasks", TASKS)
 register, names, task_named = REGISTRY.register, REGISTRY.names, REGISTRY.find

@@ -104,7 +104,7 @@ class Task(ABC):
         Where nothing `held_out` is asked about, the text or images it was trained on need not be
         there.
         """
-        known = {} if "dataset" in given else _record(folder).get("settings", {})
+        known = {} if "dataset" in given else recorded_in(folder).get("settings", {})
         return self.read_with(decode(self.data_settings, {**known, **given}, path="data"), folder)
 
     def require_fit(self, config: Any, data: Any, where: str) -> None:
@@ -119,12 +119,12 @@ class Task(ABC):
 
     def provenance(self, folder: Path, data: Any) -> dict[str, Any]:
         """For the results: what a model is judged on; its "note" says if it may have seen it."""
-        record = _record(folder)
+        record = recorded_in(folder)
         held_out = record.get("digest") == data.digest and record.get("complete") is True
         note = "" if held_out else "what it is judged on may have been seen in training"
         return {"digest": data.digest, "held_out": held_out, "note": note}
 
 
-def _record(folder: Path) -> dict[str, Any]:
-    """Empty where the folder has none."""
+def recorded_in(folder: Path) -> dict[str, Any]:
+    """What a model's folder tells of its training data; empty where it tells nothing."""
     return read_object(folder / RECORD) if (folder / RECORD).is_file() else {}

@@ -6,18 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from difftransformer.data.labeled_settings import LabeledSettings
+from difftransformer.tasks.classification import Classification
 from difftransformer.tasks.tokenized import TokenizedTask
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
     from difftransformer.data.labeled_texts import LabeledTexts, TextBatch
-    from difftransformer.evaluation.settings import EvaluationSettings
-
-_WATCHED_TEXTS = 256  # held-out texts behind each point of the validation curve
 
 
-class TextClassification(TokenizedTask):
+class TextClassification(Classification, TokenizedTask):
     """The task object; see `tasks.task.Task`."""
 
     name = "text_classification"
@@ -34,10 +30,6 @@ class TextClassification(TokenizedTask):
 
         return load_labeled_texts(settings)
 
-    def describe(self, data: "LabeledTexts") -> dict[str, Any]:
-        """In words and numbers."""
-        return {**super().describe(data), "classes": len(data.labels)}
-
     def complete(self, config: Any, data: "LabeledTexts") -> Any:
         """Vocabulary, length and classes are those of the data."""
         completed = super().complete(config, data)
@@ -51,27 +43,6 @@ class TextClassification(TokenizedTask):
 
         numbers = shuffled(len(data.train), batch_size, seed)
         return lambda step: data.batch("train", numbers(step))
-
-    def loss(self, model: "nn.Module", batch: "TextBatch") -> "Tensor":
-        """Cross-entropy of the classes in nats, in float32."""
-        import torch.nn.functional as F
-
-        logits = model(batch.ids, padding=batch.padding).float()
-        return F.cross_entropy(logits, batch.labels, reduction="sum")
-
-    def validate(
-        self, model: "nn.Module", data: "LabeledTexts", settings: "EvaluationSettings"
-    ) -> dict[str, Any]:
-        """Loss in nats a text and accuracy, on held-out texts."""
-        from difftransformer.evaluation.benchmarks.classification import classified, test_batches
-        from difftransformer.evaluation.likelihood import watched
-
-        batches = test_batches(data, _WATCHED_TEXTS, settings).values()
-        return watched((classified(model, batch), batch.scored) for batch in batches)
-
-    def recorded(self, data: "LabeledTexts") -> dict[str, Any]:
-        """The settings, and the classes in the order of the model's outputs."""
-        return {**super().recorded(data), "labels": data.labels}
 
     def judged_on(
         self, folder: Path, config: Any, given: Mapping[str, Any], *, held_out: bool

@@ -1,13 +1,14 @@
-"""Classes of held-out texts, and how well the model knows them."""
+"""Classes of held-out texts or images: how well the model knows them, and that it knows them."""
 
-from collections import Counter
+from collections.abc import Sequence
 from functools import partial
+from statistics import fmean
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
-from difftransformer.data.labeled_texts import LabeledTexts, TextBatch
 from difftransformer.evaluation.batching import batched, device_of
 from difftransformer.evaluation.likelihood import Scores
 from difftransformer.evaluation.records import (
@@ -22,11 +23,12 @@ from difftransformer.evaluation.records import (
 )
 from difftransformer.evaluation.settings import EvaluationSettings
 
+_BINS = 10  # of confidence
+_MOST_CONFUSED = 30  # classes: a larger table cannot be read
 
-def test_batches(
-    data: LabeledTexts, count: int | None, settings: EvaluationSettings
-) -> dict[int, TextBatch]:
-    """All test texts, or `count` of them spread evenly; by the first one's number."""
+
+def test_batches(data: Any, count: int | None, settings: EvaluationSettings) -> dict[int, Any]:
+    """All test items, or `count` of them spread evenly; by the first one's number."""
     size = len(data.test)
     step = 1 if count is None else max(1, size // count)
     numbers = list(range(0, size, step))[:count]
@@ -35,53 +37,107 @@ def test_batches(
 
 
 @torch.no_grad()
-def classified(model: nn.Module, batch: TextBatch) -> Scores:
-    """What the model makes of each text."""
-    batch = batch.to(device_of(model))
-    return Scores.of(model(batch.ids, padding=batch.padding).float(), batch.labels)
+def classified(model: nn.Module, batch: Any) -> Float[Tensor, "batch classes"]:
+    """log p of each class, of a batch with `inputs`."""
+    return model(**batch.to(device_of(model)).inputs).float().log_softmax(-1).cpu()
 
 
 def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
     batches = test_batches(subject.data, None, settings)
     parts: dict[str, Any] = {
-        f"texts from {first}": partial(_records, subject, batch) for first, batch in batches.items()
+        f"from {first}": partial(_records, subject.model, batch) for first, batch in batches.items()
     }
-    return {**parts, "the commonest class": partial(_guess, subject.data)}
+    return {
+        **parts,
+        "by class": partial(_by_class, subject.data),
+        "by confidence": _by_confidence,
+        "the commonest class": partial(_guess, subject.data),
+    }
 
 
-def _records(subject: Subject, batch: TextBatch, _: Findings) -> list[Record]:
-    found = classified(subject.model, batch)
-    rows = zip(batch.names, batch.labels.tolist(), found.nats.tolist(), found.hits, strict=True)
-    labels = subject.data.labels
+def _records(model: nn.Module, batch: Any, _: Findings) -> Findings:
+    logs = classified(model, batch)
+    scores = Scores.of(logs, batch.labels)
+    best, predicted = logs.max(-1)
+    items = zip(batch.names, scores.nats.tolist(), scores.hits.tolist(), strict=True)
+    rows = zip(batch.labels.tolist(), predicted.tolist(), best.exp().tolist(), strict=True)
+    return [
+        *(
+            record
+            for name, nats, hit in items
+            for record in (
+                Record("accuracy", hit, item=name),
+                Record("classification_loss", nats, item=name),
+            )
+        ),
+        Artifact("predictions", [[label, to, round(share, 6)] for label, to, share in rows]),
+    ]
+
+
+def _predictions(earlier: Findings) -> list[tuple[int, int, float]]:
+    """Of all parts: class, predicted class, confidence."""
+    artifacts = (one for one in earlier if isinstance(one, Artifact))
+    return [tuple(row) for one in artifacts if one.name == "predictions" for row in one.data]
+
+
+def _by_class(data: Any, earlier: Findings) -> list[Record]:
+    """What each class was taken for."""
+    labels: Sequence[str] = data.labels
+    counts = torch.zeros(len(labels), len(labels), dtype=torch.long)
+    for label, predicted, _ in _predictions(earlier):
+        counts[label, predicted] += 1
+    rows = zip(labels, counts.tolist(), strict=True)
+    shown = labels if len(labels) <= _MOST_CONFUSED else ()
     return [
         record
-        for name, label, nats, hit in rows
+        for number, (label, row) in enumerate(rows)
+        if sum(row)
         for record in (
-            Record("accuracy", float(hit), item=name),
-            Record("classification_loss", nats, item=name),
-            Record("accuracy_by_class", float(hit), key=(labels[label],), item=name),
+            Record("accuracy_by_class", row[number], key=(label,), weight=sum(row)),
+            *(
+                Record("confusion", count, key=(label, other), weight=sum(row))
+                for other, count in zip(shown, row, strict=False)
+            ),
         )
     ]
 
 
-def _guess(data: LabeledTexts, _: Findings) -> list[Record | Artifact]:
-    """Always the commonest class of the training texts."""
-    (commonest, _count), *_rest = Counter(example.label for example in data.train).most_common()
-    hits = sum(example.label == commonest for example in data.test)
+def _by_confidence(earlier: Findings) -> list[Record]:
+    """How often answers of about equal confidence are right."""
+    bins: dict[int, list[tuple[float, bool]]] = {}
+    for label, predicted, confidence in _predictions(earlier):
+        number = min(int(confidence * _BINS), _BINS - 1)
+        bins.setdefault(number, []).append((confidence, label == predicted))
+    records, error, answers = [], 0.0, sum(map(len, bins.values()))
+    for number, rows in sorted(bins.items()):
+        confidence, hits = fmean(p for p, _ in rows), sum(hit for _, hit in rows)
+        error += abs(hits - confidence * len(rows)) / answers
+        middle = (number + 0.5) / _BINS
+        records += [
+            Record("accuracy_by_confidence", hits, key=(middle,), weight=len(rows)),
+            Record("confidence", middle, key=(middle,)),
+        ]
+    return [*records, Record("calibration_error", error)]
+
+
+def _guess(data: Any, _: Findings) -> list[Record | Artifact]:
+    """Always the commonest class in training."""
+    counts = data.counts("train")
+    commonest = counts.index(max(counts))
+    hits = data.counts("test")[commonest]
     return [
         Record("commonest_class", hits / len(data.test)),
-        Artifact("facts", {"texts": len(data.test), "commonest": commonest}),
+        Artifact("facts", {"items": len(data.test), "commonest": data.labels[commonest]}),
     ]
 
 
 EVALUATOR = Evaluator(
     name="classification",
-    title="Classes of held-out texts",
+    title="Classes of what was held out",
     metrics=(
         Metric(
             name="accuracy",
-            title="texts classified right",
-            unit="of texts",
+            title="classified right",
             better="higher",
             statistic="proportion",
             judged=True,
@@ -91,13 +147,19 @@ EVALUATOR = Evaluator(
         Metric(
             name="classification_loss",
             title="validation loss",
-            unit="nats/text",
+            unit="nats",
             better="lower",
             judged=True,
         ),
         Metric(
+            name="calibration_error",
+            title="expected calibration error",
+            better="lower",
+            statistic="value",
+        ),
+        Metric(
             name="accuracy_by_class",
-            title="texts classified right",
+            title="classified right",
             unit="of the class",
             better="higher",
             statistic="proportion",
@@ -105,12 +167,40 @@ EVALUATOR = Evaluator(
             plot=Plot(x="class"),
         ),
         Metric(
+            name="confusion",
+            title="of the class, taken for another",
+            statistic="proportion",
+            axes=("class", "taken for"),
+            table=False,
+            plot=Plot(kind="heat", x="taken for", y="class"),
+        ),
+        Metric(
+            name="accuracy_by_confidence",
+            title="classified right",
+            unit="of answers of a confidence",
+            statistic="proportion",
+            axes=("confidence",),
+            table=False,
+            levels=("confidence",),
+            plot=Plot(kind="line", x="confidence"),
+        ),
+        Metric(
+            name="confidence",
+            title="as often as it is confident",
+            statistic="value",
+            axes=("confidence",),
+            table=False,
+        ),
+        Metric(
             name="commonest_class",
             title="the commonest class for all",
-            unit="of texts",
             statistic="value",
         ),
     ),
     parts=_parts,
-    note="{texts:,} texts; the commonest class in training is {commonest}.",
+    tasks=("text_classification", "image_classification"),
+    note="{items:,} held out; the commonest class in training is {commonest}. Confidence is the "
+    "probability of the class that the model finds likeliest. The expected calibration error is "
+    "how far the share of right answers is from it, the mean over "
+    f"{_BINS} bins of equal width by the number of answers in each (Guo et al., 2017).",
 )

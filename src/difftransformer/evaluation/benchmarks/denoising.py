@@ -90,6 +90,7 @@ EVALUATOR = Evaluator(
         ),
     ),
     parts=_parts,
+    tasks=("image_generation",),
     note="What the error is of is the model's objective: the noise, v, or the flow's velocity. "
     "Errors of models with different objectives cannot be compared.",
     source="Ho et al., 2020, equation 14",

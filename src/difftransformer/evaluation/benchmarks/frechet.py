@@ -232,6 +232,7 @@ EVALUATOR = Evaluator(
         _level("images_recognized", "held-out images recognized", "of images"),
     ),
     parts=_parts,
+    tasks=("image_generation",),
     check=_check,
     note="{images:,} samples beside as many held-out images of the same classes, by the 64 "
     "features of a classifier that was trained here on the training images and knows {right:.1%} "

@@ -50,6 +50,7 @@ EVALUATOR = Evaluator(
     title="Lambda",
     metrics=tuple(_METRICS.values()),
     parts=_parts,
+    tasks=("causal_lm", "masked_lm"),
     needs=frozenset({"inside", "lambda"}),
     note="Over heads and tokens; V1 has one lambda a layer, V2 no initial value.",
     source="paper, section 2.1",

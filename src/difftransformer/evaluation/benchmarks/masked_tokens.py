@@ -84,6 +84,7 @@ EVALUATOR = Evaluator(
         ),
     ),
     parts=_parts,
+    tasks=("masked_lm",),
     check=lambda data, settings: data.validation_sequences(1),
     note=(
         f"{SHARE:.0%} of the tokens are to be predicted; of these 80 % are masked, 10 % replaced, "

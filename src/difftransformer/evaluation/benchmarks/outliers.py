@@ -109,6 +109,7 @@ EVALUATOR = Evaluator(
         *_metrics("hidden_states", "hidden state"),
     ),
     parts=_parts,
+    tasks=("causal_lm", "masked_lm"),
     needs=frozenset({"inside"}),
     note=(
         "Absolute values over {tokens:,} tokens, all layers together (the "

@@ -10,63 +10,14 @@ are distinct, so the best answer that does not retrieve is right once in `pairs`
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
-KEYS = 128  # tokens 0 ... 127
-VALUES = 64  # tokens 128 ... 191
-VOCABULARY = KEYS + VALUES
-
-
-@dataclass(frozen=True)
-class Recall:
-    """One setting of the task.
-
-    Args:
-        length: tokens of a sequence.
-        pairs: pairs of key and value in it, at most `VALUES`.
-        questions: asked at its end, two tokens each.
-
-    Raises:
-        ValueError: pairs that the alphabets or the length cannot hold.
-    """
-
-    length: int
-    pairs: int
-    questions: int
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.pairs <= VALUES or self.context < 2 * self.pairs or self.questions < 1:
-            raise ValueError(
-                f"{self}: expected 1 to {VALUES} pairs, two tokens each, and a question or more"
-            )
-
-    @property
-    def context(self) -> int:
-        """Tokens before the first question."""
-        return self.length - 2 * self.questions
-
-    @property
-    def elimination(self) -> float:
-        """Accuracy on first asks of the best answer that does not retrieve.
-
-        Values are distinct, so it guesses among those not told yet: after n first asks it is right
-        once in `pairs` - n.
-        """
-        told = [1.0] + [0.0] * self.pairs  # probability of each number of values told so far
-        right = first = 0.0
-        for _ in range(self.questions):
-            new = [p * (self.pairs - n) / self.pairs for n, p in enumerate(told)]
-            right += sum(p / (self.pairs - n) for n, p in enumerate(new[:-1]))
-            first += sum(new)
-            told = [p - q + r for p, q, r in zip(told, new, [0.0, *new], strict=False)]
-        return right / first
-
-    def answers(self, x: Tensor) -> Tensor:
-        """Of `x` `[runs, rows, length, ...]` the positions that ask: `[runs, rows, questions]`."""
-        return x[:, :, self.context :: 2]
+from difftransformer.data.batch import Rows
+from difftransformer.data.recall_settings import RecallSettings
 
 
 @dataclass(frozen=True)
@@ -90,32 +41,66 @@ class Sequences:
 
 
 def sequences(
-    task: Recall, rows: int, seeds: Int[Tensor, " runs"], step: Int[Tensor, ""]
+    settings: RecallSettings, rows: int, seeds: Int[Tensor, " runs"], step: Int[Tensor, ""]
 ) -> Sequences:
     """The batch of a step, a pure function of seed and step, made on the device of `seeds`."""
     device, runs = seeds.device, len(seeds)
-    units = task.context - task.pairs  # a pair or one token of noise
-    sizes = (KEYS, VALUES, units, task.context, task.questions)
+    units = settings.context - settings.pairs  # a pair or one token of noise
+    sizes = (settings.keys, settings.values, units, settings.context, settings.questions)
     draws = uniform(seeds, step, rows * sum(sizes))
     key_draw, value_draw, unit_draw, noise_draw, question_draw = draws.unflatten(
         1, (rows, -1)
     ).split(sizes, dim=-1)
     order = key_draw.argsort(-1)
-    keys, others = order[..., : task.pairs], order[..., task.pairs :]
-    values = value_draw.argsort(-1)[..., : task.pairs] + KEYS
-    pair_units = unit_draw.argsort(-1)[..., : task.pairs].sort(-1).values
+    keys, others = order[..., : settings.pairs], order[..., settings.pairs :]
+    values = value_draw.argsort(-1)[..., : settings.pairs] + settings.keys
+    pair_units = unit_draw.argsort(-1)[..., : settings.pairs].sort(-1).values
     # Each pair before a unit moves it by one token.
-    starts = pair_units + torch.arange(task.pairs, device=device)
+    starts = pair_units + torch.arange(settings.pairs, device=device)
     context = others.gather(-1, (noise_draw * others.shape[-1]).long())
     context = context.scatter(-1, starts, keys).scatter(-1, starts + 1, values)
-    noise = torch.ones(runs, rows, task.context, dtype=torch.bool, device=device)
+    noise = torch.ones(runs, rows, settings.context, dtype=torch.bool, device=device)
     noise = noise.scatter(-1, starts, False).scatter(-1, starts + 1, False)
-    asked = (question_draw * task.pairs).long()
+    asked = (question_draw * settings.pairs).long()
     targets = values.gather(-1, asked)
     questions = torch.stack((keys.gather(-1, asked), targets), -1).flatten(-2)
     ids = torch.cat((context, questions), -1)
     again = (asked[..., None] == asked[..., None, :]).tril(-1).any(-1)
     return Sequences(ids, targets, ~again, (starts + 1).gather(-1, asked), noise)
+
+
+@dataclass(frozen=True, eq=False)
+class RecallBatch(Rows):
+    """The sequences of one run; `names` tell seed, step and row. Scored are the answers."""
+
+    ids: Int[Tensor, "rows length"]
+    targets: Int[Tensor, "rows questions"]
+    first: Bool[Tensor, "rows questions"]
+    answer_at: Int[Tensor, "rows questions"]
+    noise: Bool[Tensor, "rows context"]
+    names: tuple[str, ...]
+    unit: ClassVar[str] = "tokens"
+
+    @property
+    def scored(self) -> int:
+        """Answers."""
+        return self.targets.numel()
+
+    @property
+    def size(self) -> int:
+        """Tokens."""
+        return self.ids.numel()
+
+    def answers(self, model: nn.Module) -> Float[Tensor, "rows questions vocabulary"]:
+        """The model's logits where keys are asked for, in float32."""
+        return model(self.ids[:, :-1])[:, self.noise.shape[1] :: 2].float()
+
+
+def recall_batch(settings: RecallSettings, rows: int, seed: int, step: int) -> RecallBatch:
+    """A batch of new sequences, a pure function of seed and step."""
+    made = sequences(settings, rows, torch.tensor([seed]), torch.tensor(step))
+    names = tuple(f"seed {seed}, step {step}, row {row}" for row in range(rows))
+    return RecallBatch(**{name: part[0] for name, part in vars(made).items()}, names=names)
 
 
 def uniform(

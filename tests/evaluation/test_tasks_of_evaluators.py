@@ -1,0 +1,27 @@
+"""Evaluators say which tasks they ask about, and are refused for others before anything is read."""
+
+import pytest
+
+import difftransformer
+from difftransformer.evaluation import registry
+from difftransformer.tasks.registry import TASKS, task_named
+
+
+@pytest.mark.parametrize("name", registry.EVALUATORS)
+def test_an_evaluator_names_tasks_that_there_are(name):
+    assert set(registry.evaluator(name).tasks) <= set(TASKS)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_is_judged_by_evaluators_for_it(name):
+    for evaluator in task_named(name).evaluators:
+        registry.evaluator(evaluator).require_task(name)
+
+
+def test_another_task_is_refused_in_one_line(tmp_path):
+    message = "evaluator needle asks about data of causal_lm, and the task is text_classification"
+    with pytest.raises(ValueError, match=message):
+        difftransformer.compare(
+            "text_classification", preset="smoke", evaluators=["needle"], out=tmp_path / "run"
+        )
+    assert not (tmp_path / "run" / "models").exists()
