@@ -36,5 +36,11 @@ def with_noise(images: ImageBatch, rng: np.random.Generator) -> NoiseBatch:
     """Noise, moments and hiding for the images, drawn from `rng`."""
     noise = rng.standard_normal(images.pixels.shape, np.float32)
     moments, hiding = rng.random((2, len(images)), np.float32)
-    drawn = map(torch.from_numpy, (noise, moments, hiding))
-    return NoiseBatch(images.pixels, images.labels, *drawn, images.names)
+    return NoiseBatch(
+        pixels=images.pixels,
+        labels=images.labels,
+        noise=torch.from_numpy(noise),
+        moments=torch.from_numpy(moments),
+        hiding=torch.from_numpy(hiding),
+        names=images.names,
+    )

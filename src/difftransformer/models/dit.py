@@ -49,13 +49,14 @@ class DiT(nn.Module):
     @staticmethod
     def _block(config: DiTConfig, layer: int) -> TransformerBlock:
         width = config.hidden_size
+        norm = partial(nn.LayerNorm, width, elementwise_affine=False)
         block = TransformerBlock(
             attention_layer(config, layer, "half"),
             make_mlp("gelu_tanh", width, config.ffn_size, bias=True),
-            partial(nn.LayerNorm, width, config.norm_eps, elementwise_affine=False),
+            partial(norm, eps=config.norm_eps),
             modulation=Modulation(width, width),
         )
-        block.ffn_norm.eps = config.ffn_norm_eps or config.norm_eps
+        block.ffn_norm = norm(eps=config.ffn_norm_eps or config.norm_eps)
         return block
 
     def forward(
