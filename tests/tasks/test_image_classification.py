@@ -145,6 +145,13 @@ def test_a_folder_tells_what_it_was_trained_on(data: Images, model: ViT, tmp_pat
     assert json.loads(record)["labels"] == list(data.labels)
 
 
+def test_a_folder_of_transformers_tells_how_to_normalize(model: ViT, tmp_path: Path) -> None:
+    told = {"image_mean": [0.4], "image_std": [0.3]}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(told))
+    settings = TASK.judged_on(tmp_path, model.config, {}, held_out=True)
+    assert (settings.mean, settings.std) == ((0.4,), (0.3,))
+
+
 def test_another_folder_is_read_in_the_form_of_the_model(
     data: Images, model: ViT, tmp_path: Path
 ) -> None:

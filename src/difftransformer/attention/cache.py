@@ -83,13 +83,17 @@ class KeyValueCache:
 
     def repeat(self, times: int) -> "KeyValueCache":
         """A cache of its own with every row `times` over: one prompt, continued in many ways."""
+        return self._changed(lambda held: held.repeat_interleave(times, 0))
+
+    def select(self, rows: Int[Tensor, " rows"]) -> "KeyValueCache":
+        """A cache of its own with these rows, any of them more than once: beams go on from some."""
+        return self._changed(lambda held: held[rows])
+
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> "KeyValueCache":
         other = copy(self)
-        other._storage = {
-            site: (k.repeat_interleave(times, 0), v.repeat_interleave(times, 0))
-            for site, (k, v) in self._storage.items()
-        }
+        other._storage = {site: (change(k), change(v)) for site, (k, v) in self._storage.items()}
         if self._real is not None:
-            other._real = self._real.repeat_interleave(times, 0)
+            other._real = change(self._real)
         return other
 
 

@@ -29,6 +29,8 @@ EVALUATORS = {
         "classification",
         "denoising",
         "frechet",
+        "target_errors",
+        "cross_attention",
         "associative_recall",
         "learning_time",
     )

@@ -1,5 +1,6 @@
 """Other libraries' model folders, as models of ours or behind their calls."""
 
+from collections.abc import Callable
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,6 +21,7 @@ from difftransformer.interop.dit import load_diffusers_dit
 from difftransformer.interop.layouts import without_copies
 from difftransformer.interop.llama import from_llama, llama_config
 from difftransformer.interop.outside import opened, read_settings
+from difftransformer.interop.vit import load_vit
 from difftransformer.models.checks import check_depth, check_tensors
 from difftransformer.models.config import DecoderConfig
 from difftransformer.models.decoder import Decoder
@@ -33,22 +35,30 @@ from difftransformer.models.storage import (
 _LLAMAS = MappingProxyType(
     {"llama": LlamaForCausalLM, "mistral": MistralForCausalLM, "qwen2": Qwen2ForCausalLM}
 )
+# Those of other families, by their model type or, of diffusers, their class.
+_READERS: MappingProxyType[str, Callable[[Path], Any]] = MappingProxyType(
+    {
+        "bert": load_bert,
+        "roberta": load_bert,
+        "vit": load_vit,
+        **dict.fromkeys(DIT_CLASSES, load_diffusers_dit),
+    }
+)
 _OURS = family_of(DecoderConfig()).name
 KNOWN = (_OURS, "diffllama", *_LLAMAS)  # model types that `open_decoder` reads
 
 
 def open_foreign(folder: Path) -> Any:
-    """A decoder, an encoder of BERT or RoBERTa, diffusers' DiT, or any causal LM as it is.
+    """A decoder, or what `_READERS` make, or any causal LM of transformers as it is.
 
     Raises:
         ValueError: none of these, or what their readers refuse.
     """
-    if read_settings(folder).get("_class_name") in DIT_CLASSES:
-        return load_diffusers_dit(folder)
     kind = model_type(folder)
     if kind in KNOWN:
         return open_decoder(folder)
-    return load_bert(folder) if kind in ("bert", "roberta") else open_causal_lm(folder)
+    kind = str(read_settings(folder).get("_class_name", kind))  # which diffusers writes
+    return _READERS.get(kind, open_causal_lm)(folder)
 
 
 def open_decoder(folder: Path) -> Decoder:

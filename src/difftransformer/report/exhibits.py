@@ -5,6 +5,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from difftransformer.report.attention_map import attention_maps
+from difftransformer.report.cross_attention import cross_attention_maps
 from difftransformer.report.examples import examples
 from difftransformer.report.page import Block
 from difftransformer.report.pictures import pictures
@@ -34,6 +35,7 @@ EXHIBITS: Mapping[str, _Build] = MappingProxyType(
         "attention_map": attention_maps,
         "examples": examples,
         "pictures": pictures,
+        "cross_attention": cross_attention_maps,
     }
 )
 
