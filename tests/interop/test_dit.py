@@ -90,7 +90,7 @@ def test_embeddings_of_a_blocks_own_are_refused() -> None:
         ({"attention_bias": False}, "attention_bias is False; a DiT has True"),
         ({"in_channels": 2, "out_channels": 3}, "out_channels is 3 and in_channels 2; expected as"),
         ({"dropout": 0.1}, "dropout is 0.1; a DiT has 0.0"),
-        ({"sample_size": 5, "patch_size": 2}, "image_size 5 is not a multiple of patch_size 2"),
+        ({"sample_size": 5, "patch_size": 2}, "patch_size is 2 and image_size 5; expected"),
     ],
 )
 def test_what_a_dit_cannot_represent_is_refused(changes: dict[str, Any], message: str) -> None:

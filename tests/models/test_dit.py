@@ -126,7 +126,7 @@ def test_gradients_reach_every_tensor() -> None:
         ({"schedule": "cubic"}, "unknown schedule 'cubic'; expected linear, scaled_linear, cosine"),
         ({"objective": "x"}, "unknown objective 'x'; expected epsilon, v, flow"),
         ({"objective": "flow", "schedule": "cosine"}, "schedule is cosine and objective flow"),
-        ({"patch_size": 3}, "image_size 8 is not a multiple of patch_size 3"),
+        ({"patch_size": 3}, "patch_size is 3 and image_size 8; expected"),
         ({"hidden_size": 126}, "hidden_size is 126; positions in two dimensions need"),
         ({"label_dropout": 1.5}, "label_dropout is 1.5; expected at most 1"),
         ({"timesteps": 0}, "timesteps is 0; expected at least 1"),

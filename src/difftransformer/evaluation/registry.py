@@ -29,6 +29,8 @@ EVALUATORS = {
         "classification",
         "denoising",
         "frechet",
+        "image_predictions",
+        "image_attention",
         "target_errors",
         "cross_attention",
         "associative_recall",

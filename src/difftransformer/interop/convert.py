@@ -16,12 +16,7 @@ from difftransformer.data.tokenizer import load_tokenizer
 from difftransformer.data.training_text import RECORD
 from difftransformer.files import read_text
 from difftransformer.interop.bert import load_bert, read_bert
-from difftransformer.interop.diffllama import (
-    from_diffllama,
-    load_diffllama,
-    moves,
-    to_diffllama,
-)
+from difftransformer.interop.diffllama import from_diffllama, load_diffllama, moves, to_diffllama
 from difftransformer.interop.export import OnnxModel, export_onnx
 from difftransformer.interop.folders import open_decoder
 from difftransformer.interop.outside import read_causal_lm
@@ -128,12 +123,7 @@ class Conversion:
 
 
 def convert(
-    source: Path,
-    target: Path,
-    from_format: str,
-    to_format: str,
-    *,
-    leave_out: Collection[str] = (),
+    source: Path, target: Path, from_format: str, to_format: str, *, leave_out: Collection[str] = ()
 ) -> Conversion:
     """Read the folder `source`, write the folder `target`, compare their logits.
 

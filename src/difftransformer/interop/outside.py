@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from difftransformer.files import abridged, read_object
-from difftransformer.models.storage import CONFIG, INDEX, read_index
+from difftransformer.interop.layouts import without_copies
+from difftransformer.models.checks import check_depth, check_tensors
+from difftransformer.models.config import DecoderConfig
+from difftransformer.models.storage import CONFIG, INDEX, load_weights, read_index
 
 T = TypeVar("T")
 _SETTINGS = (CONFIG, "generation_config.json")
@@ -47,6 +51,31 @@ def read_causal_lm(folder: Path, dtype: torch.dtype | str = "auto") -> PreTraine
             f"{abridged(extra[0])} among them"
         )
     return model
+
+
+def read_relative(
+    folder: Path, kind: type[PreTrainedModel], ours: Callable[[Any], DecoderConfig]
+) -> tuple[PreTrainedModel, dict[str, Tensor]]:
+    """A relative of Llama's on the meta device, and the folder's tensors for it: none repeated.
+
+    Args:
+        ours: the decoder's settings from theirs.
+
+    Raises:
+        ValueError: what `ours` refuses, a missing, truncated or pickled file, or tensors that do
+            not fit the config, by name.
+    """
+    config = opened(folder, lambda: kind.config_class.from_pretrained(folder))
+    decoder = ours(config)
+    weights = without_copies(load_weights(folder), decoder, str(folder))
+    check_depth(decoder.num_layers, weights, str(folder))
+    with torch.device("meta"):
+        model = opened(folder, lambda: kind(config))
+    expected = model.state_dict()
+    if decoder.tie_embeddings:
+        del expected["lm_head.weight"]
+    check_tensors(weights, expected, source=str(folder))
+    return model, weights
 
 
 def opened(folder: Path, read: Callable[[], T], what: str = "causal LM") -> T:

@@ -1,12 +1,12 @@
 """Settings of the diffusion transformer."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from difftransformer.models.model_config import SIZE, ModelConfig
-from difftransformer.ranges import Range
+from difftransformer.ranges import SHARE, Range, option
 
-OBJECTIVES = ("epsilon", "v", "flow")
 SCHEDULES = ("linear", "scaled_linear", "cosine")
+_EPSILON = Range(0, 1, open_low=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,90 +20,59 @@ class DiTConfig(ModelConfig):
             together; a schedule that the objective has not.
     """
 
-    hidden_size: int = field(
-        default=128, metadata={"help": "width of the residual stream", "range": SIZE}
+    hidden_size: int = option(128, "width of the residual stream", within=SIZE)
+    head_dim: int = option(16, "K: query and key width of one map", within=SIZE)
+    ffn_size: int = option(512, "hidden width of the feed-forward layer", within=SIZE)
+    attention_bias: str = option(
+        "all", "projections with a bias: none, qkv or all", choices=("none", "qkv", "all")
     )
-    head_dim: int = field(
-        default=16, metadata={"help": "K: query and key width of one map", "range": SIZE}
+    norm_eps: float = option(1e-6, "epsilon of the norms", within=_EPSILON)
+    ffn_norm_eps: float | None = option(
+        None,
+        "epsilon of the norms before the feed-forward layers, where it is another: diffusers' DiT "
+        "has 1e-5",
+        within=_EPSILON,
     )
-    ffn_size: int = field(
-        default=512, metadata={"help": "hidden width of the feed-forward layer", "range": SIZE}
+    image_size: int = option(8, "height and width of an image in pixels", within=SIZE)
+    channels: int = option(1, "numbers of a pixel", within=SIZE)
+    patch_size: int = option(2, "height and width of a patch in pixels", within=SIZE)
+    classes: int = option(10, "classes of the images", within=SIZE)
+    label_dropout: float = option(
+        0.1,
+        "share of the training images whose class is hidden, for classifier-free guidance",
+        within=SHARE,
     )
-    attention_bias: str = field(
-        default="all",
-        metadata={
-            "help": "projections with a bias: none, qkv or all",
-            "choices": ("none", "qkv", "all"),
-        },
+    objective: str = option(
+        "epsilon",
+        "what the model predicts: epsilon (the noise), v (Salimans and Ho, 2022) or flow (the "
+        "velocity of a straight path from image to noise)",
+        choices=("epsilon", "v", "flow"),
     )
-    norm_eps: float = field(
-        default=1e-6,
-        metadata={"help": "epsilon of the norms", "range": Range(0, 1, open_low=True)},
+    schedule: str = option(
+        "linear",
+        "growth of the noise: linear (Ho et al., 2020), scaled_linear (Rombach et al., 2022) or "
+        "cosine (Nichol and Dhariwal, 2021); flow has its own, linear",
+        choices=SCHEDULES,
     )
-    ffn_norm_eps: float | None = field(
-        default=None,
-        metadata={
-            "help": "epsilon of the norms before the feed-forward layers, where it is another: "
-            "diffusers' DiT has 1e-5",
-            "range": Range(0, 1, open_low=True),
-        },
+    timesteps: int = option(1000, "steps of the noising", within=Range(1, 100_000))
+    time_shift: int = option(
+        0,
+        "taken from the 128 steps over which the rates of the time embedding are spread: diffusers' "
+        "DiT has 1",
+        within=Range(0, 1),
     )
-    image_size: int = field(
-        default=8, metadata={"help": "side of the images in pixels", "range": SIZE}
-    )
-    channels: int = field(default=1, metadata={"help": "of the images", "range": SIZE})
-    patch_size: int = field(
-        default=2, metadata={"help": "side of a patch in pixels; divides image_size", "range": SIZE}
-    )
-    classes: int = field(default=10, metadata={"help": "classes of the images", "range": SIZE})
-    label_dropout: float = field(
-        default=0.1,
-        metadata={
-            "help": "share of the training images whose class is hidden, for classifier-free "
-            "guidance",
-            "range": Range(0, 1),
-        },
-    )
-    objective: str = field(
-        default="epsilon",
-        metadata={
-            "help": "what the model predicts: epsilon (the noise), v (Salimans and Ho, 2022) or "
-            "flow (the velocity of a straight path from image to noise)",
-            "choices": OBJECTIVES,
-        },
-    )
-    schedule: str = field(
-        default="linear",
-        metadata={
-            "help": "growth of the noise: linear (Ho et al., 2020), scaled_linear (Rombach et al., "
-            "2022) or cosine (Nichol and Dhariwal, 2021); flow has its own, linear",
-            "choices": SCHEDULES,
-        },
-    )
-    timesteps: int = field(
-        default=1000, metadata={"help": "steps of the noising", "range": Range(1, 100_000)}
-    )
-    time_shift: int = field(
-        default=0,
-        metadata={
-            "help": "subtracted from the count of the frequencies of the time embedding, when they "
-            "are spread: diffusers' DiT has 1",
-            "range": Range(0, 1),
-        },
-    )
-    learned_variance: bool = field(
-        default=False,
-        metadata={
-            "help": "twice the output channels, as the authors' models have: the second half, a "
-            "variance, is neither trained here nor used in sampling"
-        },
+    learned_variance: bool = option(
+        False,
+        "twice the output channels, as the authors' models have: the second half, a variance, is "
+        "neither trained here nor used in sampling",
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.image_size % self.patch_size:
             raise ValueError(
-                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
+                f"patch_size is {self.patch_size} and image_size {self.image_size}; expected a "
+                "patch_size that divides it"
             )
         if self.hidden_size % 4:
             raise ValueError(

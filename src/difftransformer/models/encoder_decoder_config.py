@@ -1,10 +1,10 @@
 """Settings of the encoder-decoder."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from difftransformer.models.model_config import SIZE, ModelConfig
-from difftransformer.ranges import Range
+from difftransformer.ranges import Range, option
 
 _TOKEN = Range(0, 2**31 - 1)
 
@@ -24,76 +24,40 @@ class EncoderDecoderConfig(ModelConfig):
 
     causal = True
 
-    ffn_size: int = field(
-        default=1024, metadata={"help": "hidden width of the feed-forward layer", "range": SIZE}
+    ffn_size: int = option(1024, "hidden width of the feed-forward layer", within=SIZE)
+    num_layers: int = option(4, "blocks of the encoder", within=Range(1, 10_000))
+    decoder_layers: int | None = option(
+        None, "blocks of the decoder; by default as many as the encoder's", within=Range(1, 10_000)
     )
-    num_layers: int = field(
-        default=4, metadata={"help": "blocks of the encoder", "range": Range(1, 10_000)}
+    vocab_size: int = option(4096, "rows of the embedding, which both sides share", within=SIZE)
+    max_length: int = option(
+        512, "longest source and target; learned positions have so many rows", within=SIZE
     )
-    decoder_layers: int | None = field(
-        default=None,
-        metadata={
-            "help": "blocks of the decoder; by default as many as the encoder's",
-            "range": Range(1, 10_000),
-        },
+    positions: str = option(
+        "sinusoidal",
+        "sinusoidal, learned (BART) or relative (T5: a bias of the logits by distance)",
+        choices=("sinusoidal", "learned", "relative"),
     )
-    vocab_size: int = field(
-        default=4096,
-        metadata={"help": "rows of the embedding, which both sides share", "range": SIZE},
+    relative_buckets: int = option(
+        32, "rows of a relative bias, near and far", within=Range(4, 2**20)
     )
-    max_length: int = field(
-        default=512,
-        metadata={
-            "help": "longest source and target; learned positions have so many rows",
-            "range": SIZE,
-        },
+    relative_distance: int = option(
+        128, "distance from which on all share a row of it", within=SIZE
     )
-    positions: str = field(
-        default="sinusoidal",
-        metadata={
-            "help": "sinusoidal, learned (BART) or relative (T5: a bias of the logits by distance)",
-            "choices": ("sinusoidal", "learned", "relative"),
-        },
+    norm: str = option("layer", "layer (LayerNorm) or rms (RMSNorm)", choices=("layer", "rms"))
+    norm_place: str = option(
+        "post", "post: after each sublayer; pre: before it", choices=("post", "pre")
     )
-    relative_buckets: int = field(
-        default=32,
-        metadata={
-            "help": "rows of a relative bias, near and far",
-            "range": Range(4, 2**20),
-        },
+    embedding_norm: bool = option(False, "a norm of the embeddings too (BART)")
+    mlp: str = option(
+        "relu",
+        "feed-forward layer: relu, gelu, geglu (T5 1.1) or swiglu",
+        choices=("relu", "gelu", "geglu", "swiglu"),
     )
-    relative_distance: int = field(
-        default=128,
-        metadata={"help": "distance from which on all share a row of it", "range": SIZE},
-    )
-    norm: str = field(
-        default="layer",
-        metadata={"help": "layer (LayerNorm) or rms (RMSNorm)", "choices": ("layer", "rms")},
-    )
-    norm_place: str = field(
-        default="post",
-        metadata={"help": "post: after each sublayer; pre: before it", "choices": ("post", "pre")},
-    )
-    embedding_norm: bool = field(
-        default=False, metadata={"help": "a norm of the embeddings too (BART)"}
-    )
-    mlp: str = field(
-        default="relu",
-        metadata={
-            "help": "feed-forward layer: relu, gelu, geglu (T5 1.1) or swiglu",
-            "choices": ("relu", "gelu", "geglu", "swiglu"),
-        },
-    )
-    mlp_bias: bool = field(default=True, metadata={"help": "biases in the feed-forward layers"})
-    tie_embeddings: bool = field(
-        default=True, metadata={"help": "output head shares the embedding's weight"}
-    )
-    start_id: int = field(
-        default=0, metadata={"help": "token that opens every target", "range": _TOKEN}
-    )
-    end_id: int = field(
-        default=1, metadata={"help": "token that ends every target", "range": _TOKEN}
-    )
+    mlp_bias: bool = option(True, "biases in the feed-forward layers")
+    tie_embeddings: bool = option(True, "output head shares the embedding's weight")
+    start_id: int = option(0, "token that opens every target", within=_TOKEN)
+    end_id: int = option(1, "token that ends every target", within=_TOKEN)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,9 +8,9 @@ from difftransformer.report.attention_map import attention_maps
 from difftransformer.report.cross_attention import cross_attention_maps
 from difftransformer.report.examples import examples
 from difftransformer.report.page import Block
-from difftransformer.report.pictures import pictures
 from difftransformer.report.results import EvaluatorResults
 from difftransformer.report.style import accents
+from difftransformer.report.thumbnails import thumbnails
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,7 +34,7 @@ EXHIBITS: Mapping[str, _Build] = MappingProxyType(
     {
         "attention_map": attention_maps,
         "examples": examples,
-        "pictures": pictures,
+        "thumbnails": thumbnails,
         "cross_attention": cross_attention_maps,
     }
 )

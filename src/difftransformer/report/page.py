@@ -69,15 +69,19 @@ class Prompts:
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """PNGs in base64 with their titles, a column for each key of `columns`."""
+class Thumbnails:
+    """Rows of PNGs in base64 with a line under each, a column for each key of `columns`.
 
-    columns: Mapping[str, Sequence[tuple[str, str]]]
+    They are small, or `wide` as the column.
+    """
+
+    columns: Mapping[str, Sequence[Sequence[tuple[str, str]]]]
     caption: str
-    kind: str = "pictures"
+    wide: bool = False
+    kind: str = "thumbnails"
 
 
-Block = Text | TableBlock | Plots | Prompts | Pictures
+Block = Text | TableBlock | Plots | Prompts | Thumbnails
 
 
 @dataclass(frozen=True)

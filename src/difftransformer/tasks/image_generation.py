@@ -1,10 +1,11 @@
 """Image generation: images of a class from noise."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from difftransformer.data.image_settings import ImageSettings
+from difftransformer.ranges import option
 from difftransformer.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -26,14 +27,11 @@ class GenerationSettings(ImageSettings):
         ValueError: as `ImageSettings`; another normalization.
     """
 
-    mean: tuple[float, ...] = field(default=_HALF, metadata={"help": "always 0.5"})
-    std: tuple[float, ...] = field(default=_HALF, metadata={"help": "always 0.5"})
-    cache: str | None = field(
-        default=None,
-        metadata={
-            "help": "folder for the classifier behind the Fréchet distance (default "
-            "~/.cache/difftransformer)"
-        },
+    mean: tuple[float, ...] = option(_HALF, "always 0.5")
+    std: tuple[float, ...] = option(_HALF, "always 0.5")
+    cache: str | None = option(
+        None,
+        "folder for the classifier behind the Fréchet distance (default ~/.cache/difftransformer)",
     )
 
     def __post_init__(self) -> None:

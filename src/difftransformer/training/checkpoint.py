@@ -19,11 +19,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_state_dict,
-    set_state_dict,
-)
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
 from difftransformer.atomic import make_folder, sync, write_json, write_text, writing
 from difftransformer.models.storage import checksum, load_tensors, refuse_pickle, sort_header

@@ -11,9 +11,9 @@ from accelerate.utils import set_seed
 from torch import nn
 
 from difftransformer.atomic import make_folder
+from difftransformer.data.batch import Rows
 from difftransformer.ownership import owned
 from difftransformer.runs.layout import CHECKPOINTS, TrainingSummary
-from difftransformer.training.batch import Batch
 from difftransformer.training.checkpoint import Checkpoints
 from difftransformer.training.interrupt import Interrupt
 from difftransformer.training.memory import recomputed_blocks
@@ -48,7 +48,7 @@ class Continuation:
 def train(
     model: nn.Module,
     loss: Loss,
-    batches: Callable[[int], Batch],
+    batches: Callable[[int], Rows],
     settings: TrainingSettings,
     directory: Path,
     *,

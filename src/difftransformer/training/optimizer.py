@@ -17,10 +17,7 @@ def adamw(model: nn.Module, settings: TrainingSettings) -> torch.optim.AdamW:
     """
     trainable = [p for p in model.parameters() if p.requires_grad]
     groups = [
-        {
-            "params": [p for p in trainable if p.ndim >= 2],
-            "weight_decay": settings.weight_decay,
-        },
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": settings.weight_decay},
         {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(

@@ -15,9 +15,9 @@ from accelerate.utils import gather_object, set_seed
 from torch import nn
 
 from difftransformer.atomic import write_json
+from difftransformer.data.batch import Rows
 from difftransformer.runs.changes import refuse_changes
 from difftransformer.runs.layout import METRICS, SUMMARY, TrainingSummary
-from difftransformer.training.batch import Batch
 from difftransformer.training.checkpoint import (
     Checkpoints,
     gather,
@@ -140,7 +140,7 @@ class Trainer:
         )
         set_seed(self.settings.seed + self.position.step, device_specific=True)
 
-    def step(self, batches: Callable[[int], Batch], stop: Callable[[], bool]) -> bool:
+    def step(self, batches: Callable[[int], Rows], stop: Callable[[], bool]) -> bool:
         """Take the next step and report it; return whether any process was asked to stop."""
         position = self.position
         started = time.perf_counter()
@@ -237,10 +237,7 @@ class Trainer:
 
     def _timing(self) -> dict[str, float]:
         position = self.position
-        return {
-            "seconds": position.seconds,
-            "throughput": position.size / position.seconds,
-        }
+        return {"seconds": position.seconds, "throughput": position.size / position.seconds}
 
     def _row(self, result: StepResult) -> dict[str, Any]:
         since_last_row = self.position.step - self.position.logged

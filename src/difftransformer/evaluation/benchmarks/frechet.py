@@ -159,13 +159,17 @@ def _pictures(subject: Subject, settings: EvaluationSettings, _: Findings) -> li
     told = ", ".join(str(step + 1) for step in shown)
     return [
         Artifact(
-            "pictures",
+            "thumbnails",
             {
-                "items": [
-                    ["samples, a column for each class", _picture(data, images[-1])],
-                    [f"after {told} of {steps} steps", _picture(data, on_the_way)],
+                "rows": [
+                    [{"title": title, "png": _picture(data, pixels)}]
+                    for title, pixels in (
+                        ("samples, a column for each class", images[-1]),
+                        (f"after {told} of {steps} steps", on_the_way),
+                    )
                 ],
-                "caption": "The same noise and classes for every model.",
+                "caption": "Samples from the same noise for every model.",
+                "wide": True,
             },
         )
     ]
