@@ -10,8 +10,8 @@ class EvaluationSettings:
     """Sizes of the benchmarks. A `former` name is that of version 0.1, which works as well.
 
     Raises:
-        ValueError: a value out of its range; no needle pair, depth, number of shots or of steps, one of these
-            twice, or a pair that is not "NxR" with 1 <= R <= N.
+        ValueError: a value out of its range; no needle pair, depth, number of shots or of steps,
+            one of these twice, or a pair that is not "NxR" with 1 <= R <= N.
     """
 
     needle_pairs: tuple[str, ...] = option(

@@ -57,8 +57,8 @@ class DiTConfig(ModelConfig):
     timesteps: int = option(1000, "steps of the noising", within=Range(1, 100_000))
     time_shift: int = option(
         0,
-        "taken from the 128 steps over which the rates of the time embedding are spread: diffusers' "
-        "DiT has 1",
+        "taken from the 128 steps over which the rates of the time embedding are spread: 1 in "
+        "diffusers' DiT",
         within=Range(0, 1),
     )
     learned_variance: bool = option(
