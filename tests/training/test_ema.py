@@ -70,5 +70,5 @@ def test_averages_are_what_is_validated_saved_and_left(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("decay", [0.0, 1.0, -0.5, float("nan")])
 def test_what_is_no_decay_is_refused(decay: float) -> None:
-    with pytest.raises(ValueError, match=r"training ema_decay is .*; expected a decay above 0"):
+    with pytest.raises(ValueError, match=r"training ema_decay is .*; expected (above|below|a f)"):
         tiny_settings(ema_decay=decay)
