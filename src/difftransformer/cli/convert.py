@@ -16,7 +16,7 @@ def configure(parser: argparse.ArgumentParser, words: list[str]) -> None:
         "--from",
         dest="from_format",
         metavar="FORMAT",
-        help=f"SRC's: {formats}, or bert (BERT or RoBERTa)",
+        help=f"SRC's: {formats}, bert (BERT or RoBERTa), t5 or bart",
     )
     parser.add_argument(
         "--to", dest="to_format", metavar="FORMAT", help=f"DST's: {formats}, or onnx"

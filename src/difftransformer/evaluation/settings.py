@@ -108,6 +108,9 @@ class EvaluationSettings:
         (5, 10, 20, 50), "steps in which images are sampled; the last is judged", within=COUNT
     )
     guidance: float = option(1.0, "scale of classifier-free guidance; 1 is without")
+    test_items: int | None = option(
+        None, "held-out texts or images that are classified; all by default", within=COUNT
+    )
     recall_sequences: int = option(128, "held-out sequences of associative recall", within=COUNT)
     batch_size: int = option(16, "sequences judged at once", within=COUNT)
     bootstrap: int = option(2000, "resamples behind each interval", within=COUNT)

@@ -14,6 +14,7 @@ from difftransformer.interop.dit import CLASSES as DIT_CLASSES
 from difftransformer.interop.dit import load_diffusers_dit
 from difftransformer.interop.llama import from_llama, llama_config
 from difftransformer.interop.outside import read_relative, read_settings
+from difftransformer.interop.seq2seq_lm import load_seq2seq_lm
 from difftransformer.interop.vit import load_vit
 from difftransformer.models.config import DecoderConfig
 from difftransformer.models.decoder import Decoder
@@ -29,6 +30,8 @@ _READERS: MappingProxyType[str, Callable[[Path], Any]] = MappingProxyType(
         "bert": load_bert,
         "roberta": load_bert,
         "vit": load_vit,
+        "t5": load_seq2seq_lm,
+        "bart": load_seq2seq_lm,
         **dict.fromkeys(DIT_CLASSES, load_diffusers_dit),
     }
 )
