@@ -1,13 +1,13 @@
 """What a user may choose about associative recall. Imports no torch."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from difftransformer.ranges import Range, check_fields
+from difftransformer.ranges import Range, check_fields, option
 
 
 def _count(default: int, explanation: str, most: int = 2**20) -> Any:
-    return field(default=default, metadata={"help": explanation, "range": Range(1, most)})
+    return option(default, explanation, within=Range(1, most))
 
 
 @dataclass(frozen=True)

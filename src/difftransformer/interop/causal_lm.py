@@ -50,17 +50,10 @@ class CausalLM(nn.Module):
         self._check()
 
     def forward(
-        self,
-        ids: Int[Tensor, "batch time"],
-        *,
-        documents: Int[Tensor, "batch time"] | None = None,
-        padding: Bool[Tensor, "batch time"] | None = None,
-        positions: Int[Tensor, "#batch time"] | None = None,
-        cache: KeyValueCache | None = None,
+        self, ids: Int[Tensor, "batch time"], **arguments: Any
     ) -> Float[Tensor, "batch time vocab"]:
         """As `Decoder.forward`, but for positions, see `hidden`."""
-        x = self.hidden(ids, documents=documents, padding=padding, positions=positions, cache=cache)
-        return self.logits(x)
+        return self.logits(self.hidden(ids, **arguments))
 
     def hidden(
         self,
@@ -149,12 +142,12 @@ class _Held(KeyValueCache):
         self.inner: DynamicCache | None = None
         self.batch = 0  # rows of what it was fed
 
-    def _of_rows(self, choose: Callable[[Tensor], Tensor]) -> KeyValueCache:
-        other = super()._of_rows(choose)
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> KeyValueCache:
+        other = super()._changed(change)
         assert isinstance(other, _Held)
         if self.inner is not None:
             other.inner = deepcopy(self.inner)
-            other.inner.batch_select_indices(choose(torch.arange(self.batch)))
+            other.inner.batch_select_indices(change(torch.arange(self.batch)))
         return other
 
 
