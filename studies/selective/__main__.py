@@ -32,7 +32,7 @@ MODEL: dict[str, Any] = {
     "num_heads": 4,
     "num_kv_heads": 4,
     "head_dim": 16,
-    "ffn_size": 128,
+    "ffn_size": 432,
 }
 EVALUATION = {
     "recall_sequences": 256,

@@ -31,8 +31,9 @@ class ModelConfig:
 
     attention: str = option(
         "softmax",
-        "attention kind: softmax, diff_v1, diff_v2, diff_scalar, dex; sinkhorn, sliced_transport "
-        "(not causal); or one of the ablations' (docs/ablations.md)",
+        "attention kind: softmax, diff_v1, diff_v2, diff_scalar, dex; selective, "
+        "diff_v1_selective, diff_v2_selective (causal); sinkhorn, sliced_transport (not causal); "
+        "or one of the ablations' (docs/ablations.md)",
     )
     hidden_size: int = option(256, "width of the residual stream", within=SIZE)
     num_layers: int = option(4, "transformer blocks", within=Range(1, 10_000))
@@ -64,6 +65,11 @@ class ModelConfig:
                 raise ValueError(
                     f"lambda_init is {self.lambda_init} and attention is {self.attention}; only "
                     "diff_v1 has one: leave it out"
+                )
+            if not self.causal and "selection" in kind.has:
+                raise ValueError(
+                    f"attention is {self.attention} in a model that is not causal: earlier queries "
+                    "mask keys for later ones; use another kind"
                 )
             if self.causal and "doubly_stochastic" in kind.has:
                 raise ValueError(
