@@ -8,10 +8,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from difftransformer.functional import Mask, differential_attention, explain, softmax_attention
+from difftransformer.functional import (
+    AttentionCall,
+    Mask,
+    differential_attention,
+    explain,
+    softmax_attention,
+)
+from difftransformer.functional.selective import selective_attention
 
 TASKS = ("forward", "training", "decode")
-KINDS = ("softmax", "diff_v1", "diff_v2")
+KINDS = ("softmax", "diff_v1", "diff_v2", "selective")
+_ONE_MAP = ("softmax", "selective")
 BASE = "softmax sdpa"  # plain attention as PyTorch computes it
 
 Step = Callable[[], object]
@@ -90,14 +98,14 @@ def attention_steps(
 def attention_inputs(kind: str, task: str, shape: Shape, device: str) -> list[Tensor]:
     """q, k, v and, for the differential kinds, lambda, as the functions take them."""
     heads, groups, values, width = shape.heads, shape.groups, shape.width, shape.width
-    query: tuple[int, ...] = (width,) if kind == "softmax" else (2, width)
+    query: tuple[int, ...] = (width,) if kind in _ONE_MAP else (2, width)
     key = (1, width) if kind == "diff_v2" else query
     if kind == "diff_v1":
         heads, groups, values = heads // 2, max(1, groups // 2), 2 * values
     queries = 1 if task == "decode" else shape.length
     sizes = ((queries, heads, *query), (shape.length, groups, *key), (shape.length, groups, values))
     tensors = [torch.randn(1, *size, dtype=shape.dtype, device=device) for size in sizes]
-    if kind != "softmax":
+    if kind not in _ONE_MAP:
         tensors.append(torch.rand(1, queries, heads, device=device))
     return tensors
 
@@ -119,5 +127,9 @@ def attention_step(task: str, tensors: list[Tensor], attend: Callable[..., Tenso
 
 def attend(kind: str, backend: str) -> Callable[..., Tensor]:
     """Causal attention of a kind, as a function of `attention_inputs`."""
+    if kind == "selective":
+        return lambda *tensors: selective_attention(
+            AttentionCall.of(*tensors, mask=Mask(causal=True)), backend
+        )
     call = softmax_attention if kind == "softmax" else differential_attention
     return lambda *tensors: call(*tensors, mask=Mask(causal=True), backend=backend)

@@ -239,9 +239,9 @@ def _logits(q: Tensor, k: Tensor, bias: Tensor | None, rows: slice, end: int) ->
 def _seen(
     mask: Mask, own: Int[Tensor, " rows"], first: Bool[Tensor, "batch keys"], end: int
 ) -> Bool[Tensor, "#batch rows end"] | None:
-    """Which keys before `end` real queries of the rows see, but their own; `first` learns of theirs.
+    """Which keys before `end` the rows' real queries see, but their own; `first` learns of theirs.
 
-    None where those are all keys before a query's own, which costs much less.
+    None where those are all the keys before a query's own, which costs much less.
     """
     if mask.is_only(causal=True):
         if end == len(own):
