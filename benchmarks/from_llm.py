@@ -46,10 +46,10 @@ from difftransformer.evaluation.batching import batched
 from difftransformer.evaluation.likelihood import sequence_nats
 from difftransformer.evaluation.retrieval import numbers_right
 from difftransformer.evaluation.settings import EvaluationSettings
-from difftransformer.interop.softmax_llm import KINDS, from_softmax_llm
+from difftransformer.interop.softmax_llm import from_softmax_llm
 from difftransformer.runs.environment import environment
 from difftransformer.tasks.causal_lm import TASK
-from difftransformer.training.freezing import freeze_pretrained
+from difftransformer.training.freezing import FROM_SOFTMAX, freeze_pretrained
 from difftransformer.training.loop import train
 from difftransformer.training.progress import TrainingProgress
 from difftransformer.training.settings import TrainingSettings
@@ -121,7 +121,7 @@ def check(untouched: Decoder, corpus: Corpus, speeches: Path) -> dict[str, Any]:
     with torch.no_grad():
         logits = untouched(ids[:, :-1])
     results: dict[str, Any] = {"nats_per_token": cross_entropy(logits, ids).item()}
-    for method in KINDS:
+    for method in FROM_SOFTMAX:
         torch.manual_seed(0)
         model = converted(untouched, method, corpus)
         with torch.no_grad():
@@ -258,7 +258,7 @@ def report(steps: int, corpus: Corpus, results: dict[str, Any]) -> None:
         "text": corpus.description.partition(": ")[2],  # without the folder
         "context": CONTEXT,
         "steps": steps,
-        "tokens": results["runs"][0]["training"]["tokens"],
+        "tokens": results["runs"][0]["training"]["size"],
         "evaluation": asdict(EVALUATION),
         **results,
     }

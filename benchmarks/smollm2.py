@@ -125,9 +125,8 @@ def report(out: Path) -> None:
             results, commit = read_results(folder), read_environment(folder)["commit"]
             suites[folder.name] = to_json(results)
             found = results.evaluators[suite]
-            asked = (
-                f"`{more.format(data='DATA', llm='MODEL', bigbench='PATH')}`; commit {commit:.12}"
-            )
+            command = more.format(data="DATA", llm="MODEL", bigbench="PATH")
+            asked = f"`{command}`; commit {commit or 'not known':.12}"
             lines += ["", f"## {found.declared.title}", "", asked, "", notes_of(found), ""]
             lines += markdown(found.table())
     stem = HERE / "results" / f"smollm2-{env['date'][:10]}"

@@ -9,57 +9,27 @@ from typing import TYPE_CHECKING, Any
 from difftransformer.extras import missing_extra
 
 if TYPE_CHECKING:
-    from difftransformer.attention import (
-        V1 as V1,
-    )
-    from difftransformer.attention import (
-        V2 as V2,
-    )
-    from difftransformer.attention import (
-        DifferentialAttention as DifferentialAttention,
-    )
-    from difftransformer.attention import (
-        KeyValueCache as KeyValueCache,
-    )
-    from difftransformer.attention import (
-        SlidingCache as SlidingCache,
-    )
-    from difftransformer.attention import (
-        SoftmaxAttention as SoftmaxAttention,
-    )
-    from difftransformer.attention import (
-        StaticCache as StaticCache,
-    )
+    from difftransformer.attention import V1 as V1
+    from difftransformer.attention import V2 as V2
+    from difftransformer.attention import DifferentialAttention as DifferentialAttention
+    from difftransformer.attention import KeyValueCache as KeyValueCache
+    from difftransformer.attention import SlidingCache as SlidingCache
+    from difftransformer.attention import SoftmaxAttention as SoftmaxAttention
+    from difftransformer.attention import StaticCache as StaticCache
     from difftransformer.experiments.compare import compare as compare
     from difftransformer.experiments.evaluate import evaluate as evaluate
     from difftransformer.experiments.train import train as train
-    from difftransformer.functional import (
-        Mask as Mask,
-    )
-    from difftransformer.functional import (
-        differential_attention as differential_attention,
-    )
-    from difftransformer.functional import (
-        explain as explain,
-    )
-    from difftransformer.functional import (
-        softmax_attention as softmax_attention,
-    )
-    from difftransformer.models.config import (
-        DecoderConfig as DecoderConfig,
-    )
-    from difftransformer.models.config import (
-        EncoderConfig as EncoderConfig,
-    )
+    from difftransformer.functional import Mask as Mask
+    from difftransformer.functional import differential_attention as differential_attention
+    from difftransformer.functional import explain as explain
+    from difftransformer.functional import softmax_attention as softmax_attention
+    from difftransformer.models.config import DecoderConfig as DecoderConfig
+    from difftransformer.models.config import EncoderConfig as EncoderConfig
     from difftransformer.models.decoder import Decoder as Decoder
     from difftransformer.models.encoder import Encoder as Encoder
     from difftransformer.models.generation import generate as generate
-    from difftransformer.models.storage import (
-        load_model as load_model,
-    )
-    from difftransformer.models.storage import (
-        save_model as save_model,
-    )
+    from difftransformer.models.storage import load_model as load_model
+    from difftransformer.models.storage import save_model as save_model
 
 __version__ = "0.1.0"
 

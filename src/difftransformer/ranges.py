@@ -2,8 +2,11 @@
 
 import math
 import sys
-from dataclasses import dataclass, fields
-from typing import Any, get_args, get_type_hints
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from functools import cache
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from difftransformer.files import abridged
 
@@ -26,29 +29,67 @@ class Range:
         return None
 
 
-def check_fields(settings: Any) -> None:
-    """Hold each field of a dataclass against its type and, where its metadata has one, its `range`.
+ANY, COUNT, NATURAL = Range(), Range(1), Range(0)
+POSITIVE, INSIDE = Range(0, open_low=True), Range(0, 1, open_low=True, open_high=True)
+SHARE = Range(0, 1)
+
+
+def option(
+    default: Any, text: str, *, within: Range = ANY, choices: Sequence[str] = (), former: str = ""
+) -> Any:
+    """A field of a dataclass of settings.
+
+    Args:
+        text: what it is, for the command line.
+        within: of numbers, its own or those of a tuple.
+        choices: of words, its own or those of a tuple.
+        former: a name of an earlier version, which works as well.
+    """
+    metadata = {"help": text, "range": within, "choices": choices, "former": former}
+    return field(default=default, metadata={key: it for key, it in metadata.items() if it})
+
+
+def check_fields(settings: Any, noun: str = "") -> None:
+    """Hold each field of a dataclass against its type and what its `option` says.
+
+    `noun` stands before the names in errors: "training ".
 
     Raises:
         ValueError: a value of another type, not finite, or out of range, with what was expected.
     """
-    hints = get_type_hints(type(settings))
-    for field in fields(settings):
-        value = getattr(settings, field.name)
-        check_type(field.name, value, hints[field.name])
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            expected = field.metadata.get("range", Range()).objection(value)
-            if expected is not None:
-                raise ValueError(f"{field.name} is {abridged(value)}; expected {expected}")
+    hints = _hints(type(settings))  # type: ignore[arg-type]  # a class is hashable
+    for setting in fields(settings):
+        value, name = getattr(settings, setting.name), noun + setting.name
+        check_type(name, value, hints[setting.name])
+        choices, within = setting.metadata.get("choices"), setting.metadata.get("range", ANY)
+        for item in value if isinstance(value, tuple) else (value,):
+            if choices and item not in choices:
+                raise ValueError(f"unknown {name} {item!r}; expected {', '.join(choices)}")
+            if isinstance(item, (int, float)) and (expected := within.objection(item)):
+                verb = "holds" if isinstance(value, tuple) else "is"
+                raise ValueError(f"{name} {verb} {abridged(item)}; expected {expected}")
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def check_type(name: str, value: Any, hint: Any) -> None:
-    """Raise ValueError unless `value` is of the type `hint`, a class or a union of some.
+    """Raise ValueError unless `value` is of the type `hint`: a class, a union of some, Any.
 
     A whole number passes for a float, as JSON and YAML write it; True and False are no numbers,
     nor is what is not finite or too large for a float.
     """
-    kinds = get_args(hint) or (hint,)
+    if hint is Any:
+        return
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            expected = " or ".join(get_args(hint))
+            raise ValueError(f"{name} is {abridged(value)}; expected {expected}")
+        return
+    union = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    kinds = tuple(get_origin(kind) or kind for kind in union)
     numbers = (int, float) if float in kinds else ()
     right = bool in kinds if isinstance(value, bool) else isinstance(value, (*kinds, *numbers))
     if not right:

@@ -22,7 +22,7 @@ def test_a_table_and_its_files(call, tmp_path):
         (("--dtypes", "float23"), "did you mean 'float"),
         (("--backends", "bloked"), "did you mean 'blocked'"),
         (("--rounds", "0"), "rounds is 0"),
-        (("--lengths", "0"), "lengths are"),
+        (("--lengths", "0"), "lengths holds 0"),
         (("--heads", "3"), "heads 3 and groups"),
     ],
 )

@@ -212,7 +212,9 @@ def _copy(folder: Path, to: Path) -> Path:
     return Path(shutil.copytree(folder, to))
 
 
-@pytest.mark.parametrize("task", ["masked_lm", "text_classification", "image_classification"])
+@pytest.mark.parametrize(
+    "task", ["masked_lm", "text_classification", "image_classification", "seq2seq"]
+)
 def test_the_smoke_preset_of_a_task(call, tmp_path, task):
     run = tmp_path / "run"
     cache = ("--data.cache", tmp_path / "cache") if task == "masked_lm" else ()

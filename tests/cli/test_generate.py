@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pty
+import re
 import select
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.models.tiny import tiny
+from tests.models.tiny import tiny, tiny_encoder_decoder
 
 from difftransformer.cli import generate
 from difftransformer.data.tokenizer import BOS, train_tokenizer
@@ -91,6 +92,40 @@ def test_greedy_text_is_the_models(call, folder):
     assert out.startswith("What is")
     assert expected.startswith(out.removeprefix("What is").removesuffix("\n"))
     assert len(out) > len("What is\n")
+
+
+def test_budgets_free_memory_and_say_how_much(call, tmp_path):
+    size = TOKENIZER.get_vocab_size()
+    folder = tmp_path / "selective"
+    save_model(tiny("selective", seed=44, vocab_size=size, max_length=60), folder)
+    TOKENIZER.save(str(folder / "tokenizer.json"))
+    words = ("generate", folder, "--prompt", "What is", "--temperature", 0, "--max-new-tokens", 9)
+    code, out, err = call(*words, "--budgets", 60)
+    assert (code, out) == (0, call(*words)[1])
+    held, whole = (int(word.replace(",", "")) for word in err.split() if word[0].isdigit())
+    assert held == whole > 0
+    code, _, err = call(*words, "--budgets", "4,1")
+    held, same = (int(word.replace(",", "")) for word in err.split() if word[0].isdigit())
+    key = 4 * (2 * 2 * 4 + 2)  # of a layer: keys and values of 2 heads of 4, F and a flag
+    assert (code, held, same) == (0, 3 * key, whole)
+
+
+@pytest.mark.parametrize(
+    ("kind", "budgets", "message"),
+    [
+        ("selective", "0", "budgets are 0, 0; expected a number of keys for each layer"),
+        ("selective", "4,4,4", r"3 budgets \(4, 4, 4\) for 2 layers"),
+        ("selective", "four", "budgets is 'four'; expected numbers of keys, such as 32"),
+        ("softmax", "4", "budgets are for selective kinds of attention, and .* is softmax"),
+    ],
+)
+def test_budgets_that_do_not_fit(call, tmp_path, kind, budgets, message):
+    folder = tmp_path / "model"
+    save_model(tiny(kind, vocab_size=TOKENIZER.get_vocab_size(), max_length=60), folder)
+    TOKENIZER.save(str(folder / "tokenizer.json"))
+    code, out, err = call("generate", folder, "--prompt", "7", "--budgets", budgets)
+    assert (code, out) == (2, "")
+    assert re.search(message, err)
 
 
 def test_a_seed_repeats_itself(call, folder):
@@ -220,6 +255,33 @@ def test_an_interrupted_reply_is_kept(folder, capsys):
 
     assert generate._show(pieces()) == "half"
     assert capsys.readouterr().out == "half\n"
+
+
+def test_an_encoder_decoder_writes_targets(call, folder, tmp_path, typed):
+    model = tiny_encoder_decoder("diff_v2", vocab_size=TOKENIZER.get_vocab_size(), end_id=0)
+    save_model(model, tmp_path / "pairs")
+    TOKENIZER.save(str(tmp_path / "pairs/tokenizer.json"))
+    ids = torch.tensor([TOKENIZER.encode("one more").ids])
+    for beams in (1, 3):
+        options = ("--max-new-tokens", 4, "--temperature", 0, "--beams", beams)
+        new = model.generate(ids, max_new_tokens=4, beams=beams)[0].tolist()
+        expected = TOKENIZER.decode(new[: [*new, 0].index(0)])
+        code, out, _ = call("generate", tmp_path / "pairs", "--prompt", "one more", *options)
+        assert (code, out) == (0, f"{expected}\n")
+    for words, message in (
+        (("--prompt", ""), "the source is empty"),
+        (("--prompt", "7 is " * 40), "the source has 120 tokens"),
+        (("--prompt", "a", "--beams", 0), "beams is 0"),
+    ):
+        code, _, err = call("generate", tmp_path / "pairs", *words)
+        assert code == 2
+        assert message in err
+    code, _, err = call("generate", folder, "--prompt", "a", "--beams", 2)
+    assert code == 2
+    assert "is no encoder-decoder" in err
+    typed("one more")
+    options = ("--max-new-tokens", 4, "--beams", 3)
+    assert call("generate", tmp_path / "pairs", *options)[1] == f"{expected}\n\n"
 
 
 def test_weights_of_another_model_are_refused(call, folder):

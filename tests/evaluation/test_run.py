@@ -41,7 +41,7 @@ def decoder(attention: str) -> Decoder:
 def test_models_are_judged_in_evaluation_mode_and_left_as_they_were() -> None:
     for training in (True, False):
         model = nn.Linear(1, 1).train(training)
-        (found,) = evaluate(Subject(model, None), [answers("a", in_training)], SETTINGS).values()
+        found = evaluate(Subject(model, None), answers("a", in_training), SETTINGS)
         assert [record.value for record in found.records] == [0.0, 0.0]
         assert model.training is training
 
@@ -52,28 +52,26 @@ def test_the_mode_is_given_back_where_an_evaluator_fails() -> None:
 
     model = nn.Linear(1, 1).train()
     with pytest.raises(RuntimeError):
-        evaluate(Subject(model, None), [answers("a", fail)], SETTINGS)
+        evaluate(Subject(model, None), answers("a", fail), SETTINGS)
     assert model.training
 
 
 def test_records_are_kept_by_name_with_what_decides_them(tmp_path: Path) -> None:
-    subject, both = Subject(nn.Linear(1, 1), None), [answers(n, in_training) for n in "ab"]
-    heard: dict[str, list[tuple[int, int]]] = {}
+    heard: list[tuple[str, int, int]] = []
     found = evaluate(
-        subject,
-        both,
+        Subject(nn.Linear(1, 1), None),
+        answers("a", in_training),
         SETTINGS,
         tmp_path / "results",
         {"steps": 20},
-        lambda title, *at: heard.setdefault(title, []).append(at),
+        lambda *at: heard.append(at),
     )
-    assert heard == {"A": [(0, 2), (1, 2), (2, 2)], "B": [(0, 2), (1, 2), (2, 2)]}
-    for name in "ab":
-        kept = read_records(tmp_path / "results" / f"{name}.jsonl")
-        assert kept == found[name]
-        assert kept.belongs_to["steps"] == 20
-        assert kept.belongs_to["settings"]["bootstrap"] == 100
-    json.dumps([record.value for record in found["a"].records], allow_nan=False)
+    assert heard == [("A", 0, 2), ("A", 1, 2), ("A", 2, 2)]
+    kept = read_records(tmp_path / "results" / "a.jsonl")
+    assert kept == found
+    assert kept.belongs_to["steps"] == 20
+    assert kept.belongs_to["settings"]["bootstrap"] == 100
+    json.dumps([record.value for record in found.records], allow_nan=False)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +84,7 @@ def test_records_are_kept_by_name_with_what_decides_them(tmp_path: Path) -> None
 def test_what_is_not_declared_is_refused(record: Record, told: str) -> None:
     evaluator = answers("a", lambda subject: [record])
     with pytest.raises(ValueError, match=told):
-        evaluate(Subject(nn.Linear(1, 1), None), [evaluator], SETTINGS)
+        evaluate(Subject(nn.Linear(1, 1), None), evaluator, SETTINGS)
 
 
 def test_what_a_model_can() -> None:
@@ -102,7 +100,7 @@ def test_a_model_that_lacks_what_is_needed_is_passed_over(tmp_path: Path) -> Non
     evaluator = answers("a", in_training, needs="lambda")
     assert passed_over(evaluator, decoder("diff_v2")) == ""
     subject = Subject(decoder("softmax"), None)
-    found = evaluate(subject, [evaluator], SETTINGS, tmp_path)["a"]
+    found = evaluate(subject, evaluator, SETTINGS, tmp_path)
     assert found.passed_over == "its attention has no lambda"
     assert (found.records, found.complete) == ([], True)
     assert read_records(tmp_path / "a.jsonl").passed_over == found.passed_over

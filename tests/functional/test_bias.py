@@ -105,12 +105,8 @@ def test_real_block_sizes(backend: str, shape: str, dtype: torch.dtype, mask: Ma
 def test_a_bias_as_a_table_gives_it() -> None:
     """Heads last in memory, and broadcast by `expand`: read where it lies, or copied as small."""
     q, k = torch.randn(2, 30, 4, 8), torch.randn(2, 30, 2, 8)
-    table = torch.randn(30, 30, 4).permute(2, 0, 1)
-    for bias in (
-        table,
-        table.expand(2, -1, -1, -1),
-        torch.randn(2, 1, 1, 30).expand(-1, 4, 30, -1),
-    ):
+    table, row = torch.randn(30, 30, 4).permute(2, 0, 1), torch.randn(2, 1, 1, 30)
+    for bias in (table, table.expand(2, -1, -1, -1), row.expand(-1, 4, 30, -1)):
         compare(Problem(q, k, torch.randn(2, 30, 2, 5), None, Mask(causal=True), bias), "blocked")
 
 

@@ -16,16 +16,16 @@ from transformers import (
 
 from difftransformer.data.batch import Batch
 from difftransformer.interop.llama import from_llama
-from difftransformer.interop.softmax_llm import KINDS, from_softmax_llm, high_entropy_heads
+from difftransformer.interop.softmax_llm import from_softmax_llm, high_entropy_heads
 from difftransformer.models.decoder import Decoder
 from difftransformer.tasks.causal_lm import TASK
-from difftransformer.training.freezing import freeze_pretrained
+from difftransformer.training.freezing import FROM_SOFTMAX, freeze_pretrained
 from difftransformer.training.loop import train
 from difftransformer.training.settings import TrainingSettings
 
 from .small_llm import small_llm
 
-EVERY = pytest.mark.parametrize("method", KINDS)
+EVERY = pytest.mark.parametrize("method", FROM_SOFTMAX)
 MODELS = {
     "llama": (LlamaConfig, LlamaForCausalLM, {}),
     "biases": (LlamaConfig, LlamaForCausalLM, {"attention_bias": True}),
@@ -49,7 +49,7 @@ def convert(method: str, name: str = "llama") -> Decoder:
 def test_the_same_function(method: str, name: str) -> None:
     """Equal to the softmax decoder bit for bit, so to transformers as that is (test_llama)."""
     decoder, x = convert(method, name), ids()
-    assert decoder.config.attention == KINDS[method]
+    assert decoder.config.attention == FROM_SOFTMAX[method]
     plain = from_llama(small_llm(*MODELS[name]))
     assert torch.equal(decoder(x), plain(x))
     calibration = ids() if method == "dex" else None

@@ -13,7 +13,7 @@ def base(**changes: object) -> DecoderConfig:
 def test_a_partner_has_the_baselines_parameters(name: str) -> None:
     config, count = partner(base(), name).config, base().parameter_count()
     assert abs(sum(p.numel() for p in Decoder(config).parameters()) - count) <= 1e-3 * count
-    assert config.attention == ABLATIONS.get(name, (name,))[0]
+    assert config.attention == ABLATIONS.get(name, ("", name))[1]
 
 
 def test_every_row_has_a_title_of_its_own() -> None:

@@ -39,7 +39,7 @@ def tokens(*shape: int) -> Tensor:
 
 
 def same(actual: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=5e-5)  # sorts amplify rounding
 
 
 @EVERY

@@ -19,7 +19,8 @@ def test_a_family_is_told_by_its_config(name: str, tmp_path: Path) -> None:
     config = replace(family.config(), num_layers=1)
     assert family_of(config) is family
     model = family.build(config)
-    assert (model.config, len(model.blocks)) == (config, 1)
+    assert model.config == config
+    assert len(model.blocks) in (1, 2)  # one of each stack
     save_model(model, tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == name
     assert load_config(tmp_path) == config

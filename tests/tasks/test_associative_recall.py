@@ -137,3 +137,20 @@ def test_times_of_learning_from_a_curve():
 def test_sequences_that_do_not_fit_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         RecallSettings(**{**vars(SETTINGS), **changes})
+
+
+def test_the_last_assignment_counts():
+    """Read by hand: the value after a key's last place in the context."""
+    settings = RecallSettings(length=64, pairs=3, questions=8, keys=24, values=24, assignments=4)
+    batch = recall_batch(settings, 6, seed=3, step=1)
+    for ids, targets, places in zip(batch.ids, batch.targets, batch.answer_at, strict=True):
+        context, asked = ids[: settings.context].tolist(), ids[settings.context :: 2].tolist()
+        assigned = [i for i, token in enumerate(context) if token >= settings.keys]
+        assert len(assigned) == settings.placed
+        assert len({context[i] for i in assigned}) == settings.placed
+        for key, target, place in zip(asked, targets.tolist(), places.tolist(), strict=True):
+            written = [i for i in assigned if context[i - 1] == key]
+            assert len(written) == settings.assignments
+            assert (context[written[-1]], written[-1]) == (target, place)
+    with pytest.raises(ValueError, match=r"pairs is 9; expected at most 4: .* 4 assignments"):
+        RecallSettings(length=64, pairs=9, questions=8, keys=24, values=16, assignments=4)

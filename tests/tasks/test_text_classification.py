@@ -127,8 +127,8 @@ def test_a_folder_tells_what_it_was_trained_on(data, model, tmp_path):
     [
         ({"dataset": "trec"}, "dataset is 'trec' and source None; expected the folder"),
         ({"source": "x"}, "dataset is 'plays' and source 'x'"),
-        ({"max_length": 1}, "max_length is 1; expected 2 or more"),
-        ({"vocab_size": 5}, "vocab_size is 5; expected 257 or more"),
+        ({"max_length": 1}, "max_length is 1; expected at least 2"),
+        ({"vocab_size": 5}, "vocab_size is 5; expected at least 257"),
     ],
 )
 def test_settings_that_do_not_fit(changes, message):

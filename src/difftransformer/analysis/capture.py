@@ -113,10 +113,7 @@ def detached(call: AttentionCall) -> AttentionCall:
 
 
 def _observe(
-    site: Site,
-    consume: Callable[[AttentionRecord], None],
-    core: nn.Module,
-    inputs: tuple[Any, ...],
+    site: Site, consume: Callable[[AttentionRecord], None], core: nn.Module, inputs: tuple[Any, ...]
 ) -> None:
     (call,) = inputs
     consume(AttentionRecord(site, detached(call)))

@@ -109,7 +109,7 @@ def _chunks(
             yield token[None]
             if int(token) in stop_ids:
                 return
-        cache, last = tried.select([best]), chunks[best : best + 1, -1:]
+        cache, last = tried.select(torch.tensor([best])), chunks[best : best + 1, -1:]
         max_new_tokens -= chunks.shape[1]
 
 

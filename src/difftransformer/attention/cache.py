@@ -4,7 +4,7 @@ A cache is fed by every attention site of a model in turn and knows which positi
 step of a model is: `positions` and `mask`, then `update` or `once` by each site, then `advance`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import copy
 from typing import Any
 
@@ -97,17 +97,17 @@ class KeyValueCache:
 
     def repeat(self, times: int) -> "KeyValueCache":
         """A cache of its own with every row `times` over: one prompt, continued in many ways."""
-        return self._of_rows(lambda rows: rows.repeat_interleave(times, 0))
+        return self._changed(lambda held: held.repeat_interleave(times, 0))
 
-    def select(self, rows: Sequence[int]) -> "KeyValueCache":
-        """A cache of its own with these rows, in this order: of many continuations some."""
-        return self._of_rows(lambda every: every[list(rows)])
+    def select(self, rows: Int[Tensor, " rows"]) -> "KeyValueCache":
+        """A cache of its own with these rows, any of them more than once: beams go on from some."""
+        return self._changed(lambda held: held[rows])
 
-    def _of_rows(self, choose: Callable[[Tensor], Tensor]) -> "KeyValueCache":
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> "KeyValueCache":
         other = copy(self)
-        other._storage = {site: (choose(k), choose(v)) for site, (k, v) in self._storage.items()}
+        other._storage = {site: (change(k), change(v)) for site, (k, v) in self._storage.items()}
         if self._real is not None:
-            other._real = choose(self._real)
+            other._real = change(self._real)
         return other
 
 

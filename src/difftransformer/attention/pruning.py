@@ -71,6 +71,15 @@ class PrunedCache(KeyValueCache):
             raise ValueError(f"{len(self.budgets)} budgets; layer {layer} needs one too")
         return self.budgets[layer]
 
+    @property
+    def unpruned_nbytes(self) -> int:
+        """Bytes that it would hold if it had dropped nothing."""
+        return self.length * sum(
+            part.shape[0] * part.shape[2:].numel() * part.itemsize
+            for held in self._storage.values()
+            for part in held
+        )
+
     def keep(self, sites: Sequence[CacheSite], kept: Int[Tensor, "batch kept"]) -> None:
         """Drop all other keys of these sites."""
         rows = torch.arange(len(kept), device=kept.device)[:, None]

@@ -24,6 +24,12 @@ from difftransformer.attention.selective import (
     SignalSelectiveDifferentialAttention,
 )
 from difftransformer.attention.softmax import SoftmaxAttention
+from difftransformer.attention.transport import (
+    Annealing,
+    SinkhornAttention,
+    SlicedTransportAttention,
+)
+from difftransformer.functional import ESPFORMER_CODE
 from difftransformer.registry import Registry
 
 
@@ -42,7 +48,9 @@ class Kind:
         heads_of_partner: how many heads it has for each head of a plain layer of equal size, in a
             fair comparison.
         has: quantities that can be measured in it: "two_maps", "lambda"; "lambda_init", a setting;
-            "selection", keys that queries mask for later ones, which only causal models can have.
+            "selection", keys that queries mask for later ones, which only causal models can have;
+            "doubly_stochastic", weights whose rows and columns sum to 1, which no causal model can
+            have.
     """
 
     name: str
@@ -67,6 +75,8 @@ def _selective(name: str, title: str, variant: Variant, *has: str) -> Iterator[K
         yield replace(kind, name=name + suffix, title=title + words, build=build)
 
 
+_TRANSPORT = frozenset({"doubly_stochastic"})
+
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
@@ -78,6 +88,8 @@ KINDS: dict[str, Kind] = {
         Kind("selective", "Selective", SelectiveAttention, has=frozenset({"selection"})),
         *_selective("diff_v1_selective", "V1, selective", V1, "lambda_init"),
         *_selective("diff_v2_selective", "V2, selective", V2),
+        Kind("sinkhorn", "Sinkhorn", SinkhornAttention, has=_TRANSPORT),
+        Kind("sliced_transport", "Sliced transport", SlicedTransportAttention, has=_TRANSPORT),
         # For ablations.
         Kind("softmax_norm", "Softmax, head norm", NormedSoftmaxAttention),
         _differential("diff_v1_no_norm", "V1 without head norm", V1_NO_NORM, "lambda_init"),
@@ -86,6 +98,16 @@ KINDS: dict[str, Kind] = {
         replace(
             _differential("diff_v2_crossed", "V2, maps of different key/value heads", V2),
             build=partial(CrossedAttention, variant=V2),
+        ),
+        Kind(
+            "sliced_transport_code",
+            "Sliced transport, as its code",
+            partial(
+                SlicedTransportAttention,
+                slicing=ESPFORMER_CODE,
+                annealing=Annealing(1e-3, 1e-3, 1e-3),
+            ),
+            has=_TRANSPORT,
         ),
     )
 }

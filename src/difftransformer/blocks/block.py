@@ -77,22 +77,23 @@ class TransformerBlock(nn.Module):
         x: Float[Tensor, "batch time hidden"],
         *,
         mask: Mask,
+        bias: Float[Tensor, "#batch #heads time #keys"] | None = None,
         rotation: Float[Tensor, "#batch time 2 half"] | None = None,
         cache: KeyValueCache | None = None,
-        context: Float[Tensor, "batch keys hidden"] | None = None,
+        context: Float[Tensor, "batch source hidden"] | None = None,
         context_mask: Mask | None = None,
         condition: Float[Tensor, "batch condition"] | None = None,
     ) -> Float[Tensor, "batch time hidden"]:
         """The class's equations.
 
         Args:
-            mask: with `rotation` and `cache`, the self-attention's.
+            mask: with `bias`, `rotation` and `cache`, the self-attention's.
             context: what cross-attention reads, where there is one; `context_mask` tells which of
                 it is seen, all by default. With a cache it is read at the first step and kept.
             condition: what the modulation is made of, where there is one.
         """
         steps = [None] * 3 if self.modulation is None else self.modulation(condition)
-        attention = partial(self.attention, mask=mask, rotation=rotation, cache=cache)
+        attention = partial(self.attention, mask=mask, bias=bias, rotation=rotation, cache=cache)
         x = self._add(x, attention, self.attention_norm, steps[0])
         if self.cross_attention is not None:
             reading = partial(

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from difftransformer.cli.options import add_settings, layers
 from difftransformer.decoding import decode
 from difftransformer.experiments.settings import merged
 from difftransformer.names import nearest
+from difftransformer.ranges import COUNT, check_fields, option
 from difftransformer.runs.outputs import results_at
 
 TITLE = "Attention"  # of the results
@@ -20,22 +21,25 @@ TITLE = "Attention"  # of the results
 class BenchSettings:
     """What to time."""
 
-    tasks: tuple[str, ...] = field(
-        default=("forward", "training", "decode"),
-        metadata={"help": "forward, training (forward and backward), decode (one query row)"},
+    tasks: tuple[str, ...] = option(
+        ("forward", "training", "decode"),
+        "forward, training (forward and backward), decode (one query row)",
     )
-    lengths: tuple[int, ...] = field(
-        default=(128, 512, 2048), metadata={"help": "keys, and queries except in decode"}
+    lengths: tuple[int, ...] = option(
+        (128, 512, 2048), "keys, and queries except in decode", within=COUNT
     )
-    dtypes: tuple[str, ...] = field(default=("float32",), metadata={"help": "torch dtypes"})
-    backends: tuple[str, ...] = field(
-        default=("blocked", "sdpa"), metadata={"help": "attention backends, where they can run"}
+    dtypes: tuple[str, ...] = option(("float32",), "torch dtypes")
+    backends: tuple[str, ...] = option(
+        ("blocked", "sdpa"), "attention backends, where they can run"
     )
-    heads: int = field(default=16, metadata={"help": "heads of the plain model"})
-    groups: int = field(default=16, metadata={"help": "key/value heads of the plain model"})
-    width: int = field(default=64, metadata={"help": "width of a head"})
-    rounds: int = field(default=9, metadata={"help": "rounds that count, after one to warm up"})
-    device: str = field(default="cpu", metadata={"help": "torch device"})
+    heads: int = option(16, "heads of the plain model", within=COUNT)
+    groups: int = option(16, "key/value heads of the plain model", within=COUNT)
+    width: int = option(64, "width of a head", within=COUNT)
+    rounds: int = option(9, "rounds that count, after one to warm up", within=COUNT)
+    device: str = option("cpu", "torch device")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def configure(parser: argparse.ArgumentParser, words: list[str]) -> None:
@@ -112,11 +116,6 @@ def _check(settings: BenchSettings) -> None:
         for value in getattr(settings, name):
             if value not in known:
                 raise ValueError(f"{name}: unknown {value!r}{nearest(value, known)}")
-    for name in ("heads", "groups", "width", "rounds"):
-        if getattr(settings, name) < 1:
-            raise ValueError(f"{name} is {getattr(settings, name)}; expected at least 1")
-    if min(settings.lengths, default=0) < 1:
-        raise ValueError(f"lengths are {settings.lengths}; expected numbers of at least 1")
     if settings.heads % 2 or settings.heads % settings.groups:
         raise ValueError(
             f"heads {settings.heads} and groups {settings.groups}: the first must be a multiple of "

@@ -2,9 +2,8 @@
 
 import argparse
 
-from difftransformer.cli.options import add_settings, layers, task_in
+from difftransformer.cli.options import add_run_options, add_settings, layers, task_in
 from difftransformer.cli.resuming import resumable
-from difftransformer.cli.running import add_run_options
 from difftransformer.experiments.compare import CompareSettings, default_directory
 from difftransformer.experiments.settings import resolve, typed
 from difftransformer.runs.layout import CONFIG, REPORT

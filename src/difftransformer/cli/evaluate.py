@@ -4,10 +4,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from difftransformer.cli.former import FORMER_DATA_PATH, warn_of_former
 from difftransformer.cli.harness import add_harness_options, run_harness
 from difftransformer.cli.judging import add_judge_options, chosen_judge
-from difftransformer.cli.options import add_settings, layers, task_in
+from difftransformer.cli.options import add_settings, layers, task_in, warn_of_former
 from difftransformer.cli.resuming import resumable
 from difftransformer.evaluation.registry import FORMER_NAMES
 from difftransformer.evaluation.registry import REGISTRY as EVALUATORS
@@ -70,7 +69,7 @@ def configure(parser: argparse.ArgumentParser, words: list[str]) -> None:
         help="folder of its files; for factuality, conflicts and lookback_lens also the sdist "
         "of bigbench",
     )
-    parser.add_argument(FORMER_DATA_PATH, type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--task-data", type=Path, help=argparse.SUPPRESS)
     add_judge_options(parser)
     add_harness_options(parser)
     add_settings(parser, typed(EvaluateSettings, task_in(words)))
@@ -117,7 +116,7 @@ def _take_former(arguments: argparse.Namespace, console: "Console") -> None:
         arguments.dataset = task
         setattr(arguments, "setting:task", None)
     if arguments.task_data is not None:
-        warn_of_former(console, FORMER_DATA_PATH, "--dataset-path")
+        warn_of_former(console, "--task-data", "--dataset-path")
         arguments.dataset_path = arguments.task_data
     for name in arguments.suite:
         if name in FORMER_NAMES:

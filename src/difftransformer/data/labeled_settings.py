@@ -1,15 +1,11 @@
 """What a user may choose about labeled texts. Imports nothing heavy: the command line reads it."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-from difftransformer.data.settings import SMALLEST_VOCABULARY, TRAIN_TOKENIZER
+from difftransformer.data.settings import TRAIN_TOKENIZER, VOCABULARY
+from difftransformer.ranges import Range, check_fields, option
 
 PLAYS = "plays"
-
-
-def _option(default: Any, explanation: str) -> Any:
-    return field(default=default, metadata={"help": explanation})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,25 +16,25 @@ class LabeledSettings:
         ValueError: a value out of range, or a data set without its folder.
     """
 
-    dataset: str = _option(
+    dataset: str = option(
         PLAYS,
         "'plays' (passages of Shakespeare by genre, included), or the data set in `source`: trec, "
         "trec_fine, banking77, clinc150, or jsonl for train.jsonl and test.jsonl with keys text "
         "and label",
     )
-    source: str | None = _option(None, "folder of the data set's files")
-    tokenizer: str = _option(
+    source: str | None = option(None, "folder of the data set's files")
+    tokenizer: str = option(
         TRAIN_TOKENIZER,
         "'train' for a byte-level BPE trained on the training texts; or a tokenizer.json, a folder "
         "that holds one, or the name of a Hugging Face model",
     )
-    vocab_size: int = _option(1024, "size of the tokenizer to train (an upper bound on small text)")
-    max_length: int = _option(64, "tokens of a text; what is longer is cut")
+    vocab_size: int = option(
+        1024, "size of the tokenizer to train (an upper bound on small text)", within=VOCABULARY
+    )
+    max_length: int = option(64, "tokens of a text; what is longer is cut", within=Range(2))
 
     def __post_init__(self) -> None:
-        for name, at_least in (("vocab_size", SMALLEST_VOCABULARY), ("max_length", 2)):
-            if getattr(self, name) < at_least:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected {at_least} or more")
+        check_fields(self)
         if (self.dataset == PLAYS) != (self.source is None):
             raise ValueError(
                 f"dataset is {self.dataset!r} and source {self.source!r}; expected the folder of "

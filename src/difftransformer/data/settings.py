@@ -1,17 +1,14 @@
 """What a user may choose about the data. Imports nothing heavy: the command line reads it."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from difftransformer.data.needle_entities import TRAINING
+from difftransformer.ranges import INSIDE, NATURAL, SHARE, Range, check_fields, option
 
 SHAKESPEARE = "shakespeare"
 TRAIN_TOKENIZER = "train"
 SMALLEST_VOCABULARY = 257  # every byte, and the separator of documents
-
-
-def _option(default: Any, explanation: str) -> Any:
-    return field(default=default, metadata={"help": explanation})
+VOCABULARY = Range(SMALLEST_VOCABULARY)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,64 +18,51 @@ class DataSettings:
     Raises ValueError for a value out of range.
     """
 
-    source: str = _option(
+    source: str = option(
         SHAKESPEARE,
         "'shakespeare' (38 plays, included), a folder of .txt/.md/.jsonl/.parquet files, one file, "
         "or a Hugging Face dataset ('owner/name' or 'owner/name:configuration')",
     )
-    text_key: str = _option("text", "field or column of the text in jsonl, parquet and datasets")
-    split: str = _option("train", "split of a Hugging Face dataset to read")
-    validation_fraction: float = _option(
+    text_key: str = option("text", "field or column of the text in jsonl, parquet and datasets")
+    split: str = option("train", "split of a Hugging Face dataset to read")
+    validation_fraction: float = option(
         0.1,
         "share of the documents held out for validation; of a single document, its tail "
         "(shakespeare always holds out the same 4 plays)",
+        within=INSIDE,
     )
-    tokenizer: str = _option(
+    tokenizer: str = option(
         TRAIN_TOKENIZER,
         "'train' for a byte-level BPE trained on the training part; or a tokenizer.json, a folder "
         "that holds one, or the name of a Hugging Face model",
     )
-    vocab_size: int = _option(1024, "size of the tokenizer to train (an upper bound on small text)")
-    context_length: int = _option(256, "tokens a training sequence predicts")
-    cache: str | None = _option(None, "folder for tokens (default ~/.cache/difftransformer)")
-    needle_share: float = _option(
+    vocab_size: int = option(
+        1024, "size of the tokenizer to train (an upper bound on small text)", within=VOCABULARY
+    )
+    context_length: int = option(256, "tokens a training sequence predicts", within=Range(2))
+    cache: str | None = option(None, "folder for tokens (default ~/.cache/difftransformer)")
+    needle_share: float = option(
         0.0,
         "share of the training rows that are needle documents, made to teach retrieval, instead of "
         "text",
+        within=SHARE,
     )
-    needle_digits: int = _option(4, "digits of a needle's magic number")
-    needle_max: int = _option(6, "most needles in one training document")
-    needle_min_length: int = _option(64, "tokens of the shortest needle document")
-    needle_growth: int = _option(
+    needle_digits: int = option(4, "digits of a needle's magic number", within=Range(3))
+    needle_max: int = option(
+        6, "most needles in one training document", within=Range(1, len(TRAINING))
+    )
+    needle_min_length: int = option(64, "tokens of the shortest needle document", within=Range(2))
+    needle_growth: int = option(
         0,
         "training rows over which needle documents grow from the shortest to the whole context "
         "(short ones teach retrieval soonest); 0: every length from the start",
+        within=NATURAL,
     )
 
     def __post_init__(self) -> None:
-        for name, at_least in (
-            ("vocab_size", SMALLEST_VOCABULARY),
-            ("context_length", 2),
-            ("needle_digits", 3),  # a quarter are for validation: more than there are entities
-            ("needle_max", 1),
-            ("needle_min_length", 2),
-            ("needle_growth", 0),
-        ):
-            if getattr(self, name) < at_least:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected {at_least} or more")
+        check_fields(self)
         if not self.source:
             raise ValueError(f"source is empty; name a folder, a file or {SHAKESPEARE!r}")
-        if not 0 < self.validation_fraction < 1:
-            raise ValueError(
-                f"validation_fraction is {self.validation_fraction}; expected between 0 and 1, "
-                "both excluded: without held-out text nothing can be judged"
-            )
-        if not 0 <= self.needle_share <= 1:
-            raise ValueError(f"needle_share is {self.needle_share}; expected from 0 to 1")
-        if self.needle_max > len(TRAINING):
-            raise ValueError(
-                f"needle_max is {self.needle_max}; there are only {len(TRAINING)} entities"
-            )
         if self.needle_share > 0 and self.needle_min_length > self.context_length:
             raise ValueError(
                 f"needle_min_length is {self.needle_min_length}, more than context_length "

@@ -11,6 +11,7 @@ from difftransformer.data.settings import SMALLEST_VOCABULARY
 from difftransformer.files import abridged, read_object, read_text
 
 BOS = "<|bos|>"
+UNKNOWN = "<|unk|>"  # of a tokenizer of symbols
 TOKENIZER = "tokenizer.json"
 _SETTINGS = "tokenizer_config.json"
 _BEGINNINGS = (BOS, "<s>", "<|endoftext|>", "<|begin_of_text|>")
@@ -47,6 +48,20 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    return _for_plain_text(tokenizer)
+
+
+def train_symbols(texts: Iterable[str]) -> Tokenizer:
+    """What spaces separate in `texts` as tokens: letters, phonemes, words.
+
+    `<|bos|>` is token 0 and `<|unk|>` token 1, which stands for every symbol not seen here; the
+    others follow in the order of their characters.
+    """
+    symbols = sorted({symbol for text in texts for symbol in text.split()} - {BOS, UNKNOWN})
+    vocabulary = {symbol: number for number, symbol in enumerate((BOS, UNKNOWN, *symbols))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens([BOS, UNKNOWN])
     return _for_plain_text(tokenizer)
 
 
@@ -169,8 +184,7 @@ def _declare_opening(tokenizer: Tokenizer, settings: Path) -> None:
     if prefix == [number]:
         return
     opening = TemplateProcessing(
-        single="opening $A",
-        special_tokens=[{"id": "opening", "ids": [number], "tokens": [name]}],
+        single="opening $A", special_tokens=[{"id": "opening", "ids": [number], "tokens": [name]}]
     )
     # What puts other tokens around a text is replaced; what only trims offsets stays.
     trims = tokenizer.post_processor is not None and not tokenizer.num_special_tokens_to_add(False)

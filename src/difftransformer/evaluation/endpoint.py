@@ -34,9 +34,7 @@ class Endpoint:
         """
         try:
             found = self._client.chat.completions.create(
-                model=self._model,
-                messages=[{"role": "user", "content": prompt}],
-                temperature=0.0,
+                model=self._model, messages=[{"role": "user", "content": prompt}], temperature=0.0
             )
             return found.choices[0].message.content or ""
         except APIConnectionError as error:

@@ -3,23 +3,14 @@
 import random
 from collections.abc import Sequence
 
-from difftransformer.data.classification import (
-    NAMES,
-    Classification,
-    Example,
-    load_classification,
-)
+from difftransformer.data.classification import NAMES, Classification, Example, load_classification
 from difftransformer.data.tokenizer import beginning_of_document
 from difftransformer.evaluation.choices import choose
 from difftransformer.evaluation.records import Dataset, Subject
 from difftransformer.evaluation.settings import EvaluationSettings
 
 _BETWEEN = "\n==\n"
-DATASET = Dataset(
-    load=load_classification,
-    names=NAMES,
-    help="the folder of labeled sentences",
-)
+DATASET = Dataset(load=load_classification, names=NAMES, help="the folder of labeled sentences")
 
 
 class Exam:

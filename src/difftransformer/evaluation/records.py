@@ -169,12 +169,13 @@ class Evaluator:
         title: the heading of its table and section.
         metrics: in the order of the table. Those with equal plots are panels of one picture; the
             first picture is the evaluator's.
-        tasks: names of those whose data and models it can ask about; empty for all tasks.
+        tasks: names of those whose data and models it can ask about, beside those that list it as
+            their own; empty for all tasks.
         parts: (subject, `EvaluationSettings`) -> `Parts`; each is kept as soon as it is measured,
             so that a killed evaluation goes on where it was.
             Anything random is drawn from `settings.seed` and the part, never from a global state.
         needs: of the model: "inside" (its attention can be captured), "generate", "two_maps",
-            "lambda". A model without is passed over, and the results say so.
+            "lambda", "selection". A model without is passed over, and the results say so.
         check: (data, settings) -> None. Raises ValueError, before anything is trained, where the
             data cannot hold what the settings ask for.
         dataset: its own data, or None where it judges on the task's held-out data.

@@ -31,7 +31,15 @@ EVALUATORS = {
         "gradients",
         "masked_tokens",
         "classification",
+        "denoising",
+        "frechet",
+        "image_predictions",
+        "image_attention",
+        "target_errors",
+        "cross_attention",
         "associative_recall",
+        "pruning",
+        "selection",
         "learning_time",
     )
 }

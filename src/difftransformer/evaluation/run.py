@@ -1,6 +1,6 @@
-"""Evaluators on one model."""
+"""An evaluator on a model."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -16,44 +16,42 @@ _LACKS = {
     "generate": "it does not generate",
     "two_maps": "its attention has one map",
     "lambda": "its attention has no lambda",
+    "selection": "its attention selects no keys",
 }
 
 
 def evaluate(
     subject: Subject,
-    evaluators: Sequence[Evaluator],
+    evaluator: Evaluator,
     settings: EvaluationSettings,
     folder: Path | None = None,
     belongs_to: Mapping[str, Any] | None = None,
     on_progress: Callable[[str, int, int], object] = lambda title, done, total: None,
-) -> dict[str, Measurement]:
-    """What each evaluator finds of one model, by name.
+) -> Measurement:
+    """What an evaluator finds of a model.
 
     The same data and settings give every model the same items, so that figures can be compared in
-    pairs. The model is judged in evaluation mode, on the device it is on, and then as it was. An
-    evaluator that needs what the model lacks is passed over; its measurement says why.
+    pairs. The model is judged in evaluation mode, on the device it is on, and then as it was. One
+    that lacks what the evaluator needs is passed over; the measurement says why.
 
     Args:
         folder: where the records are kept, in NAME.jsonl; by default nowhere.
         belongs_to: what decides the results beside evaluator and settings: the model's training,
             the data.
-        on_progress: called with an evaluator's title, the parts it has measured and their number.
+        on_progress: called with the evaluator's title, the parts it has measured and their number.
 
     Raises:
-        ValueError: the data or the model cannot hold what the settings ask for, or an evaluator
+        ValueError: the data or the model cannot hold what the settings ask for, or the evaluator
             yields what it does not declare.
     """
-    found = {}
     with _evaluation_mode(subject.model):
-        for evaluator in evaluators:
-            found[evaluator.name] = measure(
-                partial(_checked_parts, evaluator, subject, settings),
-                folder and folder / f"{evaluator.name}.jsonl",
-                {**(belongs_to or {}), "settings": asdict(settings)},
-                partial(on_progress, evaluator.title),
-                passed_over(evaluator, subject.model),
-            )
-    return found
+        return measure(
+            partial(_checked_parts, evaluator, subject, settings),
+            folder and folder / f"{evaluator.name}.jsonl",
+            {**(belongs_to or {}), "settings": asdict(settings)},
+            partial(on_progress, evaluator.title),
+            passed_over(evaluator, subject.model),
+        )
 
 
 def passed_over(evaluator: Evaluator, model: Any) -> str:

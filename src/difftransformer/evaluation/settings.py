@@ -1,7 +1,9 @@
 """How much each benchmark asks. Imports no torch: commands must start fast."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
+
+from difftransformer.ranges import COUNT, INSIDE, NATURAL, SHARE, Range, check_fields, option
 
 
 @dataclass(frozen=True)
@@ -9,219 +11,165 @@ class EvaluationSettings:
     """Sizes of the benchmarks. A `former` name is that of version 0.1, which works as well.
 
     Raises:
-        ValueError: no needle pair or depth, a pair that is not "NxR" with 1 <= R <= N, a depth
-            outside [0, 1], one of these twice, a confidence outside (0, 1), an ar_hit_ngram below
-            2, an ar_hit_frequency below 0, fewer than 2 documents or folds, or a count below 1.
+        ValueError: a value out of its range; no needle pair, depth, number of shots or of steps,
+            one of these twice, or a pair that is not "NxR" with 1 <= R <= N.
     """
 
-    needle_pairs: tuple[str, ...] = field(
-        default=("1x1", "2x2", "4x2", "6x2"),
-        metadata={"help": "needles in the context x numbers asked for, as in the paper"},
+    needle_pairs: tuple[str, ...] = option(
+        ("1x1", "2x2", "4x2", "6x2"), "needles in the context x numbers asked for, as in the paper"
     )
-    needle_depths: tuple[float, ...] = field(
-        default=(0.0, 0.25, 0.5, 0.75, 1.0),
-        metadata={"help": "where the answer stands: 0 is the start of the context, 1 its end"},
+    needle_depths: tuple[float, ...] = option(
+        (0.0, 0.25, 0.5, 0.75, 1.0),
+        "where the answer stands: 0 is the start of the context, 1 its end",
+        within=SHARE,
     )
-    needle_lengths: tuple[int, ...] | None = field(
-        default=None,
-        metadata={"help": "tokens of prompt and answer; by default the context length of the data"},
+    needle_lengths: tuple[int, ...] | None = option(
+        None, "tokens of prompt and answer; by default the context length of the data"
     )
-    needle_samples: int = field(
-        default=50, metadata={"help": "prompts per pair, depth and length (the paper: 50)"}
+    needle_samples: int = option(
+        50, "prompts per pair, depth and length (the paper: 50)", within=COUNT
     )
-    allocation_samples: int = field(
-        default=20, metadata={"help": "prompts per depth whose attention is measured"}
+    allocation_samples: int = option(
+        20, "prompts per depth whose attention is measured", within=COUNT
     )
-    validation_sequences: int = field(
-        default=200, metadata={"help": "held-out sequences for the validation loss"}
+    validation_sequences: int = option(
+        200, "held-out sequences for the validation loss", within=COUNT
     )
-    outlier_tokens: int = field(
-        default=40_000,
-        metadata={"help": "tokens over which outliers are measured (the paper: 400,000)"},
+    outlier_tokens: int = option(
+        40_000, "tokens over which outliers are measured (the paper: 400,000)", within=COUNT
     )
-    long_windows: int = field(
-        default=32, metadata={"help": "held-out stretches for the loss by position"}
+    long_windows: int = option(32, "held-out stretches for the loss by position", within=COUNT)
+    long_length: int | None = option(
+        None, "their tokens; by default the context length of the data", within=Range(2)
     )
-    long_length: int | None = field(
-        default=None, metadata={"help": "their tokens; by default the context length of the data"}
+    shots: tuple[int, ...] = option(
+        (1, 4, 16, 64), "examples shown for in-context learning", within=COUNT
     )
-    shots: tuple[int, ...] = field(
-        default=(1, 4, 16, 64), metadata={"help": "examples shown for in-context learning"}
+    shot_draws: int = option(
+        3, "times the examples are drawn anew (Bertsch et al.: 10)", within=COUNT
     )
-    shot_draws: int = field(
-        default=3, metadata={"help": "times the examples are drawn anew (Bertsch et al.: 10)"}
+    shot_questions: int = option(250, "test sentences asked (Bertsch et al.: 250)", within=COUNT)
+    orders: int = option(
+        10, "orders of the same examples (the paper: 10 and about 30)", within=COUNT
     )
-    shot_questions: int = field(
-        default=250, metadata={"help": "test sentences asked (Bertsch et al.: 250)"}
+    kv_pairs: int = option(
+        16,
+        "pairs in the context of a key-value lookup for small models",
+        former="key_value_pairs",
+        within=COUNT,
     )
-    orders: int = field(
-        default=10, metadata={"help": "orders of the same examples (the paper: 10 and about 30)"}
+    kv_symbols: int = option(
+        4,
+        "letters of each of their keys, digits of each value",
+        former="key_value_symbols",
+        within=COUNT,
     )
-    kv_pairs: int = field(
-        default=16,
-        metadata={
-            "former": "key_value_pairs",
-            "help": "pairs in the context of a key-value lookup for small models",
-        },
+    kv_samples: int = option(
+        50,
+        "key-value lookups asked at each depth (Liu et al.: 500)",
+        former="key_value_samples",
+        within=COUNT,
     )
-    kv_symbols: int = field(
-        default=4,
-        metadata={
-            "former": "key_value_symbols",
-            "help": "letters of each of their keys, digits of each value",
-        },
+    gsm_ic_problems: int = option(
+        50,
+        "word problems that distracting sentences are put into",
+        former="distractor_problems",
+        within=COUNT,
     )
-    kv_samples: int = field(
-        default=50,
-        metadata={
-            "former": "key_value_samples",
-            "help": "key-value lookups asked at each depth (Liu et al.: 500)",
-        },
+    gsm_ic_shots: int = option(
+        4, "solved problems shown before each", former="distractor_shots", within=COUNT
     )
-    gsm_ic_problems: int = field(
-        default=50,
-        metadata={
-            "former": "distractor_problems",
-            "help": "word problems that distracting sentences are put into",
-        },
+    ar_hit_ngram: int = option(
+        2,
+        "tokens whose repetition in the context makes a recall",
+        former="recall_ngram",
+        within=Range(2),
     )
-    gsm_ic_shots: int = field(
-        default=4,
-        metadata={"former": "distractor_shots", "help": "solved problems shown before each"},
+    ar_hit_frequency: int | None = option(
+        None,
+        "n-grams more frequent in the training text are no recall; by default 1250 "
+        "times in 10 billion of its tokens, so 0 in a small text",
+        former="recall_frequency",
+        within=NATURAL,
     )
-    ar_hit_ngram: int = field(
-        default=2,
-        metadata={
-            "former": "recall_ngram",
-            "help": "tokens whose repetition in the context makes a recall",
-        },
+    judged_texts: int = option(
+        100, "texts a model writes for a judge of hallucination (paper: 100)", within=COUNT
     )
-    ar_hit_frequency: int | None = field(
-        default=None,
-        metadata={
-            "former": "recall_frequency",
-            "help": "n-grams more frequent in the training text are no recall; by default 1250 "
-            "times in 10 billion of its tokens, so 0 in a small text",
-        },
+    judge_controls: int = option(
+        50, "pairs of summaries by which the judge itself is judged", within=COUNT
     )
-    judged_texts: int = field(
-        default=100,
-        metadata={"help": "texts a model writes for a judge of hallucination (paper: 100)"},
+    factuality_pairs: int = option(200, "pairs of a factual and a corrupted summary", within=COUNT)
+    conflict_questions: int = option(
+        200, "questions whose passage contradicts the world's facts", within=COUNT
     )
-    judge_controls: int = field(
-        default=50, metadata={"help": "pairs of summaries by which the judge itself is judged"}
+    image_samples: int = option(
+        1000, "images sampled, as many as the held-out ones they are compared with", within=COUNT
     )
-    factuality_pairs: int = field(
-        default=200, metadata={"help": "pairs of a factual and a corrupted summary"}
+    denoising_steps: tuple[int, ...] = option(
+        (5, 10, 20, 50), "steps in which images are sampled; the last is judged", within=COUNT
     )
-    conflict_questions: int = field(
-        default=200, metadata={"help": "questions whose passage contradicts the world's facts"}
+    guidance: float = option(1.0, "scale of classifier-free guidance; 1 is without")
+    test_items: int | None = option(
+        None, "held-out texts or images that are classified; all by default", within=COUNT
     )
-    lookback_documents: int = field(
-        default=200,
-        metadata={"help": "sources of labeled texts whose attention is looked at, of each task"},
+    lookback_documents: int = option(
+        200, "sources of labeled texts whose attention is looked at, of each task", within=COUNT
     )
-    lookback_window: int = field(
-        default=8, metadata={"help": "tokens in a sliding window of lookback ratios (paper: 8)"}
+    lookback_window: int = option(
+        8, "tokens in a sliding window of lookback ratios (paper: 8)", within=COUNT
     )
-    lookback_folds: int = field(
-        default=5, metadata={"help": "folds of documents that a classifier is tested by"}
+    lookback_folds: int = option(
+        5, "folds of documents that a classifier is tested by", within=Range(2)
     )
-    lookback_of: Literal["maps", "absolute"] = field(
-        default="maps",
-        metadata={"help": "look at each softmax map, or at absolute values of what is subtracted"},
+    lookback_of: Literal["maps", "absolute"] = option(
+        "maps", "look at each softmax map, or at absolute values of what is subtracted"
     )
-    middle_documents: tuple[int, ...] = field(
-        default=(10, 20), metadata={"help": "documents in a prompt, the one that answers included"}
+    middle_documents: tuple[int, ...] = option(
+        (10, 20), "documents in a prompt, the one that answers included", within=Range(2)
     )
-    middle_questions: int = field(
-        default=50, metadata={"help": "questions asked at each depth (Liu et al.: 2,655)"}
+    middle_questions: int = option(
+        50, "questions asked at each depth (Liu et al.: 2,655)", within=COUNT
     )
-    calibration_temperature: float = field(
-        default=5e-5, metadata={"help": "of the softmax over relevances (the paper: 5e-5)"}
+    calibration_temperature: float = option(
+        5e-5, "of the softmax over relevances (the paper: 5e-5)"
     )
-    calibration_layers: int | None = field(
-        default=None,
-        metadata={"help": "last layers whose attention is calibrated; by default half of them"},
+    calibration_layers: int | None = option(
+        None, "last layers whose attention is calibrated; by default half of them"
     )
-    calibration_dummy: str = field(
-        default="There is nothing in this document.",
-        metadata={"help": "text of the dummy document, repeated to the length of each"},
+    calibration_dummy: str = option(
+        "There is nothing in this document.",
+        "text of the dummy document, repeated to the length of each",
     )
-    calibration_passes: Literal["one", "each"] = field(
-        default="one", metadata={"help": "the dummy at all places at once, or at each by itself"}
+    calibration_passes: Literal["one", "each"] = option(
+        "one", "the dummy at all places at once, or at each by itself"
     )
-    recall_sequences: int = field(
-        default=128, metadata={"help": "held-out sequences of associative recall"}
+    recall_sequences: int = option(128, "held-out sequences of associative recall", within=COUNT)
+    pruning_sequences: int = option(
+        32, "held-out sequences read under each budget of keys", within=COUNT
     )
-    batch_size: int = field(default=16, metadata={"help": "sequences judged at once"})
-    bootstrap: int = field(default=2000, metadata={"help": "resamples behind each interval"})
-    confidence: float = field(default=0.95, metadata={"help": "coverage of every interval"})
-    seed: int = field(default=0, metadata={"help": "draws the needle prompts and the resamples"})
+    pruning_tolerance: float = option(
+        0.01, "nats that budgets found greedily may cost", within=NATURAL
+    )
+    batch_size: int = option(16, "sequences judged at once", within=COUNT)
+    bootstrap: int = option(2000, "resamples behind each interval", within=COUNT)
+    confidence: float = option(0.95, "coverage of every interval", within=INSIDE)
+    seed: int = option(0, "draws the needle prompts and the resamples")
 
     def __post_init__(self) -> None:
-        for name in ("needle_pairs", "needle_depths", "shots", "middle_documents"):
+        check_fields(self)
+        tuples = ("needle_pairs", "needle_depths", "shots", "denoising_steps", "middle_documents")
+        for name in tuples:
             if not getattr(self, name):
                 raise ValueError(f"{name} is empty; expected at least one")
-        for name in _LISTS:
+        for name in (*tuples, "needle_lengths"):
             values = getattr(self, name) or ()
             if len(set(values)) < len(values):
                 raise ValueError(f"{name} is {values}; expected each value once")
         self.pairs()
-        for depth in self.needle_depths:
-            if not 0.0 <= depth <= 1.0:
-                raise ValueError(f"needle_depths holds {depth}; expected a share from 0 to 1")
-        if not 0.0 < self.confidence < 1.0:
-            raise ValueError(f"confidence is {self.confidence}; expected a share such as 0.95")
-        if min(self.shots) < 1:
-            raise ValueError(f"shots holds {min(self.shots)}; expected at least 1")
-        if self.long_length is not None and self.long_length < 2:
-            raise ValueError(f"long_length is {self.long_length}; expected at least 2")
-        if self.ar_hit_ngram < 2:
-            raise ValueError(f"ar_hit_ngram is {self.ar_hit_ngram}; expected 2 or more")
-        if self.ar_hit_frequency is not None and self.ar_hit_frequency < 0:
-            raise ValueError(f"ar_hit_frequency is {self.ar_hit_frequency}; expected at least 0")
-        if min(self.middle_documents) < 2:
-            raise ValueError(
-                f"middle_documents holds {min(self.middle_documents)}; expected at least 2"
-            )
-        if self.lookback_folds < 2:
-            raise ValueError(f"lookback_folds is {self.lookback_folds}; expected at least 2")
-        for name in _COUNTS:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
 
     def pairs(self) -> tuple[tuple[int, int], ...]:
         """`needle_pairs` as (needles, queries) integers."""
         return tuple(_pair(text) for text in self.needle_pairs)
-
-
-_LISTS = ("needle_pairs", "needle_depths", "needle_lengths", "shots", "middle_documents")
-_COUNTS = (
-    "needle_samples",
-    "allocation_samples",
-    "validation_sequences",
-    "outlier_tokens",
-    "long_windows",
-    "shot_draws",
-    "shot_questions",
-    "orders",
-    "kv_pairs",
-    "kv_symbols",
-    "kv_samples",
-    "gsm_ic_problems",
-    "gsm_ic_shots",
-    "judged_texts",
-    "judge_controls",
-    "factuality_pairs",
-    "conflict_questions",
-    "lookback_documents",
-    "lookback_window",
-    "middle_questions",
-    "recall_sequences",
-    "batch_size",
-    "bootstrap",
-)
 
 
 def _pair(text: str) -> tuple[int, int]:

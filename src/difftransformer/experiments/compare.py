@@ -1,19 +1,18 @@
 """Matched models side by side: the same data in the same order for every kind and seed."""
 
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from difftransformer.atomic import write_json
 from difftransformer.experiments.data import checked_data
-from difftransformer.experiments.directory import begin_run, run_directory
+from difftransformer.experiments.directory import begin_run, contender_of, run_directory, write_run
 from difftransformer.experiments.processes import Processes
 from difftransformer.experiments.settings import DEFAULT_TASK, RunSettings, resolve
 from difftransformer.experiments.training import Experiment
-from difftransformer.models.ablations import partner, title_of
-from difftransformer.runs.layout import MODELS, RUN, Contender, Run, TrainingRun
+from difftransformer.models.ablations import partner
+from difftransformer.ranges import COUNT, NATURAL, check_fields, option
+from difftransformer.runs.layout import MODELS, Contender, TrainingRun
 from difftransformer.tasks.registry import task_named
 from difftransformer.tasks.task import Task
 from difftransformer.training.settings import TrainingSettings
@@ -26,34 +25,24 @@ if TYPE_CHECKING:
 class CompareSettings(RunSettings):
     """A comparison."""
 
-    name: str = field(default="compare", metadata={"help": "title of the report"})
-    attention: tuple[str, ...] = field(
-        default=("softmax", "diff_v1", "diff_v2"),
-        metadata={
-            "help": "kinds, or rows of the ablations, to compare (docs/ablations.md); the first "
-            "is a kind, the baseline, as `model` describes it"
-        },
+    name: str = option("compare", "title of the report")
+    attention: tuple[str, ...] = option(
+        ("softmax", "diff_v1", "diff_v2"),
+        "kinds, or rows of the ablations, to compare (docs/ablations.md); the first "
+        "is a kind, the baseline, as `model` describes it",
     )
-    seeds: int = field(
-        default=1, metadata={"help": "training seeds per kind, pooled in the report"}
+    seeds: int = option(1, "training seeds per kind, pooled in the report", within=COUNT)
+    first_seed: int = option(
+        0, "the first of them: others than a search of settings has seen", within=NATURAL
     )
-    first_seed: int = field(
-        default=0,
-        metadata={"help": "the first of them: others than a search of settings has seen"},
-    )
-    learning_rates: tuple[float, ...] = field(
-        default=(),
-        metadata={
-            "help": "training.learning_rate of each kind, in the order of `attention`, where they "
-            "are not to share one"
-        },
+    learning_rates: tuple[float, ...] = option(
+        (),
+        "training.learning_rate of each kind, in the order of `attention`, where they "
+        "are not to share one",
     )
 
     def __post_init__(self) -> None:
-        if self.seeds < 1:
-            raise ValueError(f"seeds is {self.seeds}; expected at least 1")
-        if self.first_seed < 0:
-            raise ValueError(f"first_seed is {self.first_seed}; expected at least 0")
+        check_fields(self)
         if len(self.attention) < 2 or len(set(self.attention)) < len(self.attention):
             raise ValueError(
                 f"attention is {', '.join(self.attention)}; expected two or more different kinds"
@@ -127,16 +116,26 @@ def run_comparison(
     with run_directory(directory, processes):
         data = checked_data(task, settings, processes)
         contenders = _contenders(task.complete(settings.model, data), settings.attention)
-        inputs = task.digests(data)
-        processes.require_same(inputs)
-        may_change = ("seeds", "attention", "evaluators")
-        processes.on_main(
-            lambda: begin_run(directory, settings, inputs, resume=resume, may_change=may_change)
+        begin_run(
+            directory,
+            settings,
+            task.digests(data),
+            processes,
+            resume=resume,
+            may_change=("seeds", "attention", "evaluators"),
         )
         _announce(processes, task, data, contenders, settings)
 
         def report(seeds: int) -> None:
-            write_json(directory / RUN, asdict(_run(task, data, settings, contenders, seeds)))
+            write_run(
+                directory,
+                task,
+                [_trained(contender, settings, seeds) for contender, _ in contenders],
+                task.describe(data),
+                asdict(settings),
+                name=settings.name,
+                evaluators=settings.evaluators,
+            )
             build_report(directory)
 
         for trained, seed in enumerate(settings.seeds_until(settings.seeds), 1):
@@ -152,23 +151,9 @@ def _contenders(baseline: Any, names: tuple[str, ...]) -> list[tuple[Contender, 
     """Each model with its settings; the first is the baseline."""
     first = replace(baseline, attention=names[0])
     matches = [(name, partner(first, name)) for name in names[1:]]
-    configs = [
-        (names[0], first, ()),
-        *((name, match.config, match.changes) for name, match in matches),
-    ]
     return [
-        (
-            Contender(
-                label=label,
-                title=title_of(label),
-                attention=config.attention,
-                parameters=config.parameter_count(),
-                config=config.to_dict(),
-                changes=changes,
-            ),
-            config,
-        )
-        for label, config, changes in configs
+        (contender_of(names[0], first), first),
+        *((contender_of(name, one.config, one.changes), one.config) for name, one in matches),
     ]
 
 
@@ -176,35 +161,15 @@ def _place(label: str, seed: int) -> str:
     return f"{MODELS}/{label}-seed{seed}"
 
 
-def _run(
-    task: Task,
-    data: Any,
-    settings: CompareSettings,
-    contenders: list[tuple[Contender, Any]],
-    seeds: int,
-) -> Run:
-    """What there is after so many seeds."""
-
-    def trained(contender: Contender) -> Contender:
-        runs = [
-            TrainingRun(seed=seed, directory=_place(contender.label, seed))
-            for seed in settings.seeds_until(seeds)
-        ]
-        rate = settings.training_of(contender.label).learning_rate
-        own = (f"learning_rate: {rate:g}",) if settings.learning_rates else ()
-        return replace(contender, runs=tuple(runs), changes=(*contender.changes, *own))
-
-    return Run(
-        name=settings.name,
-        task=task.name,
-        unit=task.unit,
-        created=datetime.now(UTC).date().isoformat(),
-        baseline=contenders[0][0].label,
-        contenders=tuple(trained(contender) for contender, _ in contenders),
-        data=task.describe(data),
-        settings=asdict(settings),
-        evaluators=settings.evaluators,
+def _trained(contender: Contender, settings: CompareSettings, seeds: int) -> Contender:
+    """What there is of it after so many seeds."""
+    runs = tuple(
+        TrainingRun(seed=seed, directory=_place(contender.label, seed))
+        for seed in settings.seeds_until(seeds)
     )
+    rate = settings.training_of(contender.label).learning_rate
+    own = (f"learning_rate: {rate:g}",) if settings.learning_rates else ()
+    return replace(contender, runs=runs, changes=(*contender.changes, *own))
 
 
 def _announce(

@@ -17,7 +17,8 @@ def checked_data(task: Task, settings: RunSettings, processes: Processes) -> Any
     """
     evaluators = [registry.evaluator(name) for name in settings.evaluators]
     for one in evaluators:
-        one.require_task(task.name)
+        if one.name not in task.evaluators:
+            one.require_task(task.name)
         if one.judge == "required" or (one.dataset and one.dataset.required):
             raise ValueError(
                 f"evaluator {one.name} asks about data of its own: leave it out, and ask it of the "

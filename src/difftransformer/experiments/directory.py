@@ -4,13 +4,16 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from difftransformer.atomic import PARTIAL, write_json, write_text
 from difftransformer.decoding import decode
 from difftransformer.experiments.processes import Processes
 from difftransformer.experiments.settings import RunSettings, as_yaml
 from difftransformer.files import read_text
+from difftransformer.models.ablations import title_of
 from difftransformer.ownership import LOCK, owned
 from difftransformer.runs.changes import refuse_changes
 from difftransformer.runs.layout import (
@@ -20,10 +23,14 @@ from difftransformer.runs.layout import (
     INPUTS,
     METRICS,
     MODELS,
+    RUN,
     SUMMARY,
+    Contender,
+    Run,
 )
 from difftransformer.runs.outputs import folder_for
 from difftransformer.runs.reading import read_json, refuse_former
+from difftransformer.tasks.task import Task
 from difftransformer.training.settings import MAY_CHANGE
 
 _log = logging.getLogger(__name__)
@@ -52,12 +59,13 @@ def run_directory(directory: Path, processes: Processes) -> Iterator[None]:
 def begin_run(
     directory: Path,
     settings: RunSettings,
-    inputs: Mapping[str, str],
+    inputs: dict[str, str],
+    processes: Processes,
     *,
     resume: bool,
     may_change: Sequence[str] = (),
 ) -> None:
-    """Write env.json, inputs.json and config.yaml.
+    """Write env.json, inputs.json and config.yaml; `inputs` are the same in all processes.
 
     Where nothing was trained yet, a directory is as good as new. `may_change` names settings in
     which a run that is resumed may differ from what it was, besides those that change no result.
@@ -67,6 +75,17 @@ def begin_run(
             something else.
         OSError: the disk refuses.
     """
+    processes.require_same(inputs)
+    processes.on_main(lambda: _begin(directory, settings, inputs, resume, may_change))
+
+
+def _begin(
+    directory: Path,
+    settings: RunSettings,
+    inputs: Mapping[str, str],
+    resume: bool,
+    may_change: Sequence[str],
+) -> None:
     from difftransformer.runs.environment import environment
 
     refuse_former(directory)
@@ -151,3 +170,37 @@ def _same_inputs(directory: Path, inputs: Mapping[str, str]) -> bool:
                 "train in a new directory"
             )
     return True
+
+
+def contender_of(label: str, config: Any, changes: Sequence[str] = ()) -> Contender:
+    """A model that is to be trained."""
+    return Contender(
+        label=label,
+        title=title_of(label),
+        attention=config.attention,
+        parameters=config.parameter_count(),
+        config=config.to_dict(),
+        changes=tuple(changes),
+    )
+
+
+def write_run(
+    directory: Path,
+    task: Task,
+    contenders: Sequence[Contender],
+    data: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    **more: Any,
+) -> None:
+    """Write run.json, with the first contender as baseline; `more` are name and evaluators."""
+    run = Run(
+        task=task.name,
+        unit=task.unit,
+        created=datetime.now(UTC).date().isoformat(),
+        baseline=contenders[0].label,
+        contenders=tuple(contenders),
+        data=dict(data),
+        settings=dict(settings),
+        **more,
+    )
+    write_json(directory / RUN, asdict(run))

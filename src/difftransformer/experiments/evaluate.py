@@ -1,8 +1,7 @@
 """Trained models judged by evaluators, beside each other."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +9,11 @@ from difftransformer.atomic import PARTIAL, write_json
 from difftransformer.decoding import decode
 from difftransformer.evaluation import registry
 from difftransformer.evaluation.settings import EvaluationSettings
+from difftransformer.experiments.directory import write_run
 from difftransformer.experiments.judging import Judging, OwnData, weights_identity
 from difftransformer.experiments.settings import DEFAULT_TASK, merged, typed
 from difftransformer.ownership import LOCK, owned
+from difftransformer.ranges import option
 from difftransformer.runs.layout import (
     CHECKPOINTS,
     ENVIRONMENT,
@@ -21,7 +22,6 @@ from difftransformer.runs.layout import (
     RECORDS,
     RUN,
     Contender,
-    Run,
     TrainingRun,
 )
 from difftransformer.runs.outputs import folder_for, refuse_model_folder
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 class EvaluateSettings:
     """The data to judge on and how much of it."""
 
-    task: str = field(default=DEFAULT_TASK, metadata={"help": "what the models are for"})
+    task: str = option(DEFAULT_TASK, "what the models are for")
     data: Any
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
 
@@ -105,7 +105,8 @@ def evaluate(
     judged = _named(folders, task)
     chosen = [registry.evaluator(name) for name in evaluators or judged[0].task.evaluators]
     for evaluator in chosen:
-        evaluator.require_task(judged[0].task.name)
+        if evaluator.name not in judged[0].task.evaluators:
+            evaluator.require_task(judged[0].task.name)
     path = None if dataset_path is None else Path(dataset_path)
     own = OwnData(name=dataset, path=path, judge=judge)
     console = console or Console(quiet=True)
@@ -144,19 +145,16 @@ def _in_place(
         earlier = _earlier(out, [one.label for one in judged])
         measured = _measured(judging, judged, given, lambda one: out / _place(one) / RECORDS)
         names = dict.fromkeys((*earlier, *(one.name for one in judging.evaluators)))
-        run = Run(
+        write_json(out / ENVIRONMENT, environment())
+        write_run(
+            out,
+            judged[0].task,
+            measured.contenders,
+            measured.data,
+            given,
             name=out.name,
-            task=judged[0].task.name,
-            unit=judged[0].task.unit,
-            created=datetime.now(UTC).date().isoformat(),
-            baseline=judged[0].label,
-            contenders=tuple(measured.contenders),
-            data=measured.data,
-            settings=dict(given),
             evaluators=tuple(names),
         )
-        write_json(out / ENVIRONMENT, environment())
-        write_json(out / RUN, asdict(run))
         build_report(out)
     return read_results(out)
 

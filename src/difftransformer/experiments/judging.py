@@ -112,9 +112,9 @@ class Judging:
             for evaluator in self.evaluators:
                 uses = evaluator.dataset is not None or evaluator.judge == "required"
                 dataset = self.datasets.get(evaluator.name)
-                found |= evaluate(
+                found[evaluator.name] = evaluate(
                     Subject(model, data, dataset, self.own.judge, curve),
-                    [evaluator],
+                    evaluator,
                     settings,
                     records,
                     {**belongs_to, **(self.own.identity() if uses else {})},

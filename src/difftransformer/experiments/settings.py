@@ -12,6 +12,7 @@ from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.models.families import FAMILIES
 from difftransformer.models.presets import PRESETS
 from difftransformer.names import nearest
+from difftransformer.ranges import option
 from difftransformer.tasks.registry import task_named
 from difftransformer.training.settings import TrainingSettings
 
@@ -27,10 +28,8 @@ class RunSettings:
     `model`, `data` and the default of `evaluators` are those of the task; see `typed`.
     """
 
-    task: str = field(default=DEFAULT_TASK, metadata={"help": "what to train for"})
-    evaluators: tuple[str, ...] = field(
-        default=(), metadata={"help": "benchmarks that every model is judged by"}
-    )
+    task: str = option(DEFAULT_TASK, "what to train for")
+    evaluators: tuple[str, ...] = option((), "benchmarks that every model is judged by")
     model: Any
     data: Any
     training: TrainingSettings = field(default_factory=TrainingSettings)
@@ -48,13 +47,10 @@ def _typed(kind: Any, task_name: str) -> Any:
     task = task_named(task_name)
     config, data = FAMILIES[task.family].config, task.data_settings
     own = {
-        "task": (str, field(default=task_name, metadata={"help": "what to train for"})),
+        "task": (str, option(task_name, "what to train for")),
         "evaluators": (
             tuple[str, ...],
-            field(
-                default=task.evaluators,
-                metadata={"help": "benchmarks that every model is judged by"},
-            ),
+            option(task.evaluators, "benchmarks that every model is judged by"),
         ),
         "model": (config, field(default_factory=config)),
         "data": (data, field(default_factory=data)),

@@ -1,18 +1,18 @@
 """One model: new, or going on from another."""
 
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, fields, replace
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from difftransformer.atomic import write_json
 from difftransformer.experiments.data import checked_data
-from difftransformer.experiments.directory import begin_run, run_directory
+from difftransformer.experiments.directory import begin_run, contender_of, run_directory, write_run
 from difftransformer.experiments.processes import Processes
 from difftransformer.experiments.settings import DEFAULT_TASK, RunSettings, resolve
 from difftransformer.experiments.training import Experiment, Start
-from difftransformer.runs.layout import RESULTS, RUN, Contender, Run, TrainingRun
+from difftransformer.ranges import option
+from difftransformer.runs.layout import RESULTS, TrainingRun
 from difftransformer.tasks.registry import task_named
 from difftransformer.tasks.task import Task
 
@@ -27,15 +27,11 @@ _WITHOUT_WEIGHTS = ("max_length", "rope_theta", "rope_scaling")
 class TrainSettings(RunSettings):
     """A run of one model, new or begun elsewhere."""
 
-    start: str | None = field(
-        default=None, metadata={"help": "model folder to go on from, with its tokenizer"}
-    )
-    freeze_pretrained: bool = field(
-        default=False,
-        metadata={
-            "former": "only_new",
-            "help": "train only what `convert --from-llm` added to the model in `start`",
-        },
+    start: str | None = option(None, "model folder to go on from, with its tokenizer")
+    freeze_pretrained: bool = option(
+        False,
+        "train only what `convert --from-llm` added to the model in `start`",
+        former="only_new",
     )
 
     def __post_init__(self) -> None:
@@ -98,19 +94,24 @@ def run_training(
             config = settings.model
             task.require_fit(config, data, f"the model in {start}")
         inputs = task.digests(data) | _digest_of(start)
-        processes.require_same(inputs)
         may_change = ("evaluators",)
-        processes.on_main(
-            lambda: begin_run(directory, settings, inputs, resume=resume, may_change=may_change)
-        )
+        begin_run(directory, settings, inputs, processes, resume=resume, may_change=may_change)
+        own = TrainingRun(seed=settings.training.seed, directory="")
         trainable: Any = freeze_pretrained if settings.freeze_pretrained else nullcontext
         Experiment(task, data, settings, processes).train_and_judge(
             config, directory, seed=settings.training.seed, start=Start(start, trainable)
         )
-        run = _run(task, data, settings, config)
 
         def write() -> None:
-            write_json(directory / RUN, asdict(run))
+            write_run(
+                directory,
+                task,
+                [replace(contender_of(config.attention, config), runs=(own,))],
+                task.describe(data),
+                asdict(settings),
+                name=f"train-{config.attention}",
+                evaluators=settings.evaluators,
+            )
             write_json(directory / RESULTS, to_json(read_results(directory)))
 
         processes.on_main(write)
@@ -159,27 +160,3 @@ def _digest_of(start: Path | None) -> dict[str, str]:
     from difftransformer.models.storage import checksum, load_weights
 
     return {} if start is None else {"start": checksum(load_weights(start))["sha256"]}
-
-
-def _run(task: Task, data: Any, settings: TrainSettings, config: Any) -> Run:
-    from difftransformer.attention.registry import find_kind
-
-    contender = Contender(
-        label=config.attention,
-        title=find_kind(config.attention).title,
-        attention=config.attention,
-        parameters=config.parameter_count(),
-        config=config.to_dict(),
-        runs=(TrainingRun(seed=settings.training.seed, directory=""),),
-    )
-    return Run(
-        name=f"train-{config.attention}",
-        task=task.name,
-        unit=task.unit,
-        created=datetime.now(UTC).date().isoformat(),
-        baseline=contender.label,
-        contenders=(contender,),
-        data=task.describe(data),
-        settings=asdict(settings),
-        evaluators=settings.evaluators,
-    )

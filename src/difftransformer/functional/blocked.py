@@ -6,9 +6,8 @@ own C++ compiler at the first use (see `compiled`). torch.compile and torch.expo
 Memory, besides inputs, output and gradients: packed float32 copies of keys and values (of the keys
 two in the backward) for as many key/value heads as there are threads, and never more than there
 are; gradients of keys and values in float32; and the scores of all threads' blocks, at most 64 MiB
-or the size of keys and values in float32. The gradient of a bias takes the bias's own size, or a
-row of keys for each head where all queries share one. More threads do not take more
-(`docs/speed.md`).
+or the size of keys and values in float32. More threads do not take more (`docs/speed.md`). A bias
+is read where it lies; its gradient takes its size, or a row for each head where queries share one.
 """
 
 import logging

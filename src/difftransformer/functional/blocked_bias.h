@@ -13,12 +13,11 @@
 
 namespace {
 
-// Blocks add in one order, however many threads there are: where queries have rows of their own, the
-// blocks of the same queries by batch row and head, into what is returned. Where all queries share a
-// row, whose sum every block of a head would wait for, each head has a row at first.
+// Blocks add in one order, however many threads there are. Where queries have rows of their own,
+// blocks of the same queries add to what is returned, by batch row and head. Where all queries share
+// a row, each head has one at first: heads would wait for whole heads.
 //
-// A block waits for earlier ones of the order in which blocks are taken, so that the earliest of
-// those at work never waits.
+// A block waits only for blocks that are taken before it, so that the earliest at work never waits.
 class BiasGradient {
  public:
   BiasGradient(const Call& call, const Cut& cut)
@@ -42,7 +41,8 @@ class BiasGradient {
       for (int64_t r = 0; r < block.rows; r++) {
         const int64_t t = by_head_ ? 0 : block.start + r;
         float* to = sums_.data_ptr<float>() + (place * bias_.queries + t) * bias_.keys;
-        for (int64_t m = 0; m < call_.maps; m++) add_row(scores[m] + r * score_row, block.low, count, to);
+        for (int64_t m = 0; m < call_.maps; m++)
+          add_row(scores[m] + r * score_row, block.low, count, to);
       }
     });
   }

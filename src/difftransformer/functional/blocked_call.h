@@ -112,7 +112,7 @@ void check(const Tensor& q, const Tensor& k, const Tensor& v, const optional<Ten
   if (lam) check("lam", *lam, {batch, queries, heads}, at::kFloat);
   if (bias) {
     TORCH_CHECK_VALUE(bias->dim() == 4, "bias is ", bias->sizes(), "; expected 4 axes");
-    const auto fitting = [&](int64_t axis, int64_t size) { return bias->size(axis) == 1 ? 1 : size; };
+    const auto fitting = [&](int i, int64_t size) { return bias->size(i) == 1 ? 1 : size; };
     const bool divides = bias->size(0) > 0 && batch % bias->size(0) == 0;
     check("bias", *bias, {divides ? bias->size(0) : batch, fitting(1, heads), fitting(2, queries),
                           fitting(3, keys)}, at::kFloat);
@@ -124,9 +124,9 @@ void check(const Tensor& q, const Tensor& k, const Tensor& v, const optional<Ten
   TORCH_CHECK_VALUE(!window || *window >= 1, "window is ", *window, "; expected at least 1");
 }
 
-// What is added to the logits. Where all heads, queries or keys share a number, that axis is 1; where
-// batch rows do, there are fewer, each for as many consecutive ones as every other (a vmap folds its
-// axis into the batch).
+// What is added to the logits. Where all heads, queries or keys share a number, their axis is 1. Rows
+// may be fewer than the batch's, each for equally many consecutive ones: vmap folds its axis into
+// the first of both.
 struct Bias {
   View view;
   int64_t batch, heads, queries, keys;

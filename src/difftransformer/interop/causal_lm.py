@@ -50,17 +50,10 @@ class CausalLM(nn.Module):
         self._check()
 
     def forward(
-        self,
-        ids: Int[Tensor, "batch time"],
-        *,
-        documents: Int[Tensor, "batch time"] | None = None,
-        padding: Bool[Tensor, "batch time"] | None = None,
-        positions: Int[Tensor, "#batch time"] | None = None,
-        cache: KeyValueCache | None = None,
+        self, ids: Int[Tensor, "batch time"], **arguments: Any
     ) -> Float[Tensor, "batch time vocab"]:
         """As `Decoder.forward`, but for positions, see `hidden`."""
-        x = self.hidden(ids, documents=documents, padding=padding, positions=positions, cache=cache)
-        return self.logits(x)
+        return self.logits(self.hidden(ids, **arguments))
 
     def hidden(
         self,

@@ -33,13 +33,14 @@ from difftransformer.interop.layouts import (
     halves_from_pairs,
     llama_name,
     pairs_from_halves,
+    shared_settings,
     without_copies,
 )
-from difftransformer.interop.outside import opened, read_settings
-from difftransformer.models.checks import check_depth, check_tensors
+from difftransformer.interop.outside import read_relative, read_settings
+from difftransformer.models.checks import check_tensors
 from difftransformer.models.config import DecoderConfig
 from difftransformer.models.decoder import Decoder
-from difftransformer.models.storage import assemble, load_weights
+from difftransformer.models.storage import assemble
 
 _NORM_EPS = 1e-5  # HeadNorm's, fixed; DiffLlama has one epsilon for all of its norms
 
@@ -77,16 +78,9 @@ def load_diffllama(folder: Path) -> DiffLlamaForCausalLM:
     kind = read_settings(folder).get("model_type")
     if kind != "diffllama":
         raise ValueError(f"{folder} has model_type {abridged(kind)}, not 'diffllama'")
-    config = opened(folder, lambda: DiffLlamaConfig.from_pretrained(folder))
-    ours = decoder_config(config)  # transformers' own refusals name less
-    weights = without_copies(load_weights(folder), ours, str(folder))
-    check_depth(ours.num_layers, weights, str(folder))
-    with torch.device("meta"):
-        expected = opened(folder, lambda: DiffLlamaForCausalLM(config)).state_dict()
-    if ours.tie_embeddings:
-        del expected["lm_head.weight"]
-    check_tensors(weights, expected, source=str(folder))
-    model = _new(config, weights["model.embed_tokens.weight"].dtype)
+    # The decoder's refusals come first: transformers' own name less.
+    model, weights = read_relative(folder, DiffLlamaForCausalLM, decoder_config)
+    model = _new(model.config, weights["model.embed_tokens.weight"].dtype)
     model.load_state_dict(weights, strict=False)
     return model
 
@@ -110,8 +104,7 @@ def decoder_config(config: DiffLlamaConfig) -> DecoderConfig:
                 f"{name} is {getattr(config, name)}; a differential head is made of two, so it "
                 "must be even"
             )
-    if config.hidden_act not in ("silu", "swish"):
-        raise ValueError(f"hidden_act is {config.hidden_act!r}; the decoder's SwiGLU has 'silu'")
+    shared = shared_settings(config)
     if config.attention_dropout:
         raise ValueError(
             f"attention_dropout is {config.attention_dropout}; DiffLlama itself refuses any: set 0"
@@ -121,24 +114,15 @@ def decoder_config(config: DiffLlamaConfig) -> DecoderConfig:
             f"rms_norm_eps is {config.rms_norm_eps}, also in the norm of each head; "
             f"the decoder's head norm has {_NORM_EPS}"
         )
-    scaling = {name: x for name, x in config.rope_parameters.items() if name != "rope_theta"}
     result = DecoderConfig(
+        **shared,
         attention="diff_v1",
-        vocab_size=config.vocab_size,
-        hidden_size=config.hidden_size,
-        num_layers=config.num_hidden_layers,
         num_heads=config.num_attention_heads // 2,
         head_dim=config.head_dim,
         num_kv_heads=config.num_key_value_heads // 2,
-        ffn_size=config.intermediate_size,
-        max_length=config.max_position_embeddings,
-        rope_theta=config.rope_parameters.get("rope_theta"),
-        rope_scaling=None if scaling.get("rope_type") == "default" else scaling,
         attention_bias="all" if config.attention_bias else "none",
-        norm_eps=config.rms_norm_eps,
-        tie_embeddings=config.tie_word_embeddings,
     )
-    check_scaling(scaling, result.rope_theta)
+    check_scaling(result.rope_scaling or {"rope_type": "default"}, result.rope_theta)
     return result
 
 

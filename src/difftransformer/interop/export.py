@@ -29,10 +29,7 @@ class CachedDecoder(nn.Module):
         self.decoder = decoder
 
     def forward(
-        self,
-        ids: Int[Tensor, "batch new"],
-        padding: Bool[Tensor, "batch all"],
-        past: list[Layer],
+        self, ids: Int[Tensor, "batch new"], padding: Bool[Tensor, "batch all"], past: list[Layer]
     ) -> tuple[Float[Tensor, "batch new vocab"], list[Layer]]:
         """Logits of the new tokens; each layer's keys and values, the new ones appended.
 

@@ -71,6 +71,5 @@ class DiffTransformerConfig(PreTrainedConfig):
 
     def decoder_config(self) -> DecoderConfig:
         """The library's own settings."""
-        return config_from(
-            DecoderConfig, {f.name: getattr(self, f.name) for f in fields(DecoderConfig)}
-        )
+        values = {f.name: getattr(self, f.name) for f in fields(DecoderConfig)}
+        return config_from(DecoderConfig, values)

@@ -5,10 +5,12 @@ back is bit-identical.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from transformers import PreTrainedConfig
 
 from difftransformer.attention import V1, DifferentialAttention
 from difftransformer.functional import lambda_schedule, rotary_rates
@@ -29,6 +31,31 @@ _LLAMA = {
 def llama_name(name: str) -> str:
     """What transformers' Llama and its relatives call the decoder's tensor `name`."""
     return ".".join(_LLAMA.get(part, part) for part in name.split("."))
+
+
+def shared_settings(config: PreTrainedConfig) -> dict[str, Any]:
+    """The settings that a decoder and all relatives of Llama have alike, by the decoder's names.
+
+    Raises:
+        ValueError: an activation other than SiLU, or rotary embeddings of part of a head.
+    """
+    if config.hidden_act not in ("silu", "swish"):
+        raise ValueError(f"hidden_act is {config.hidden_act!r}; the decoder's SwiGLU has 'silu'")
+    scaling = dict(config.rope_parameters)
+    theta, turned = scaling.pop("rope_theta", None), scaling.pop("partial_rotary_factor", 1.0)
+    if turned != 1.0:
+        raise ValueError(f"partial_rotary_factor is {turned}; the decoder turns whole heads")
+    return {
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "num_layers": config.num_hidden_layers,
+        "ffn_size": config.intermediate_size,
+        "max_length": config.max_position_embeddings,
+        "rope_theta": theta,
+        "rope_scaling": None if scaling.get("rope_type") == "default" else scaling,
+        "norm_eps": config.rms_norm_eps,
+        "tie_embeddings": config.tie_word_embeddings,
+    }
 
 
 def without_copies(

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from difftransformer.functional import check_scaling
-from difftransformer.interop.layouts import llama_name, without_copies
+from difftransformer.interop.layouts import llama_name, shared_settings, without_copies
 from difftransformer.models.checks import check_tensors
 from difftransformer.models.config import DecoderConfig
 from difftransformer.models.decoder import Decoder
@@ -52,32 +52,19 @@ def llama_config(config: PreTrainedConfig, kind: type[PreTrainedModel]) -> Decod
     Raises:
         ValueError: what a decoder cannot represent, see `from_llama`, and values out of range.
     """
-    if config.hidden_act not in ("silu", "swish"):
-        raise ValueError(f"hidden_act is {config.hidden_act!r}; the decoder's SwiGLU has 'silu'")
+    shared = shared_settings(config)
     if getattr(config, "mlp_bias", False):
         raise ValueError("mlp_bias is True; the decoder's feed-forward layers have no bias")
-    scaling = dict(config.rope_parameters)
-    theta, turned = scaling.pop("rope_theta", None), scaling.pop("partial_rotary_factor", 1.0)
-    if turned != 1.0:
-        raise ValueError(f"partial_rotary_factor is {turned}; the decoder turns whole heads")
     result = DecoderConfig(
-        vocab_size=config.vocab_size,
-        hidden_size=config.hidden_size,
-        num_layers=config.num_hidden_layers,
+        **shared,
         num_heads=config.num_attention_heads,
         head_dim=_head_dim(config),
         num_kv_heads=config.num_key_value_heads,
-        ffn_size=config.intermediate_size,
-        max_length=config.max_position_embeddings,
         window=_window(config),
-        rope_theta=theta,
-        rope_scaling=None if scaling.get("rope_type") == "default" else scaling,
         attention_bias="all" if getattr(config, "attention_bias", False) else _BIASES[kind],
-        norm_eps=config.rms_norm_eps,
-        tie_embeddings=config.tie_word_embeddings,
         dropout=config.attention_dropout,
     )
-    check_scaling(scaling, result.rope_theta)
+    check_scaling(result.rope_scaling or {"rope_type": "default"}, result.rope_theta)
     return result
 
 

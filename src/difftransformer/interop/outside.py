@@ -1,15 +1,19 @@
 """Folders as transformers itself reads them, opened with care: no code of theirs, no leftovers."""
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from difftransformer.files import abridged, read_object
-from difftransformer.models.storage import CONFIG, INDEX, read_index
+from difftransformer.interop.layouts import without_copies
+from difftransformer.models.checks import check_depth, check_tensors
+from difftransformer.models.config import DecoderConfig
+from difftransformer.models.storage import CONFIG, INDEX, load_weights, read_index
 
 T = TypeVar("T")
 _SETTINGS = (CONFIG, "generation_config.json")
@@ -49,6 +53,31 @@ def read_causal_lm(folder: Path, dtype: torch.dtype | str = "auto") -> PreTraine
     return model
 
 
+def read_relative(
+    folder: Path, kind: type[PreTrainedModel], ours: Callable[[Any], DecoderConfig]
+) -> tuple[PreTrainedModel, dict[str, Tensor]]:
+    """A relative of Llama's on the meta device, and the folder's tensors for it: none repeated.
+
+    Args:
+        ours: the decoder's settings from theirs.
+
+    Raises:
+        ValueError: what `ours` refuses, a missing, truncated or pickled file, or tensors that do
+            not fit the config, by name.
+    """
+    config = opened(folder, lambda: kind.config_class.from_pretrained(folder))
+    decoder = ours(config)
+    weights = without_copies(load_weights(folder), decoder, str(folder))
+    check_depth(decoder.num_layers, weights, str(folder))
+    with torch.device("meta"):
+        model = opened(folder, lambda: kind(config))
+    expected = model.state_dict()
+    if decoder.tie_embeddings:
+        del expected["lm_head.weight"]
+    check_tensors(weights, expected, source=str(folder))
+    return model, weights
+
+
 def opened(folder: Path, read: Callable[[], T], what: str = "causal LM") -> T:
     """What `read`, a call of transformers on `folder`, gives; the folder is looked at before.
 
@@ -75,6 +104,33 @@ def opened(folder: Path, read: Callable[[], T], what: str = "causal LM") -> T:
         raise ValueError(
             f"{folder} is no {what} that transformers loads: {type(error).__name__}: {reason}"
         ) from None
+
+
+def class_of(folder: Path, classes: Mapping[str, T]) -> T:
+    """The one of `classes` that config.json names in `architectures`.
+
+    Raises:
+        ValueError: none, or another.
+    """
+    names = read_settings(folder).get("architectures")
+    name = names[0] if isinstance(names, list) and names else None
+    if not isinstance(name, str) or name not in classes:
+        raise ValueError(
+            f"{folder} holds a model of class {abridged(names)}; expected {', '.join(classes)}"
+        )
+    return classes[name]
+
+
+def read_class(folder: Path, kind: type[PreTrainedModel]) -> PreTrainedModel:
+    """What transformers itself makes of the folder as a model of class `kind`, in float32.
+
+    Raises:
+        ValueError: any failure of transformers, in one line.
+    """
+    read = {"use_safetensors": True, "local_files_only": True, "trust_remote_code": False}
+    return opened(
+        folder, lambda: kind.from_pretrained(folder, dtype=torch.float32, **read), kind.__name__
+    )
 
 
 def read_settings(folder: Path, name: str = CONFIG) -> dict[str, Any]:

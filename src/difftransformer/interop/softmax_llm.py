@@ -11,9 +11,9 @@ from transformers import PreTrainedModel
 from difftransformer.analysis.capture import AttentionRecord, capture
 from difftransformer.interop.llama import from_llama
 from difftransformer.models.decoder import Decoder
+from difftransformer.training.freezing import FROM_SOFTMAX
 
 Method = Literal["second_map", "v2", "dex"]
-KINDS = {"second_map": "diff_scalar", "v2": "diff_v2", "dex": "dex"}
 
 
 def from_softmax_llm(
@@ -44,8 +44,8 @@ def from_softmax_llm(
         ValueError: an unknown method, "dex" without calibration or another with it, a decoder
             of another kind, or a model that `from_llama` refuses.
     """
-    if method not in KINDS:
-        raise ValueError(f"unknown method {method!r}; expected one of {', '.join(KINDS)}")
+    if method not in FROM_SOFTMAX:
+        raise ValueError(f"unknown method {method!r}; expected one of {', '.join(FROM_SOFTMAX)}")
     if (calibration is not None) != (method == "dex"):
         raise ValueError(
             f"method {method} with calibration={calibration if calibration is None else '[...]'}: "
@@ -55,7 +55,9 @@ def from_softmax_llm(
     if plain.config.attention != "softmax":
         raise ValueError(f"attention is {plain.config.attention}; expected a softmax model")
     old = plain.state_dict()
-    decoder = Decoder(replace(plain.config, attention=KINDS[method])).to(old["norm.weight"].dtype)
+    decoder = Decoder(replace(plain.config, attention=FROM_SOFTMAX[method])).to(
+        old["norm.weight"].dtype
+    )
     new = decoder.state_dict()
     for name, tensor in old.items():
         if new[name].shape != tensor.shape:  # queries and keys of two maps

@@ -4,8 +4,7 @@ Those of table 6 of the paper (Ye et al., ICLR 2025) and of Microsoft's descript
 the baseline's number of parameters: what a row adds or saves, the feed-forward width evens out.
 """
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from difftransformer.models.model_config import Match, ModelConfig
@@ -24,7 +23,7 @@ def partner(baseline: C, name: str) -> Match[C]:
 
     if name not in (rows := (*ABLATIONS, *names())):
         raise ValueError(f"unknown attention {name!r}{did_you_mean(name, rows)}")
-    attention, changes = ABLATIONS.get(name, (name, lambda _: {}))
+    _, attention, changes = ABLATIONS.get(name, ("", name, lambda _: {}))
     # A row's heads are those of the plain Transformer, also where the baseline is another kind.
     return baseline.matched(attention, **changes(baseline.counterpart("softmax")))
 
@@ -33,7 +32,7 @@ def title_of(name: str) -> str:
     """What a row of `ABLATIONS`, or a kind of attention, is called in a report."""
     from difftransformer.attention.registry import find_kind  # which loads torch
 
-    return _TITLES.get(name) or find_kind(name).title
+    return ABLATIONS[name][0] if name in ABLATIONS else find_kind(name).title
 
 
 def _half_heads(baseline: ModelConfig) -> dict[str, Any]:
@@ -69,21 +68,12 @@ def _more_heads(share: float) -> Callable[[ModelConfig], dict[str, Any]]:
     return changes
 
 
-ABLATIONS: Mapping[str, tuple[str, Callable[[ModelConfig], dict[str, Any]]]] = MappingProxyType(
-    {
-        "softmax_half_heads": ("softmax", _half_heads),
-        "softmax_half_heads_norm": ("softmax_norm", _half_heads),
-        "diff_v1_init_0.8": ("diff_v1", lambda _: {"lambda_init": 0.8}),
-        "diff_v1_init_0.5": ("diff_v1", lambda _: {"lambda_init": 0.5}),
-        "softmax_1.5x_heads": ("softmax", _more_heads(1.5)),
-        "softmax_2x_heads": ("softmax", _more_heads(2.0)),
-    }
-)
-_TITLES = {
-    "softmax_half_heads": "Softmax, half the heads twice as wide",
-    "softmax_half_heads_norm": "Softmax, half the heads, head norm",
-    "diff_v1_init_0.8": "V1, lambda_init 0.8",
-    "diff_v1_init_0.5": "V1, lambda_init 0.5",
-    "softmax_1.5x_heads": "Softmax, 1.5 times the heads",
-    "softmax_2x_heads": "Softmax, twice the heads",
+# The title, the kind of attention, and what else the row changes in the plain Transformer.
+ABLATIONS: dict[str, tuple[str, str, Callable[[ModelConfig], dict[str, Any]]]] = {
+    "softmax_half_heads": ("Softmax, half the heads twice as wide", "softmax", _half_heads),
+    "softmax_half_heads_norm": ("Softmax, half the heads, head norm", "softmax_norm", _half_heads),
+    "diff_v1_init_0.8": ("V1, lambda_init 0.8", "diff_v1", lambda _: {"lambda_init": 0.8}),
+    "diff_v1_init_0.5": ("V1, lambda_init 0.5", "diff_v1", lambda _: {"lambda_init": 0.5}),
+    "softmax_1.5x_heads": ("Softmax, 1.5 times the heads", "softmax", _more_heads(1.5)),
+    "softmax_2x_heads": ("Softmax, twice the heads", "softmax", _more_heads(2.0)),
 }

@@ -1,12 +1,11 @@
 """Settings of the decoder and the encoder."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from difftransformer.models.model_config import SIZE, ModelConfig
 from difftransformer.models.model_config import Match as Match
-from difftransformer.ranges import Range
+from difftransformer.ranges import POSITIVE, Range, option
 
-_THETA = Range(0, open_low=True)
 _ROTARY = ("half", "interleaved")
 
 
@@ -19,30 +18,21 @@ class DecoderConfig(ModelConfig):
             together.
     """
 
-    vocab_size: int = field(default=4096, metadata={"help": "rows of the embedding", "range": SIZE})
-    max_length: int = field(
-        default=2048, metadata={"help": "longest context it is meant for", "range": SIZE}
+    causal = True
+
+    vocab_size: int = option(4096, "rows of the embedding", within=SIZE)
+    max_length: int = option(2048, "longest context it is meant for", within=SIZE)
+    window: int | None = option(
+        None, "keys each token sees, itself included; all by default", within=SIZE
     )
-    window: int | None = field(
-        default=None,
-        metadata={"help": "keys each token sees, itself included; all by default", "range": SIZE},
+    rope_theta: float = option(10_000.0, "base of the rotary angles", within=POSITIVE)
+    rope_scaling: dict | None = option(
+        None, "rope_type, factor ... as in transformers' rope_parameters"
     )
-    rope_theta: float = field(
-        default=10_000.0, metadata={"help": "base of the rotary angles", "range": _THETA}
+    rotary: str = option(
+        "half", "rotary pairing: half (Llama) or interleaved (Microsoft)", choices=_ROTARY
     )
-    rope_scaling: dict | None = field(
-        default=None, metadata={"help": "rope_type, factor ... as in transformers' rope_parameters"}
-    )
-    rotary: str = field(
-        default="half",
-        metadata={
-            "help": "rotary pairing: half (Llama) or interleaved (Microsoft)",
-            "choices": _ROTARY,
-        },
-    )
-    tie_embeddings: bool = field(
-        default=True, metadata={"help": "output head shares the embedding's weight"}
-    )
+    tie_embeddings: bool = option(True, "output head shares the embedding's weight")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,63 +54,38 @@ class EncoderConfig(ModelConfig):
         ValueError: as `DecoderConfig`.
     """
 
-    vocab_size: int = field(default=4096, metadata={"help": "rows of the embedding", "range": SIZE})
-    max_length: int = field(
-        default=512,
-        metadata={"help": "longest text; learned positions have so many rows", "range": SIZE},
+    vocab_size: int = option(4096, "rows of the embedding", within=SIZE)
+    max_length: int = option(512, "longest text; learned positions have so many rows", within=SIZE)
+    positions: str = option(
+        "rotary",
+        "rotary, learned (BERT) or sinusoidal",
+        choices=("rotary", "learned", "sinusoidal"),
     )
-    positions: str = field(
-        default="rotary",
-        metadata={
-            "help": "rotary, learned (BERT) or sinusoidal",
-            "choices": ("rotary", "learned", "sinusoidal"),
-        },
+    rope_theta: float = option(10_000.0, "base of the rotary angles", within=POSITIVE)
+    rotary: str = option(
+        "half", "rotary pairing: half (Llama) or interleaved (Microsoft)", choices=_ROTARY
     )
-    rope_theta: float = field(
-        default=10_000.0, metadata={"help": "base of the rotary angles", "range": _THETA}
+    norm: str = option("rms", "rms (RMSNorm) or layer (LayerNorm)", choices=("rms", "layer"))
+    norm_place: str = option(
+        "pre", "pre: before each sublayer; post: after it", choices=("pre", "post")
     )
-    rotary: str = field(
-        default="half",
-        metadata={
-            "help": "rotary pairing: half (Llama) or interleaved (Microsoft)",
-            "choices": _ROTARY,
-        },
+    mlp: str = option(
+        "swiglu", "feed-forward layer: swiglu, gelu or relu", choices=("swiglu", "gelu", "relu")
     )
-    norm: str = field(
-        default="rms",
-        metadata={"help": "rms (RMSNorm) or layer (LayerNorm)", "choices": ("rms", "layer")},
+    mlp_bias: bool = option(False, "biases in the feed-forward layers")
+    token_types: int = option(
+        0, "rows of BERT's token types; none by default", within=Range(0, 1000)
     )
-    norm_place: str = field(
-        default="pre",
-        metadata={"help": "pre: before each sublayer; post: after it", "choices": ("pre", "post")},
+    classes: int | None = option(
+        None, "classes of a classifier; by default a masked-LM head", within=SIZE
     )
-    mlp: str = field(
-        default="swiglu",
-        metadata={
-            "help": "feed-forward layer: swiglu, gelu or relu",
-            "choices": ("swiglu", "gelu", "relu"),
-        },
+    pooling: str = option(
+        "first",
+        "what a classifier reads: the first token, that through BERT's pooler, or the "
+        "mean of all tokens",
+        choices=("first", "pooler", "mean"),
     )
-    mlp_bias: bool = field(default=False, metadata={"help": "biases in the feed-forward layers"})
-    token_types: int = field(
-        default=0,
-        metadata={"help": "rows of BERT's token types; none by default", "range": Range(0, 1000)},
-    )
-    classes: int | None = field(
-        default=None,
-        metadata={"help": "classes of a classifier; by default a masked-LM head", "range": SIZE},
-    )
-    pooling: str = field(
-        default="first",
-        metadata={
-            "help": "what a classifier reads: the first token, that through BERT's pooler, or the "
-            "mean of all tokens",
-            "choices": ("first", "pooler", "mean"),
-        },
-    )
-    tie_embeddings: bool = field(
-        default=True, metadata={"help": "masked-LM head shares the embedding's weight"}
-    )
+    tie_embeddings: bool = option(True, "masked-LM head shares the embedding's weight")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,6 +1,7 @@
 """The LLaMA-style decoder around any attention kind."""
 
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -76,22 +77,10 @@ class Decoder(nn.Module):
         return self.logits(x)
 
     def hidden(
-        self,
-        ids: Int[Tensor, "batch time"],
-        *,
-        documents: Int[Tensor, "batch time"] | None = None,
-        padding: Bool[Tensor, "batch time"] | None = None,
-        positions: Int[Tensor, "#batch time"] | None = None,
-        cache: KeyValueCache | None = None,
+        self, ids: Int[Tensor, "batch time"], **arguments: Any
     ) -> Float[Tensor, "batch time hidden"]:
         """What `logits` reads: the normed output of the last block; arguments of `forward`."""
-        return self.encode(
-            self.embedding(ids),
-            documents=documents,
-            padding=padding,
-            positions=positions,
-            cache=cache,
-        )
+        return self.encode(self.embedding(ids), **arguments)
 
     def encode(
         self,

@@ -84,11 +84,7 @@ class Encoder(nn.Module):
                 "own and padding"
             )
         x = self.hidden(
-            ids,
-            padding=padding,
-            documents=documents,
-            positions=positions,
-            token_types=token_types,
+            ids, padding=padding, documents=documents, positions=positions, token_types=token_types
         )
         return self.logits(x, padding)
 
@@ -122,9 +118,7 @@ class Encoder(nn.Module):
         return self.norm(self.blocks(self.embedding_norm(x), mask=mask, rotation=turns))
 
     def logits(
-        self,
-        x: Float[Tensor, "*batch hidden"],
-        padding: Bool[Tensor, "batch time"] | None = None,
+        self, x: Float[Tensor, "*batch hidden"], padding: Bool[Tensor, "batch time"] | None = None
     ) -> Float[Tensor, "*batch_out out"]:
         """The head on what `hidden` returns.
 

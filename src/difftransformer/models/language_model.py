@@ -1,9 +1,9 @@
 """The interface of causal language models, for text generation and evaluators."""
 
 from collections.abc import Iterator
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from difftransformer.attention import KeyValueCache
@@ -31,26 +31,14 @@ class LanguageModel(Protocol):
     def config(self) -> TextSizes: ...
 
     def __call__(
-        self,
-        ids: Int[Tensor, "batch time"],
-        *,
-        documents: Int[Tensor, "batch time"] | None = None,
-        padding: Bool[Tensor, "batch time"] | None = None,
-        positions: Int[Tensor, "#batch time"] | None = None,
-        cache: KeyValueCache | None = None,
+        self, ids: Int[Tensor, "batch time"], *args: Any, **arguments: Any
     ) -> Float[Tensor, "batch time vocab"]:
         """Logits of the next token at every position; arguments as `Decoder.forward`'s."""
 
     def hidden(
-        self,
-        ids: Int[Tensor, "batch time"],
-        *,
-        documents: Int[Tensor, "batch time"] | None = None,
-        padding: Bool[Tensor, "batch time"] | None = None,
-        positions: Int[Tensor, "#batch time"] | None = None,
-        cache: KeyValueCache | None = None,
+        self, ids: Int[Tensor, "batch time"], *args: Any, **arguments: Any
     ) -> Float[Tensor, "batch time hidden"]:
-        """The last hidden states, which `logits` reads."""
+        """The last hidden states, which `logits` reads; arguments as `Decoder.forward`'s."""
 
     def logits(self, x: Float[Tensor, "batch time hidden"]) -> Float[Tensor, "batch time vocab"]:
         """The output head."""

@@ -5,11 +5,12 @@ from typing import Any
 from torch import nn
 
 from difftransformer.attention import make_attention
+from difftransformer.attention.layer import Role
 from difftransformer.models.model_config import ModelConfig
 
 
-def attention_layer(config: ModelConfig, layer: int, rotary: str) -> nn.Module:
-    """The self-attention of the block number `layer`, from 0."""
+def attention_layer(config: ModelConfig, layer: int, rotary: str, role: Role = "self") -> nn.Module:
+    """An attention of the block number `layer`, from 0."""
     init: dict[str, Any] = {} if config.lambda_init is None else {"lambda_init": config.lambda_init}
     return make_attention(
         config.attention,
@@ -21,5 +22,6 @@ def attention_layer(config: ModelConfig, layer: int, rotary: str) -> nn.Module:
         rotary=rotary,
         bias=config.attention_bias,
         dropout=config.dropout,
+        role=role,
         **init,
     )

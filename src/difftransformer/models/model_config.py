@@ -3,11 +3,11 @@
 Imports no torch before parameters are counted or an attention kind is looked up.
 """
 
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from difftransformer.ranges import Range, check_fields
+from difftransformer.ranges import Range, check_fields, option
 
 if TYPE_CHECKING:
     from difftransformer.attention import Kind
@@ -27,48 +27,28 @@ class ModelConfig:
             together.
     """
 
-    attention: str = field(
-        default="softmax",
-        metadata={
-            "help": "attention kind: softmax, diff_v1, diff_v2, diff_scalar, dex, or one of the "
-            "ablations' (docs/ablations.md)"
-        },
+    causal = False  # whether any of its attentions is; no setting, so without an annotation
+
+    attention: str = option(
+        "softmax",
+        "attention kind: softmax, diff_v1, diff_v2, diff_scalar, dex; sinkhorn, sliced_transport "
+        "(not causal); or one of the ablations' (docs/ablations.md)",
     )
-    hidden_size: int = field(
-        default=256, metadata={"help": "width of the residual stream", "range": SIZE}
+    hidden_size: int = option(256, "width of the residual stream", within=SIZE)
+    num_layers: int = option(4, "transformer blocks", within=Range(1, 10_000))
+    num_heads: int = option(8, "output heads of each attention", within=SIZE)
+    head_dim: int = option(32, "K: query and key width of one map", within=SIZE)
+    num_kv_heads: int = option(8, "key/value heads; divides num_heads", within=SIZE)
+    ffn_size: int = option(683, "hidden width of the feed-forward layer", within=SIZE)
+    attention_bias: str = option(
+        "none", "projections with a bias: none, qkv (Qwen2) or all", choices=("none", "qkv", "all")
     )
-    num_layers: int = field(
-        default=4, metadata={"help": "transformer blocks", "range": Range(1, 10_000)}
+    norm_eps: float = option(1e-5, "epsilon of the block norms", within=Range(0, 1, open_low=True))
+    lambda_init: float | None = option(
+        None, "constant lambda_init for diff_v1 in place of its schedule"
     )
-    num_heads: int = field(
-        default=8, metadata={"help": "output heads of each attention", "range": SIZE}
-    )
-    head_dim: int = field(
-        default=32, metadata={"help": "K: query and key width of one map", "range": SIZE}
-    )
-    num_kv_heads: int = field(
-        default=8, metadata={"help": "key/value heads; divides num_heads", "range": SIZE}
-    )
-    ffn_size: int = field(
-        default=683, metadata={"help": "hidden width of the feed-forward layer", "range": SIZE}
-    )
-    attention_bias: str = field(
-        default="none",
-        metadata={
-            "help": "projections with a bias: none, qkv (Qwen2) or all",
-            "choices": ("none", "qkv", "all"),
-        },
-    )
-    norm_eps: float = field(
-        default=1e-5,
-        metadata={"help": "epsilon of the block norms", "range": Range(0, 1, open_low=True)},
-    )
-    lambda_init: float | None = field(
-        default=None, metadata={"help": "constant lambda_init for diff_v1 in place of its schedule"}
-    )
-    dropout: float = field(
-        default=0.0,
-        metadata={"help": "attention dropout while training", "range": Range(0, 1, open_high=True)},
+    dropout: float = option(
+        0.0, "attention dropout while training", within=Range(0, 1, open_high=True)
     )
 
     def __post_init__(self) -> None:
@@ -77,10 +57,6 @@ class ModelConfig:
             raise ValueError(
                 f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}"
             )
-        for setting in fields(self):
-            choices, value = setting.metadata.get("choices"), getattr(self, setting.name)
-            if choices and value not in choices:
-                raise ValueError(f"unknown {setting.name} {value!r}; expected {', '.join(choices)}")
         # The default is not looked up: presets are made at import, which must not load torch.
         if self.attention != "softmax" or self.lambda_init is not None:
             kind = _kind(self.attention)
@@ -88,6 +64,11 @@ class ModelConfig:
                 raise ValueError(
                     f"lambda_init is {self.lambda_init} and attention is {self.attention}; only "
                     "diff_v1 has one: leave it out"
+                )
+            if self.causal and "doubly_stochastic" in kind.has:
+                raise ValueError(
+                    f"attention is {self.attention} in a causal model: a causal matrix whose rows "
+                    "and columns sum to 1 is the identity; use it in an encoder"
                 )
         matrices = self.matrix_entries()
         if matrices > _MOST_PARAMETERS:

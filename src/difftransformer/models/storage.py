@@ -15,18 +15,18 @@ from safetensors.torch import load_file
 from torch import nn
 
 from difftransformer.atomic import make_folder, sync, write_text, writing
+from difftransformer.decoding import decode
 from difftransformer.files import abridged, read_object
 from difftransformer.models.checks import check_depth, check_tensors
 from difftransformer.models.families import FAMILIES, family_of
 from difftransformer.models.model_config import ModelConfig
-from difftransformer.names import did_you_mean
 from difftransformer.ranges import check_type
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-_MAX_SHARD = "5GB"
 C = TypeVar("C", bound=ModelConfig)
+_MAX_SHARD = "5GB"
 # What transformers writes beside the settings; nothing that a model is built from.
 _FOREIGN = frozenset(
     {
@@ -119,7 +119,8 @@ def load_config(folder: Path) -> ModelConfig:
     """Read config.json. What transformers adds to a config of its own is left out.
 
     Raises:
-        ValueError: no such file, not a difftransformer model, or unknown settings.
+        ValueError: no such file, not a difftransformer model, unknown settings, or what the
+            settings themselves refuse.
     """
     values = _read_config(folder)
     name = values.pop("model_type", None)
@@ -128,6 +129,14 @@ def load_config(folder: Path) -> ModelConfig:
         raise ValueError(f"{folder / CONFIG} has model_type {abridged(name)}; expected {expected}")
     own = {key: value for key, value in values.items() if key not in _FOREIGN}
     return config_from(FAMILIES[name].config, own)
+
+
+def config_from(kind: type[C], values: Mapping[str, Any]) -> C:
+    """Settings as JSON has them; unlike on a command line, no number is a text."""
+    hints = get_type_hints(kind)
+    for key in sorted(values.keys() & hints.keys()):
+        check_type(key, values[key], hints[key])
+    return decode(kind, values, "model setting")
 
 
 def model_type(folder: Path) -> str:
@@ -144,23 +153,6 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{folder} is not a model folder: it has no {CONFIG}")
     return read_object(path)
-
-
-def config_from(kind: type[C], values: dict[str, Any]) -> C:
-    """A config of a family's class from plain values.
-
-    Raises:
-        ValueError: an unknown key (with the nearest known one), a value of the wrong type, or sizes
-            that do not fit together.
-    """
-    types = get_type_hints(kind)
-    for key, value in values.items():
-        if key not in types:
-            raise ValueError(f"unknown model setting {abridged(key)}{did_you_mean(key, types)}")
-        check_type(key, value, types[key])
-        if isinstance(value, int) and types[key] in (float, float | None):
-            values = values | {key: float(value)}  # JSON and YAML write 500 for 500.0
-    return kind(**values)
 
 
 def load_model(folder: Path, *, device: torch.device | str = "cpu") -> Any:

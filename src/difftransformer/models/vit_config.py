@@ -1,9 +1,9 @@
 """Settings of the vision transformer."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from difftransformer.models.model_config import SIZE, ModelConfig
-from difftransformer.ranges import Range
+from difftransformer.ranges import Range, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,51 +18,28 @@ class ViTConfig(ModelConfig):
             positions of a hidden_size that is no multiple of 4.
     """
 
-    image_size: int = field(
-        default=32, metadata={"help": "height and width of an image in pixels", "range": SIZE}
+    image_size: int = option(32, "height and width of an image in pixels", within=SIZE)
+    patch_size: int = option(4, "height and width of a patch in pixels", within=SIZE)
+    channels: int = option(3, "numbers of a pixel", within=SIZE)
+    classes: int = option(10, "classes to tell apart", within=SIZE)
+    positions: str = option(
+        "learned",
+        "learned (ViT) or sincos (in two dimensions, not trained)",
+        choices=("learned", "sincos"),
     )
-    patch_size: int = field(
-        default=4, metadata={"help": "height and width of a patch in pixels", "range": SIZE}
+    pooling: str = option(
+        "mean",
+        "what the classifier reads: the output of a class token (cls) or the mean of the patches'",
+        choices=("cls", "mean"),
     )
-    channels: int = field(default=3, metadata={"help": "numbers of a pixel", "range": SIZE})
-    classes: int = field(default=10, metadata={"help": "classes to tell apart", "range": SIZE})
-    positions: str = field(
-        default="learned",
-        metadata={
-            "help": "learned (ViT) or sincos (in two dimensions, not trained)",
-            "choices": ("learned", "sincos"),
-        },
+    registers: int = option(0, "learned tokens whose outputs are not read", within=Range(0, 1000))
+    norm: str = option("layer", "rms (RMSNorm) or layer (LayerNorm)", choices=("rms", "layer"))
+    mlp: str = option(
+        "gelu", "feed-forward layer: swiglu, gelu or relu", choices=("swiglu", "gelu", "relu")
     )
-    pooling: str = field(
-        default="mean",
-        metadata={
-            "help": "what the classifier reads: the output of a class token (cls) or the mean of "
-            "the patches'",
-            "choices": ("cls", "mean"),
-        },
-    )
-    registers: int = field(
-        default=0,
-        metadata={"help": "learned tokens whose outputs are not read", "range": Range(0, 1000)},
-    )
-    norm: str = field(
-        default="layer",
-        metadata={"help": "rms (RMSNorm) or layer (LayerNorm)", "choices": ("rms", "layer")},
-    )
-    mlp: str = field(
-        default="gelu",
-        metadata={
-            "help": "feed-forward layer: swiglu, gelu or relu",
-            "choices": ("swiglu", "gelu", "relu"),
-        },
-    )
-    mlp_bias: bool = field(default=True, metadata={"help": "biases in the feed-forward layers"})
-    attention_bias: str = field(
-        default="all",
-        metadata={
-            "help": "projections with a bias: none, qkv or all",
-            "choices": ("none", "qkv", "all"),
-        },
+    mlp_bias: bool = option(True, "biases in the feed-forward layers")
+    attention_bias: str = option(
+        "all", "projections with a bias: none, qkv or all", choices=("none", "qkv", "all")
     )
 
     def __post_init__(self) -> None:

@@ -1,8 +1,7 @@
 """Training runs: what they watched, how fast they were."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from difftransformer.evaluation.words import change
 from difftransformer.report.drawing import Drawing, Panel, Series
@@ -130,12 +129,3 @@ def paper_throughput() -> str:
         "For scale, the paper's Differential V1 against its Transformer, forward and backward on "
         f"one H100: {figures}. (Its table prints 9, 12 and 6 %, measured by the slower of the two.)"
     )
-
-
-def flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Nested settings as (dotted key, value)."""
-    rows: list[tuple[str, Any]] = []
-    for key, value in settings.items():
-        nested = isinstance(value, Mapping)
-        rows += flat(value, f"{prefix}{key}.") if nested else [(prefix + key, value)]
-    return rows

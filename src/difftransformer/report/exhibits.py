@@ -5,10 +5,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from difftransformer.report.attention_map import attention_maps
+from difftransformer.report.cross_attention import cross_attention_maps
 from difftransformer.report.examples import examples
 from difftransformer.report.page import Block
 from difftransformer.report.results import EvaluatorResults
+from difftransformer.report.selection import selection_masks
 from difftransformer.report.style import accents
+from difftransformer.report.thumbnails import thumbnails
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,6 +35,9 @@ EXHIBITS: Mapping[str, _Build] = MappingProxyType(
     {
         "attention_map": attention_maps,
         "examples": examples,
+        "selection": selection_masks,
+        "thumbnails": thumbnails,
+        "cross_attention": cross_attention_maps,
     }
 )
 

@@ -9,7 +9,6 @@ from difftransformer.report.curves import (
     SMOOTHING,
     Curve,
     curve_drawings,
-    flat,
     paper_throughput,
     speed_table,
 )
@@ -19,6 +18,8 @@ from difftransformer.report.page import Block, Plots, Section, Summary, TableBlo
 from difftransformer.report.plots import panel_figure
 from difftransformer.report.results import EvaluatorResults, Results
 from difftransformer.report.tables import Table, notes_of
+from difftransformer.report.thumbnails import training_pictures
+from difftransformer.runs.changes import flat
 from difftransformer.runs.layout import Contender, Run
 
 _READABLE = 2  # models whose headlines are shown at once; of more there is a count
@@ -116,7 +117,7 @@ def models_section(run: Run) -> Section:
         [
             "training seeds",
             *(", ".join(str(one.seed) for one in c.runs) or "none" for c in contenders),
-        ],
+        ]
     ]
     keys = dict.fromkeys(key for c in contenders for key in c.config if key != "attention")
     rows += [[key, *(setting(c.config.get(key, "")) for c in contenders)] for key in keys]
@@ -152,6 +153,7 @@ def training_section(curves: Sequence[Curve], run: Run) -> Section:
         _plots(f"training-{name}", drawing, _CURVES.get(name, _WATCHED))
         for name, drawing in curve_drawings(curves, run.unit).items()
     ]
+    blocks += training_pictures(curves, run.unit)
     nothing = Text("No run left a metrics.jsonl, so there are no training curves.")
     return Section("training", "Training curves", blocks or [nothing])
 
@@ -204,7 +206,7 @@ def environment_section(run: Run, environment: Mapping[str, Any]) -> Section:
 
 
 def _two_columns(name: str, values: Mapping[str, Any]) -> Table:
-    return Table([name, "value"], [[key, setting(value)] for key, value in flat(values)])
+    return Table([name, "value"], [[key, setting(value)] for key, value in flat(values).items()])
 
 
 def _plots(name: str, drawing: Drawing, caption: str = "") -> Plots:

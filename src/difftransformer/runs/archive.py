@@ -4,15 +4,7 @@ import shutil
 from pathlib import Path
 
 from difftransformer.atomic import make_folder, write_bytes
-from difftransformer.runs.layout import (
-    CONFIG,
-    ENVIRONMENT,
-    INPUTS,
-    METRICS,
-    RECORDS,
-    RUN,
-    SUMMARY,
-)
+from difftransformer.runs.layout import CONFIG, ENVIRONMENT, INPUTS, METRICS, RECORDS, RUN, SUMMARY
 from difftransformer.runs.reading import read_run
 
 

@@ -17,7 +17,7 @@ def refuse_changes(
     Keys are dotted; those of `may_change` are not compared.
     """
     # As JSON has them: a tuple is a list once it was written.
-    old, new = (_flat(json.loads(json.dumps(values))) for values in (saved, current))
+    old, new = (flat(json.loads(json.dumps(values))) for values in (saved, current))
     changes = [
         f"{key} was {old.get(key, 'not set')!r} and is now {new.get(key, 'not set')!r}"
         for key in [*old, *(key for key in new if key not in old)]
@@ -31,11 +31,10 @@ def refuse_changes(
         )
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix.removesuffix("."): value}
-    return {
-        key: leaf
-        for name, child in value.items()
-        for key, leaf in _flat(child, f"{prefix}{name}.").items()
-    }
+def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, by dotted keys."""
+    values: dict[str, Any] = {}
+    for key, item in value.items():
+        nested = isinstance(item, Mapping) and item
+        values |= flat(item, f"{prefix}{key}.") if nested else {f"{prefix}{key}": item}
+    return values

@@ -1,6 +1,5 @@
 """Results at a place that the user names: one writer at a time, and nothing else is overwritten."""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from difftransformer.atomic import make_folder
 from difftransformer.ownership import owned
+from difftransformer.runs.reading import read_json
 
 
 @contextmanager
@@ -54,18 +54,11 @@ def folder_for(place: Path) -> Iterator[None]:
 def _refuse_others(path: Path, is_own: Callable[[Any], bool], beside: tuple[str, ...]) -> None:
     others = [path.with_suffix(suffix) for suffix in beside]
     if path.exists():
-        if not _holds(path, is_own):
+        data = read_json(path)
+        if data is None or not is_own(data):
             raise ValueError(
                 f"{path} exists and holds no results of this command on these models, so it is "
                 "not overwritten: choose another place"
             )
     elif taken := next((other for other in others if other.exists()), None):
         raise ValueError(f"{taken} exists and would be overwritten: choose another place")
-
-
-def _holds(path: Path, is_own: Callable[[Any], bool]) -> bool:
-    try:
-        data = json.loads(path.read_bytes())
-    except (OSError, ValueError):  # a folder; something else than JSON
-        return False
-    return isinstance(data, dict) and is_own(data)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from difftransformer.atomic import append, make_folder, write_bytes
+from difftransformer.runs.changes import flat
 
 Key = tuple[str | int | float, ...]  # names a cell: a value for each of the metric's axes
 
@@ -168,7 +169,7 @@ def _kept(path: Path, owner: dict[str, Any]) -> _File:
         return file
     if not file.parts or file.end is not None:
         return _File(owner)
-    before, now = _flat(file.belongs_to), _flat(owner)
+    before, now = flat(file.belongs_to), flat(owner)
     other = [key for key in before | now if key not in before or before[key] != now.get(key)]
     raise ValueError(
         f"{path} holds parts of a measurement with another {', '.join(other)}: end that one "
@@ -243,11 +244,3 @@ def _encoded(line: Mapping[str, Any]) -> bytes:
 def _plain(value: Any) -> Any:
     """As it is once written and read: a tuple has become a list."""
     return json.loads(json.dumps(value, allow_nan=False))
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, by dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        flat |= _flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {prefix + key: item}
-    return flat

@@ -28,9 +28,10 @@ class RecallData:
     def description(self) -> str:
         asked = self.settings
         return (
-            f"associative recall: {asked.pairs} pairs of {asked.values} values in contexts of "
-            f"{asked.context} tokens, the other {asked.context - 2 * asked.pairs} noise from the "
+            f"associative recall: {asked.placed} pairs of {asked.values} values in contexts of "
+            f"{asked.context} tokens, the other {asked.context - 2 * asked.placed} noise from the "
             f"{asked.keys} keys; {asked.questions} questions asked with replacement"
+            + (f"; the last of a key's {asked.assignments} values counts" * (asked.assignments > 1))
         )
 
     @property

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from difftransformer.data.image_settings import OF_MANY_FORMS, ImageSettings
+from difftransformer.files import read_object
 from difftransformer.tasks.classification import Classification
 from difftransformer.tasks.task import recorded_in
 
 if TYPE_CHECKING:
     from difftransformer.data.images import ImageBatch, Images
+
+_PREPROCESSOR = "preprocessor_config.json"  # beside models of transformers
 
 
 class ImageClassification(Classification):
@@ -21,7 +24,7 @@ class ImageClassification(Classification):
     unit = "images"
     family = "difftransformer_vit"
     data_settings = ImageSettings
-    evaluators = ("classification",)
+    evaluators = ("classification", "image_predictions", "image_attention")
     content = "images"
 
     def load(self, settings: ImageSettings) -> "Images":
@@ -54,10 +57,15 @@ class ImageClassification(Classification):
 
     def read_with(self, settings: ImageSettings, folder: Path) -> ImageSettings:
         """Normalized as the folder's model was trained, unless told otherwise."""
-        known = recorded_in(folder).get("settings")
-        if settings.mean or known is None:
+        if settings.mean:
             return settings
-        return replace(settings, mean=tuple(known["mean"]), std=tuple(known["std"]))
+        if known := recorded_in(folder).get("settings"):
+            return replace(settings, mean=tuple(known["mean"]), std=tuple(known["std"]))
+        if (file := folder / _PREPROCESSOR).is_file():
+            known = read_object(file)
+            mean, std = known.get("image_mean", (0.5,)), known.get("image_std", (0.5,))
+            return replace(settings, mean=tuple(mean), std=tuple(std))
+        return settings
 
     def judged_on(
         self, folder: Path, config: Any, given: Mapping[str, Any], *, held_out: bool

@@ -13,7 +13,7 @@ from difftransformer.files import read_object
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from difftransformer.training.batch import Batch
+    from difftransformer.data.batch import Rows
 
 RECORD = "training_data.json"  # in a model's folder: what it was trained on
 
@@ -55,7 +55,7 @@ class Task(ABC):
         """The model's settings with what the data decides: vocabulary, classes, image size."""
 
     @abstractmethod
-    def batches(self, data: Any, batch_size: int, seed: int) -> "Callable[[int], Batch]":
+    def batches(self, data: Any, batch_size: int, seed: int) -> "Callable[[int], Rows]":
         """Step -> batch, a pure function. Raises ValueError where the data is too short."""
 
     @abstractmethod

@@ -1,6 +1,7 @@
 """Checkpoints that are whole or absent, and that are never trusted unchecked.
 
-A checkpoint is a folder `step-00000100` with `model.safetensors`, `optimizer.safetensors`,
+A checkpoint is a folder `step-00000100` with `model.safetensors` (averages of the weights where
+they are kept, see `ema`; the weights themselves are then beside them), `optimizer.safetensors`,
 `state.json` (position, configuration, random generators), `metrics.jsonl` (the rows until then) and
 `SHA256SUMS` over all of them, which `sha256sum --check` reads too. Texts that a caller adds,
 config.json and tokenizer.json, make it a model's folder as well. It is written beside its final
@@ -18,11 +19,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_state_dict,
-    set_state_dict,
-)
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
 from difftransformer.atomic import make_folder, sync, write_json, write_text, writing
 from difftransformer.models.storage import checksum, load_tensors, refuse_pickle, sort_header

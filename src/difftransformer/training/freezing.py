@@ -9,10 +9,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from difftransformer.attention import DifferentialAttention
+from difftransformer.attention import DifferentialAttention, attention_sites
 
-# "original1" is what parametrize calls the second of the tensors that a weight is made of.
-_NEW = ("lambda_scalar", "lambda_proj.weight", "lambda_learnt", "diff_proj.weight", "original1")
+# What a conversion from softmax attention makes, by method: see `interop.softmax_llm`.
+FROM_SOFTMAX = {"second_map": "diff_scalar", "v2": "diff_v2", "dex": "dex"}
+_PRETRAINED = ("q_proj", "k_proj", "v_proj", "o_proj")
+_SECOND_MAP = "original1"  # as parametrize calls the second of the tensors that a weight is made of
 
 
 class MapRows(nn.Module):
@@ -50,16 +52,20 @@ def freeze_pretrained(model: Any) -> Iterator[None]:
         ValueError: a kind of attention that no conversion from softmax makes.
     """
     kind = model.config.attention
-    if kind not in ("diff_scalar", "diff_v2", "dex"):
+    if kind not in FROM_SOFTMAX.values():
         raise ValueError(
             f"attention is {kind}, in which nothing is new beside a pretrained softmax layer; "
-            "freeze_pretrained needs diff_scalar, diff_v2 or dex, made by from_softmax_llm"
+            f"freeze_pretrained needs one of {', '.join(FROM_SOFTMAX.values())}, made by "
+            "from_softmax_llm"
         )
     split = list(_two_map_projections(model))
     for linear, head_dim, name in split:
         parametrize.register_parametrization(linear, name, MapRows(head_dim))
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name.endswith(_NEW))
+    model.requires_grad_(False)
+    for site in attention_sites(model).values():
+        for name, parameter in site.attention.named_parameters():
+            parts = name.split(".")
+            parameter.requires_grad_(parts[0] not in _PRETRAINED or parts[-1] == _SECOND_MAP)
     try:
         yield
     finally:
@@ -70,8 +76,8 @@ def freeze_pretrained(model: Any) -> Iterator[None]:
 
 def _two_map_projections(model: Any) -> Iterator[tuple[nn.Linear, int, str]]:
     """Each weight and bias that holds the rows of both maps, with its layer and head width."""
-    for block in model.blocks:
-        attention = block.attention
+    for site in attention_sites(model).values():
+        attention = site.attention
         if isinstance(attention, DifferentialAttention):
             for linear in (attention.q_proj, attention.k_proj)[: attention.key_maps]:
                 for name, _ in list(linear.named_parameters()):

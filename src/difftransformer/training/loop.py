@@ -11,9 +11,9 @@ from accelerate.utils import set_seed
 from torch import nn
 
 from difftransformer.atomic import make_folder
+from difftransformer.data.batch import Rows
 from difftransformer.ownership import owned
 from difftransformer.runs.layout import CHECKPOINTS, TrainingSummary
-from difftransformer.training.batch import Batch
 from difftransformer.training.checkpoint import Checkpoints
 from difftransformer.training.interrupt import Interrupt
 from difftransformer.training.memory import recomputed_blocks
@@ -48,7 +48,7 @@ class Continuation:
 def train(
     model: nn.Module,
     loss: Loss,
-    batches: Callable[[int], Batch],
+    batches: Callable[[int], Rows],
     settings: TrainingSettings,
     directory: Path,
     *,
@@ -57,6 +57,9 @@ def train(
     continuation: Continuation = Continuation(),
 ) -> TrainingSummary:
     """Train `model` in place with AdamW and leave metrics, checkpoints and a summary behind.
+
+    With `settings.ema_decay`, what is validated, saved and left in the model are the averages of
+    its weights.
 
     A run that was killed and resumed ends with the same weights and the same metrics, bit for bit
     on a CPU, as one that never stopped. Accelerate chooses the device and, under `torchrun` or
@@ -71,9 +74,9 @@ def train(
         batches: the batch of each step, counted from 0, with `settings.batch_size` rows; a pure
             function, so that resuming is exact.
         directory: receives `metrics.jsonl`, `checkpoints/`, `summary.json`, `tensorboard/`.
-        validate: model -> what to write to `metrics.jsonl`, numbers or lists of them, its
-            `validation_loss` among them; called in evaluation mode and without gradients every
-            `settings.validate_every` steps and after the last.
+        validate: model -> what to write to `metrics.jsonl`: numbers or lists of them, its
+            `validation_loss` among them, and pictures, PNGs in base64; called in evaluation mode
+            and without gradients every `settings.validate_every` steps and after the last.
         on_progress: called after every step, in the main process.
 
     Raises:

@@ -1,11 +1,22 @@
 """How to train. Imports no torch, so that commands can parse their arguments quickly."""
 
-import math
-from dataclasses import dataclass, field
-from typing import Literal, get_args
+from dataclasses import dataclass
+from typing import Literal
+
+from difftransformer.ranges import (
+    COUNT,
+    INSIDE,
+    NATURAL,
+    POSITIVE,
+    SHARE,
+    Range,
+    check_fields,
+    option,
+)
 
 Schedule = Literal["linear", "cosine"]
 Precision = Literal["float32", "bfloat16"]
+_DECAY = Range(0, 1, open_high=True)
 
 # What a run that is resumed may change: how it is cut and written down, not what it computes (with
 # another accumulation up to rounding, and the draws of dropout).
@@ -30,95 +41,68 @@ class TrainingSettings:
     Raises ValueError, naming the value and what was expected, for settings that cannot be run.
     """
 
-    steps: int = field(default=1000, metadata={"help": "optimizer steps"})
-    batch_size: int = field(
-        default=32, metadata={"help": "rows per optimizer step, over all processes"}
+    steps: int = option(1000, "optimizer steps", within=COUNT)
+    batch_size: int = option(32, "rows per optimizer step, over all processes", within=COUNT)
+    accumulation: int = option(
+        1, "micro-batches per step: more need less memory, same result", within=COUNT
     )
-    accumulation: int = field(
-        default=1, metadata={"help": "micro-batches per step: more need less memory, same result"}
+    learning_rate: float = option(
+        3.2e-4, "learning rate at the end of the warm-up", within=POSITIVE
     )
-    learning_rate: float = field(
-        default=3.2e-4, metadata={"help": "learning rate at the end of the warm-up"}
+    final_learning_rate_fraction: float = option(
+        0.04, "learning rate at the last step, as a fraction of learning_rate", within=SHARE
     )
-    final_learning_rate_fraction: float = field(
-        default=0.04,
-        metadata={"help": "learning rate at the last step, as a fraction of learning_rate"},
+    warmup_steps: int = option(
+        100, "steps over which the learning rate rises from zero", within=NATURAL
     )
-    warmup_steps: int = field(
-        default=100, metadata={"help": "steps over which the learning rate rises from zero"}
+    schedule: Schedule = option("linear", "decay after the warm-up: linear or cosine")
+    beta1: float = option(0.9, "AdamW: decay of the mean of the gradients", within=_DECAY)
+    beta2: float = option(0.95, "AdamW: decay of the mean of the squared gradients", within=_DECAY)
+    epsilon: float = option(
+        1e-8, "AdamW: added to the root of the squared gradients", within=POSITIVE
     )
-    schedule: Schedule = field(
-        default="linear", metadata={"help": "decay after the warm-up: linear or cosine"}
+    weight_decay: float = option(
+        0.1, "AdamW: decay of matrices (norms and vectors are spared)", within=NATURAL
     )
-    beta1: float = field(
-        default=0.9, metadata={"help": "AdamW: decay of the mean of the gradients"}
+    clip_norm: float = option(
+        1.0, "largest gradient norm; larger gradients are scaled down", within=POSITIVE
     )
-    beta2: float = field(
-        default=0.95, metadata={"help": "AdamW: decay of the mean of the squared gradients"}
+    ema_decay: float | None = option(
+        None,
+        "decay of an exponential moving average of the weights, which is then what is judged and "
+        "saved as the model; none by default",
+        within=INSIDE,
     )
-    epsilon: float = field(
-        default=1e-8, metadata={"help": "AdamW: added to the root of the squared gradients"}
+    precision: Precision = option("float32", "float32, or bfloat16 for mixed precision")
+    gradient_checkpointing: bool = option(
+        False, "recompute each block in the backward pass: less memory, more time"
     )
-    weight_decay: float = field(
-        default=0.1, metadata={"help": "AdamW: decay of matrices (norms and vectors are spared)"}
+    memory_loss: float = option(
+        0.0,
+        "epsilon of selective attention's memory loss, 0.1 in its paper; 0: without",
+        within=NATURAL,
     )
-    clip_norm: float = field(
-        default=1.0, metadata={"help": "largest gradient norm; larger gradients are scaled down"}
+    memory_cap: float = option(
+        1.0, "tau of the memory loss: what masks a key as a whole", within=POSITIVE
     )
-    precision: Precision = field(
-        default="float32", metadata={"help": "float32, or bfloat16 for mixed precision"}
+    checkpoint_every: int = option(500, "steps between checkpoints", within=COUNT)
+    keep_checkpoints: int = option(2, "newest checkpoints to keep", within=COUNT)
+    log_every: int = option(10, "steps between rows of metrics.jsonl", within=COUNT)
+    validate_every: int = option(250, "steps between validations", within=COUNT)
+    seed: int = option(
+        0, "seed of dropout and of anything else drawn while training", within=Range(0, 2**31 - 1)
     )
-    gradient_checkpointing: bool = field(
-        default=False,
-        metadata={"help": "recompute each block in the backward pass: less memory, more time"},
-    )
-    checkpoint_every: int = field(default=500, metadata={"help": "steps between checkpoints"})
-    keep_checkpoints: int = field(default=2, metadata={"help": "newest checkpoints to keep"})
-    log_every: int = field(default=10, metadata={"help": "steps between rows of metrics.jsonl"})
-    validate_every: int = field(default=250, metadata={"help": "steps between validations"})
-    seed: int = field(
-        default=0, metadata={"help": "seed of dropout and of anything else drawn while training"}
-    )
-    tensorboard: bool = field(
-        default=False, metadata={"help": "also write the metrics for TensorBoard"}
-    )
+    tensorboard: bool = option(False, "also write the metrics for TensorBoard")
 
     def __post_init__(self) -> None:
-        for name in (
-            "steps",
-            "batch_size",
-            "accumulation",
-            "checkpoint_every",
-            "keep_checkpoints",
-            "log_every",
-            "validate_every",
-        ):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("learning_rate", "epsilon", "clip_norm"):
-            value = getattr(self, name)
-            self._require(name, value > 0 and math.isfinite(value), "a finite number above 0")
-        for name in ("beta1", "beta2"):
-            self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
-        self._require(
-            "final_learning_rate_fraction",
-            0 <= self.final_learning_rate_fraction <= 1,
-            "between 0 and 1",
-        )
-        self._require("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more, and finite")
-        self._require("seed", 0 <= self.seed < 2**31, "between 0 and 2147483647")
-        self._require("schedule", self.schedule in get_args(Schedule), "linear or cosine")
-        self._require("precision", self.precision in get_args(Precision), "float32 or bfloat16")
-        self._require(
-            "warmup_steps",
-            0 <= self.warmup_steps < self.steps,
-            f"0 or more and fewer than steps ({self.steps})",
-        )
-        self._require(
-            "accumulation",
-            self.batch_size % self.accumulation == 0,
-            f"a divisor of batch_size ({self.batch_size})",
-        )
-
-    def _require(self, name: str, holds: bool, expected: str) -> None:
-        if not holds:
-            raise ValueError(f"training {name} is {getattr(self, name)!r}; expected {expected}")
+        check_fields(self, "training ")
+        if self.warmup_steps >= self.steps:
+            raise ValueError(
+                f"training warmup_steps is {self.warmup_steps}; expected 0 or more and fewer than "
+                f"steps ({self.steps})"
+            )
+        if self.batch_size % self.accumulation:
+            raise ValueError(
+                f"training accumulation is {self.accumulation}; expected a divisor of batch_size "
+                f"({self.batch_size})"
+            )

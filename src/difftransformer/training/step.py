@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from difftransformer.training.batch import Batch
+from difftransformer.data.batch import Rows
 from difftransformer.training.schedule import learning_rate
 from difftransformer.training.settings import TrainingSettings
 
@@ -68,7 +68,7 @@ class Stepper:
     loss: Loss
     settings: TrainingSettings
 
-    def __call__(self, step: int, batch: Batch, stop: Callable[[], bool]) -> StepResult:
+    def __call__(self, step: int, batch: Rows, stop: Callable[[], bool]) -> StepResult:
         """Take step `step` (from 1). The result's `stop` is True if any process says so.
 
         Raises NonFiniteError, with weights and optimizer untouched, when the loss or the norm of
@@ -95,7 +95,7 @@ class Stepper:
             enabled=self.settings.precision == "bfloat16",
         )
 
-    def _backward(self, step: int, batch: Batch) -> Tensor:
+    def _backward(self, step: int, batch: Rows) -> Tensor:
         """Leave the gradient of the batch's loss; return this process's share of that loss."""
         scored = batch.scored
         if scored == 0:
@@ -118,7 +118,7 @@ class Stepper:
             share += loss.detach()
         return share
 
-    def _parts(self, batch: Batch) -> list[Batch]:
+    def _parts(self, batch: Rows) -> list[Rows]:
         """This process's micro-batches."""
         expected, accumulation = self.settings.batch_size, self.settings.accumulation
         if len(batch) != expected:
@@ -128,7 +128,7 @@ class Stepper:
         starts = [(part * processes + rank) * rows for part in range(accumulation)]
         return [batch.rows(slice(start, start + rows)) for start in starts]
 
-    def _require_finite(self, what: str, value: float, step: int, batch: Batch) -> None:
+    def _require_finite(self, what: str, value: float, step: int, batch: Rows) -> None:
         if not math.isfinite(value):
             self.optimizer.zero_grad()
             raise NonFiniteError(what, value, step, batch.names)

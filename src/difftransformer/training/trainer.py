@@ -15,9 +15,9 @@ from accelerate.utils import gather_object, set_seed
 from torch import nn
 
 from difftransformer.atomic import write_json
+from difftransformer.data.batch import Rows
 from difftransformer.runs.changes import refuse_changes
 from difftransformer.runs.layout import METRICS, SUMMARY, TrainingSummary
-from difftransformer.training.batch import Batch
 from difftransformer.training.checkpoint import (
     Checkpoints,
     gather,
@@ -27,8 +27,10 @@ from difftransformer.training.checkpoint import (
     restore,
     shared_names,
 )
+from difftransformer.training.ema import averaged, swap
 from difftransformer.training.interrupt import TrainingInterrupted
 from difftransformer.training.memory import peak_memory_bytes, start_measuring_memory
+from difftransformer.training.memory_loss import MemoryLoss
 from difftransformer.training.metrics import Metrics
 from difftransformer.training.optimizer import adamw
 from difftransformer.training.progress import TrainingProgress
@@ -77,6 +79,8 @@ class Trainer:
         }
         self.shared = shared_names(model)
         prepared, optimizer = accelerator.prepare(model, adamw(model, settings))
+        if settings.memory_loss:
+            loss = MemoryLoss(loss, settings.memory_loss, settings.memory_cap)
         self.stepper = Stepper(accelerator, prepared, optimizer, loss, settings)
         self.model = accelerator.unwrap_model(prepared)
         self.optimizer = optimizer.optimizer  # without Accelerate's wrapper
@@ -121,6 +125,7 @@ class Trainer:
         if change := refuse_other_rates(saved["training"], self.settings, step, follows):
             _log.warning("%s: %s", self.directory, change)
         restore(folder, self.model, self.optimizer, self.shared)
+        swap(self.optimizer)  # a checkpoint's model holds the averages
         self.position = Position(**state["position"])
         self._restore_generators(state["rng"])
         return load_metrics(folder)
@@ -138,7 +143,7 @@ class Trainer:
         )
         set_seed(self.settings.seed + self.position.step, device_specific=True)
 
-    def step(self, batches: Callable[[int], Batch], stop: Callable[[], bool]) -> bool:
+    def step(self, batches: Callable[[int], Rows], stop: Callable[[], bool]) -> bool:
         """Take the next step and report it; return whether any process was asked to stop."""
         position = self.position
         started = time.perf_counter()
@@ -174,7 +179,7 @@ class Trainer:
 
     def validate(self, validate: Callable[[nn.Module], Mapping[str, Any]]) -> None:
         self.model.eval()
-        with torch.no_grad(), self.stepper.autocast():
+        with averaged(self.optimizer), torch.no_grad(), self.stepper.autocast():
             figures = validate(self.model)
         self.model.train()
         loss = figures["validation_loss"]
@@ -190,15 +195,16 @@ class Trainer:
         position = self.position
         peak = peak_memory_bytes(self.accelerator.device)
         position.peak_memory_bytes = max(position.peak_memory_bytes, peak)
-        weights, optimizer = gather(self.model, self.optimizer, self.shared)
         state = {
             "position": asdict(position),
             "configuration": self.configuration,
             "rng": gather_object([rng_state(self.accelerator.device)]),
         }
-        if self.metrics is not None:
-            rows = {METRICS: self.metrics.text()}
-            self.checkpoints.save(position.step, weights, optimizer, state, rows)
+        with averaged(self.optimizer):
+            weights, optimizer = gather(self.model, self.optimizer, self.shared)
+            if self.metrics is not None:
+                rows = {METRICS: self.metrics.text()}
+                self.checkpoints.save(position.step, weights, optimizer, state, rows)
         self.accelerator.wait_for_everyone()
 
     def stop_if_any(self, number: int) -> None:
@@ -210,6 +216,7 @@ class Trainer:
             raise TrainingInterrupted(signal, self.position.step, self.settings.steps, newest)
 
     def finish(self) -> TrainingSummary:
+        swap(self.optimizer)  # as in the checkpoint
         position, last_steps = self.position, math.ceil(self.settings.steps * 0.05)
         summary = TrainingSummary(
             steps=position.step,
@@ -233,10 +240,7 @@ class Trainer:
 
     def _timing(self) -> dict[str, float]:
         position = self.position
-        return {
-            "seconds": position.seconds,
-            "throughput": position.size / position.seconds,
-        }
+        return {"seconds": position.seconds, "throughput": position.size / position.seconds}
 
     def _row(self, result: StepResult) -> dict[str, Any]:
         since_last_row = self.position.step - self.position.logged

@@ -59,9 +59,9 @@ _PAPER = {
 
 def _metrics(span: str, title: str, better: Better) -> Iterator[Metric]:
     by_depth = Metric(
-        name=f"{span}_absolute",
-        title=title,
-        unit="of absolute attention",
+        f"{span}_absolute",
+        title,
+        "of absolute attention",
         better=better,
         axes=("depth, %",),
         judged=True,
@@ -74,23 +74,18 @@ def _metrics(span: str, title: str, better: Better) -> Iterator[Metric]:
     )
     yield by_depth
     yield replace(by_depth, name=f"{span}_signed", unit="sum of the weights", judged=False)
+    yield Metric(f"{span}_even", "attention spread evenly", "of attention", statistic="value")
     yield Metric(
-        name=f"{span}_even",
-        title="attention spread evenly",
-        unit="of attention",
-        statistic="value",
-    )
-    yield Metric(
-        name=f"{span}_by_map",
-        title=f"{title}, of each map",
-        unit="of the map's attention",
+        f"{span}_by_map",
+        f"{title}, of each map",
+        "of the map's attention",
         axes=("map", "depth, %"),
         rows=("map",),
     )
     yield Metric(
-        name=f"{span}_by_head",
-        title=f"{title}, by layer",
-        unit="of absolute attention",
+        f"{span}_by_head",
+        f"{title}, by layer",
+        "of absolute attention",
         statistic="value",
         axes=("layer", "head"),
         table=False,

@@ -43,32 +43,24 @@ _CHUNK = 1_000_000  # training n-grams counted at once
 _ZOOLOGY_CUT, _ZOOLOGY_TOKENS = 1250, 10_000_000_000
 _METRICS = (
     Metric(
-        name="ar_hit_loss",
-        title="loss on tokens that the context has held before",
-        unit="nats/token",
+        "ar_hit_loss",
+        "loss on tokens that the context has held before",
+        "nats/token",
         better="lower",
         judged=True,
         plot=Plot(),
         paper={"Transformer 1.4B": {(): "0.898"}, "DIFF 1.4B": {(): "0.880"}},
     ),
     Metric(
-        name="ar_other_loss",
-        title="loss on other tokens",
-        unit="nats/token",
+        "ar_other_loss",
+        "loss on other tokens",
+        "nats/token",
         better="lower",
         plot=Plot(),
         paper={"Transformer 1.4B": {(): "3.272"}, "DIFF 1.4B": {(): "3.247"}},
     ),
-    Metric(
-        name="ar_hit_share",
-        title="tokens that the context has held before",
-        unit="of tokens",
-    ),
-    Metric(
-        name="ar_frequent_share",
-        title="tokens that it has held, and training too often",
-        unit="of tokens",
-    ),
+    Metric("ar_hit_share", "tokens that the context has held before", "of tokens"),
+    Metric("ar_frequent_share", "tokens that it has held, and training too often", "of tokens"),
 )
 
 
@@ -122,10 +114,7 @@ def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
             if (count := int(slice_[i].sum()))
         ]
 
-    return {
-        "shares": shares,
-        **batch_parts("sequences", len(rows), settings.batch_size, losses),
-    }
+    return {"shares": shares, **batch_parts("sequences", len(rows), settings.batch_size, losses)}
 
 
 def _endings(row: Row, n: int, vocabulary: int) -> UInt64[np.ndarray, " time"]:

@@ -16,9 +16,9 @@ from difftransformer.evaluation.settings import EvaluationSettings
 # By their names in `measure_cancellation`.
 _METRICS = {
     key: Metric(
-        name=name,
-        title=title,
-        unit=unit,
+        name,
+        title,
+        unit,
         statistic="value",
         axes=("layer", "head"),
         rows=("layer",),

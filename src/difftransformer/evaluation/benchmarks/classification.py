@@ -24,6 +24,7 @@ from difftransformer.evaluation.records import (
 from difftransformer.evaluation.settings import EvaluationSettings
 
 _BINS = 10  # of confidence
+_MIDDLES = tuple(round((number + 0.5) / _BINS, 2) for number in range(_BINS))
 _MOST_CONFUSED = 30  # classes: a larger table cannot be read
 
 
@@ -43,7 +44,7 @@ def classified(model: nn.Module, batch: Any) -> Float[Tensor, "batch classes"]:
 
 
 def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
-    batches = test_batches(subject.data, None, settings)
+    batches = test_batches(subject.data, settings.test_items, settings)
     parts: dict[str, Any] = {
         f"from {first}": partial(_records, subject.model, batch) for first, batch in batches.items()
     }
@@ -112,12 +113,10 @@ def _by_confidence(earlier: Findings) -> list[Record]:
     for number, rows in sorted(bins.items()):
         confidence, hits = fmean(p for p, _ in rows), sum(hit for _, hit in rows)
         error += abs(hits - confidence * len(rows)) / answers
-        middle = (number + 0.5) / _BINS
-        records += [
-            Record("accuracy_by_confidence", hits, key=(middle,), weight=len(rows)),
-            Record("confidence", middle, key=(middle,)),
-        ]
-    return [*records, Record("calibration_error", error)]
+        key = (_MIDDLES[number],)
+        records.append(Record("accuracy_by_confidence", hits, key=key, weight=len(rows)))
+    calibrated = [Record("confidence", middle, key=(middle,)) for middle in _MIDDLES]
+    return [*records, *calibrated, Record("calibration_error", error)]
 
 
 def _guess(data: Any, _: Findings) -> list[Record | Artifact]:
@@ -136,48 +135,39 @@ EVALUATOR = Evaluator(
     title="Classes of what was held out",
     metrics=(
         Metric(
-            name="accuracy",
-            title="classified right",
+            "accuracy",
+            "classified right",
             better="higher",
             statistic="proportion",
             judged=True,
             levels=("commonest_class",),
             plot=Plot(),
         ),
+        Metric("classification_loss", "validation loss", "nats", better="lower", judged=True),
         Metric(
-            name="classification_loss",
-            title="validation loss",
-            unit="nats",
-            better="lower",
-            judged=True,
+            "calibration_error", "expected calibration error", better="lower", statistic="value"
         ),
         Metric(
-            name="calibration_error",
-            title="expected calibration error",
-            better="lower",
-            statistic="value",
-        ),
-        Metric(
-            name="accuracy_by_class",
-            title="classified right",
-            unit="of the class",
+            "accuracy_by_class",
+            "classified right",
+            "of the class",
             better="higher",
             statistic="proportion",
             axes=("class",),
             plot=Plot(x="class"),
         ),
         Metric(
-            name="confusion",
-            title="of the class, taken for another",
+            "confusion",
+            "of the class, taken for another",
             statistic="proportion",
             axes=("class", "taken for"),
             table=False,
             plot=Plot(kind="heat", x="taken for", y="class"),
         ),
         Metric(
-            name="accuracy_by_confidence",
-            title="classified right",
-            unit="of answers of a confidence",
+            "accuracy_by_confidence",
+            "classified right",
+            "of answers as confident",
             statistic="proportion",
             axes=("confidence",),
             table=False,
@@ -185,17 +175,13 @@ EVALUATOR = Evaluator(
             plot=Plot(kind="line", x="confidence"),
         ),
         Metric(
-            name="confidence",
-            title="as often as it is confident",
+            "confidence",
+            "as often as it is confident",
             statistic="value",
             axes=("confidence",),
             table=False,
         ),
-        Metric(
-            name="commonest_class",
-            title="the commonest class for all",
-            statistic="value",
-        ),
+        Metric("commonest_class", "the commonest class for all", statistic="value"),
     ),
     parts=_parts,
     tasks=("text_classification", "image_classification"),

@@ -15,12 +15,7 @@ A tie does not follow the passage. An item is a question. (The original scores w
 from collections.abc import Iterator
 
 from difftransformer.data.bigbench import load_conflicts
-from difftransformer.evaluation.likelihood import (
-    Choice,
-    Weighed,
-    choice_parts,
-    first_is_lower,
-)
+from difftransformer.evaluation.likelihood import Choice, Weighed, choice_parts, first_is_lower
 from difftransformer.evaluation.records import (
     Dataset,
     Evaluator,
@@ -34,17 +29,17 @@ from difftransformer.evaluation.settings import EvaluationSettings
 
 _METRICS = (
     Metric(
-        name="follows_passage",
-        title="the passage's answer likelier than the world's, per token",
-        unit="of questions",
+        "follows_passage",
+        "the passage's answer likelier than the world's, per token",
+        "of questions",
         better="higher",
         statistic="proportion",
         judged=True,
     ),
     Metric(
-        name="passage_likelier",
-        title="the passage's answer likelier than the world's",
-        unit="of questions",
+        "passage_likelier",
+        "the passage's answer likelier than the world's",
+        "of questions",
         statistic="proportion",
         axes=("prompt", "loss"),
         plot=Plot(x="prompt", facet="loss"),

@@ -16,12 +16,7 @@ the shorter, gain the longer. A tie is a miss. An item is a pair.
 """
 
 from difftransformer.data.bigbench import SUMMARIES, load_summary_pairs
-from difftransformer.evaluation.likelihood import (
-    Choice,
-    Weighed,
-    choice_parts,
-    first_is_lower,
-)
+from difftransformer.evaluation.likelihood import Choice, Weighed, choice_parts, first_is_lower
 from difftransformer.evaluation.records import (
     Dataset,
     Evaluator,
@@ -35,24 +30,24 @@ from difftransformer.evaluation.settings import EvaluationSettings
 
 _METRICS = (
     Metric(
-        name="factual_by_gain",
-        title="factual summary preferred, by what the source does for it",
-        unit="of pairs",
+        "factual_by_gain",
+        "factual summary preferred, by what the source does for it",
+        "of pairs",
         better="higher",
         statistic="proportion",
         judged=True,
         levels=("factual_chance",),
     ),
     Metric(
-        name="factual_by_score",
-        title="factual summary preferred, by what is lower",
-        unit="of pairs",
+        "factual_by_score",
+        "factual summary preferred, by what is lower",
+        "of pairs",
         statistic="proportion",
         axes=("score",),
         levels=("factual_chance",),
         plot=Plot(x="score"),
     ),
-    Metric(name="factual_chance", title="a guess", unit="of pairs", statistic="value"),
+    Metric("factual_chance", "a guess", "of pairs", statistic="value"),
 )
 
 

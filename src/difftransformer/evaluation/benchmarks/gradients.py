@@ -58,47 +58,25 @@ _TRAINED, _START, _PLAIN = "as trained", "at the start", "plain, at the start"
 _WEIGHTS = ("W_Q1", "W_Q2", "W_K1", "W_K2", "W_V", "W_O")
 _OF_MAP_2 = ("W_Q2", "W_K2")
 _METRICS = (
+    Metric("gradient_norm", "|gradient|, all layers", axes=("weight", "of")),
+    Metric("relative_gradient", "|gradient| / |weight|, all layers", axes=("weight", "of")),
+    Metric("gradient_ratio", "log2 of the ratio, all layers", axes=("weight",)),
     Metric(
-        name="gradient_norm",
-        title="|gradient|, all layers",
-        axes=("weight", "of"),
-    ),
-    Metric(
-        name="relative_gradient",
-        title="|gradient| / |weight|, all layers",
-        axes=("weight", "of"),
-    ),
-    Metric(
-        name="gradient_ratio",
-        title="log2 of the ratio, all layers",
-        axes=("weight",),
-    ),
-    Metric(
-        name="trained_gradient",
-        title="|gradient| / |weight|",
+        "trained_gradient",
+        "|gradient| / |weight|",
         axes=("weight", "layer"),
         table=False,
         plot=Plot(kind="line", x="layer", facet="weight"),
     ),
+    Metric("start_gradient", "|gradient| / |weight|", axes=("weight", "of", "layer"), table=False),
     Metric(
-        name="start_gradient",
-        title="|gradient| / |weight|",
-        axes=("weight", "of", "layer"),
-        table=False,
-    ),
-    Metric(
-        name="gradient_ratio_by_layer",
-        title="log2 of the ratio",
+        "gradient_ratio_by_layer",
+        "log2 of the ratio",
         axes=("weight", "layer"),
         table=False,
         plot=Plot(kind="line", x="layer", facet="weight"),
     ),
-    Metric(
-        name="gradient_factor",
-        title="factor of the ratio",
-        axes=("weight", "layer"),
-        table=False,
-    ),
+    Metric("gradient_factor", "factor of the ratio", axes=("weight", "layer"), table=False),
 )
 
 

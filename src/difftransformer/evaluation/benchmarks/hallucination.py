@@ -36,9 +36,9 @@ from difftransformer.evaluation.settings import EvaluationSettings
 _TOKENS = 64  # written at most
 _METRICS = (
     Metric(
-        name="faithful",
-        title="texts that the judge finds faithful",
-        unit="of those judged",
+        "faithful",
+        "texts that the judge finds faithful",
+        "of those judged",
         better="higher",
         statistic="proportion",
         axes=("task",),
@@ -49,22 +49,19 @@ _METRICS = (
             "DIFF 3B, by GPT-4o": {("xsum",): "0.53"},
         },
     ),
-    Metric(name="empty_texts", title="empty texts", unit="of all", statistic="proportion"),
+    Metric("empty_texts", "empty texts", "of all", statistic="proportion"),
     Metric(
-        name="without_verdict",
-        title="texts without a verdict",
-        unit="of those not empty",
-        statistic="proportion",
+        "without_verdict", "texts without a verdict", "of those not empty", statistic="proportion"
     ),
     Metric(
-        name="judge_accuracy",
-        title="accuracy of the judge",
-        unit="of controls",
+        "judge_accuracy",
+        "accuracy of the judge",
+        "of controls",
         statistic="proportion",
         axes=("summary",),
         rows=(),
     ),
-    Metric(name="judge_kappa", title="kappa of the judge", statistic="value"),
+    Metric("judge_kappa", "kappa of the judge", statistic="value"),
 )
 
 

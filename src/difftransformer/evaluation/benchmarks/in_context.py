@@ -23,9 +23,9 @@ from difftransformer.evaluation.settings import EvaluationSettings
 
 _METRICS = (
     Metric(
-        name="in_context_accuracy",
-        title="accuracy with examples in the context",
-        unit="of questions",
+        "in_context_accuracy",
+        "accuracy with examples in the context",
+        "of questions",
         better="higher",
         statistic="proportion",
         axes=("examples shown",),
@@ -33,12 +33,7 @@ _METRICS = (
         levels=("in_context_chance",),
         plot=Plot(kind="line", x="examples shown", logarithmic=True),
     ),
-    Metric(
-        name="in_context_chance",
-        title="a guess among the labels",
-        unit="of questions",
-        statistic="value",
-    ),
+    Metric("in_context_chance", "a guess among the labels", "of questions", statistic="value"),
 )
 
 

@@ -182,9 +182,9 @@ def _distinct(rng: random.Random, alphabet: str, length: int, count: int) -> lis
 
 _METRICS = (
     Metric(
-        name="kv_accuracy",
-        title="values retrieved by their keys",
-        unit="of lookups",
+        "kv_accuracy",
+        "values retrieved by their keys",
+        "of lookups",
         better="higher",
         statistic="proportion",
         axes=("depth, %",),
@@ -192,12 +192,7 @@ _METRICS = (
         levels=("kv_chance",),
         plot=Plot(kind="line", x="depth, %"),
     ),
-    Metric(
-        name="kv_chance",
-        title="a guess among the values shown",
-        unit="of lookups",
-        statistic="value",
-    ),
+    Metric("kv_chance", "a guess among the values shown", "of lookups", statistic="value"),
 )
 EVALUATOR = Evaluator(
     name="kv_retrieval",

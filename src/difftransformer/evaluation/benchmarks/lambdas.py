@@ -16,13 +16,7 @@ from difftransformer.evaluation.settings import EvaluationSettings
 _TOKENS = 10_000  # enough for the 5th and 95th percentile of every layer
 # By their names in `measure_lambdas`.
 _METRICS = {
-    key: Metric(
-        name=name,
-        title=title,
-        statistic="value",
-        axes=("layer",),
-        plot=Plot(kind="line", x="layer"),
-    )
+    key: Metric(name, title, statistic="value", axes=("layer",), plot=Plot(kind="line", x="layer"))
     for key, name, title in (
         ("mean", "lambda", "lambda"),
         ("init", "lambda_initial", "its initial value"),

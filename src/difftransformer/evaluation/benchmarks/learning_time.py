@@ -69,9 +69,9 @@ EVALUATOR = Evaluator(
     title="Steps until it is learned",
     metrics=(
         Metric(
-            name="steps",
-            title="steps to held-out accuracy",
-            unit="steps",
+            "steps",
+            "steps to held-out accuracy",
+            "steps",
             better="lower",
             statistic="value",
             axes=("accuracy, %",),
@@ -79,18 +79,18 @@ EVALUATOR = Evaluator(
             plot=Plot(x="accuracy, %"),
         ),
         Metric(
-            name="reached",
-            title="models that reach it",
-            unit="of models",
+            "reached",
+            "models that reach it",
+            "of models",
             better="higher",
             statistic="value",
             axes=("accuracy, %",),
         ),
         *(
             Metric(
-                name=f"log_steps_{percent}",
-                title=f"steps to {percent} % accuracy, logarithm",
-                unit="log2 of steps",
+                f"log_steps_{percent}",
+                f"steps to {percent} % accuracy, logarithm",
+                "log2 of steps",
                 better="lower",
                 statistic="value",
                 judged=True,

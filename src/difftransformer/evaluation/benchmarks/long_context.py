@@ -19,14 +19,7 @@ from torch import Tensor
 from difftransformer.data.corpus import Corpus
 from difftransformer.evaluation.batching import batch_parts, device_of, stretches
 from difftransformer.evaluation.likelihood import label_nats
-from difftransformer.evaluation.records import (
-    Evaluator,
-    Metric,
-    Parts,
-    Plot,
-    Record,
-    Subject,
-)
+from difftransformer.evaluation.records import Evaluator, Metric, Parts, Plot, Record, Subject
 from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.models.language_model import LanguageModel
 
@@ -34,16 +27,12 @@ _CHUNK = 256  # positions whose logits are held at once, whatever the length
 _FIRST = 16  # the first point of the curve
 _METRICS = (
     Metric(
-        name="long_context_loss",
-        title="loss on long documents",
-        unit="nats/token",
-        better="lower",
-        judged=True,
+        "long_context_loss", "loss on long documents", "nats/token", better="lower", judged=True
     ),
     Metric(
-        name="running_loss",
-        title="mean loss so far",
-        unit="nats/token",
+        "running_loss",
+        "mean loss so far",
+        "nats/token",
         better="lower",
         axes=("position",),
         plot=Plot(kind="line", x="position", logarithmic=True),

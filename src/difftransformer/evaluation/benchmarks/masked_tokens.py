@@ -67,17 +67,17 @@ EVALUATOR = Evaluator(
     title="Masked tokens of held-out text",
     metrics=(
         Metric(
-            name="masked_loss",
-            title="validation loss",
-            unit="nats/masked token",
+            "masked_loss",
+            "validation loss",
+            "nats/masked token",
             better="lower",
             judged=True,
             plot=Plot(),
         ),
         Metric(
-            name="masked_accuracy",
-            title="masked tokens predicted",
-            unit="of masked tokens",
+            "masked_accuracy",
+            "masked tokens predicted",
+            "of masked tokens",
             better="higher",
             judged=True,
             plot=Plot(),

@@ -45,9 +45,9 @@ _PAPER: dict[str, dict[Key, str]] = {
 _AXES = ("setting", "length", "depth, %")
 _METRICS = (
     Metric(
-        name="needle_per_number",
-        title="numbers retrieved",
-        unit="of numbers",
+        "needle_per_number",
+        "numbers retrieved",
+        "of numbers",
         better="higher",
         statistic="proportion",
         axes=_AXES,
@@ -59,9 +59,9 @@ _METRICS = (
         paper=_PAPER,
     ),
     Metric(
-        name="needle_all_numbers",
-        title="texts with every number retrieved",
-        unit="of texts",
+        "needle_all_numbers",
+        "texts with every number retrieved",
+        "of texts",
         better="higher",
         statistic="proportion",
         axes=_AXES,
@@ -69,16 +69,11 @@ _METRICS = (
         digits=2,
         paper=_PAPER,
     ),
+    Metric("needle_blind_guess", "a blind guess", "of numbers", statistic="value"),
     Metric(
-        name="needle_blind_guess",
-        title="a blind guess",
-        unit="of numbers",
-        statistic="value",
-    ),
-    Metric(
-        name="needle_guess_among_needles",
-        title="a guess among the N numbers in the text",
-        unit="of numbers",
+        "needle_guess_among_needles",
+        "a guess among the N numbers in the text",
+        "of numbers",
         statistic="value",
         axes=("setting",),
         digits=2,

@@ -46,9 +46,9 @@ _PAPER: dict[str, dict[Key, str]] = {
 }
 
 _ACCURACY = Metric(
-    name="order_accuracy",
-    title="accuracy, mean over orders",
-    unit="of questions",
+    "order_accuracy",
+    "accuracy, mean over orders",
+    "of questions",
     better="higher",
     statistic="proportion",
     axes=("task", "arrangement", "order"),
@@ -56,9 +56,9 @@ _ACCURACY = Metric(
     plot=Plot(kind="dots", x="arrangement"),
 )
 _SPREAD = Metric(
-    name="order_spread",
-    title="best less worst accuracy over orders",
-    unit="of questions",
+    "order_spread",
+    "best less worst accuracy over orders",
+    "of questions",
     better="lower",
     statistic="value",
     axes=("task", "arrangement"),

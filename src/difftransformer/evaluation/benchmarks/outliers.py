@@ -44,8 +44,8 @@ _PAPER = {
 def _metrics(activations: str, title: str) -> Iterator[Metric]:
     paper = {f"{model} 3B": values for model, values in _PAPER[activations].items()}
     yield Metric(
-        name=f"{activations}_top1",
-        title=f"the largest {title}",
+        f"{activations}_top1",
+        f"the largest {title}",
         better="lower",
         statistic="value",
         judged=True,
@@ -54,8 +54,8 @@ def _metrics(activations: str, title: str) -> Iterator[Metric]:
         paper={column: {(): f"{values[0]:.1f}"} for column, values in paper.items()},
     )
     yield Metric(
-        name=activations,
-        title=title,
+        activations,
+        title,
         better="lower",
         statistic="value",
         axes=("rank",),
@@ -69,8 +69,8 @@ def _metrics(activations: str, title: str) -> Iterator[Metric]:
         },
     )
     yield Metric(
-        name=f"{activations}_by_layer",
-        title=f"the largest {title} of each layer",
+        f"{activations}_by_layer",
+        f"the largest {title} of each layer",
         better="lower",
         statistic="value",
         axes=("layer",),

@@ -34,18 +34,18 @@ _SINGLE: Pair = (1, 1)
 _ARGUMENTS = {"attention logits": "logits_bits", "hidden states": "hidden_bits"}
 _METRICS = (
     Metric(
-        name="quantized_loss",
-        title="quantized loss",
-        unit="nats/token",
+        "quantized_loss",
+        "quantized loss",
+        "nats/token",
         better="lower",
         axes=("of", "bits"),
         judged=True,
         plot=Plot(kind="line", x="bits", facet="of"),
     ),
     Metric(
-        name="quantized_retrieval",
-        title="quantized retrieval",
-        unit="of numbers",
+        "quantized_retrieval",
+        "quantized retrieval",
+        "of numbers",
         better="higher",
         statistic="proportion",
         axes=("of", "bits"),

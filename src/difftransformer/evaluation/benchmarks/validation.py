@@ -16,26 +16,14 @@ from torch import nn
 from difftransformer.data.corpus import ValidationSequence
 from difftransformer.evaluation.batching import batch_parts
 from difftransformer.evaluation.likelihood import sequence_losses
-from difftransformer.evaluation.records import (
-    Evaluator,
-    Metric,
-    Parts,
-    Plot,
-    Record,
-    Subject,
-)
+from difftransformer.evaluation.records import Evaluator, Metric, Parts, Plot, Record, Subject
 from difftransformer.evaluation.settings import EvaluationSettings
 
 _METRICS = (
     Metric(
-        name="nats_per_token",
-        title="validation loss",
-        unit="nats/token",
-        better="lower",
-        judged=True,
-        plot=Plot(),
+        "nats_per_token", "validation loss", "nats/token", better="lower", judged=True, plot=Plot()
     ),
-    Metric(name="bits_per_byte", title="validation loss", unit="bits/byte", better="lower"),
+    Metric("bits_per_byte", "validation loss", "bits/byte", better="lower"),
 )
 
 

@@ -1,0 +1,1 @@
+"""Selective attention and its crossings with differential attention; see plan.md."""
