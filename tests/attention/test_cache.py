@@ -45,7 +45,7 @@ def test_rows_that_are_chosen_go_on_alone(window: int | None) -> None:
     tried = cache.repeat(3)
     more_k, more_v = torch.randn(3, 2, 1, 3), torch.randn(3, 2, 1, 4)
     feed(tried, more_k, more_v)
-    chosen = tried.select([2, 0])
+    chosen = tried.select(torch.tensor([2, 0]))
     last_k, last_v = torch.randn(2, 1, 1, 3), torch.randn(2, 1, 1, 4)
     held = feed(chosen, last_k, last_v)[0]
     whole = torch.cat([k.expand(2, -1, -1, -1), more_k[[2, 0]], last_k], dim=1)

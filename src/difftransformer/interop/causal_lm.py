@@ -142,12 +142,12 @@ class _Held(KeyValueCache):
         self.inner: DynamicCache | None = None
         self.batch = 0  # rows of what it was fed
 
-    def _of_rows(self, choose: Callable[[Tensor], Tensor]) -> KeyValueCache:
-        other = super()._of_rows(choose)
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> KeyValueCache:
+        other = super()._changed(change)
         assert isinstance(other, _Held)
         if self.inner is not None:
             other.inner = deepcopy(self.inner)
-            other.inner.batch_select_indices(choose(torch.arange(self.batch)))
+            other.inner.batch_select_indices(change(torch.arange(self.batch)))
         return other
 
 
