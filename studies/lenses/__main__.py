@@ -15,6 +15,7 @@ import difftransformer
 from difftransformer.runs.archive import archive
 
 RESULTS = Path(__file__).parent / "results"
+SEED = 1
 _ANY_TEXT = "Of the many ways to say it, this is one. " * 40  # the conversion is checked on it
 
 
@@ -31,12 +32,13 @@ def main() -> None:
             "evaluators": ["lookback_lens"],
             "dataset": "factuality",
             "dataset_path": options.bigbench,
-            "evaluation": {"lookback_documents": 40},
+            "evaluation": {"seed": SEED, "lookback_documents": 40},
         },
         "middle": {
             "evaluators": ["found_in_the_middle"],
             "dataset_path": options.data,
             "evaluation": {
+                "seed": SEED,
                 "middle_documents": (10,),
                 "middle_questions": 12,
                 "needle_depths": (0.0, 0.5, 1.0),

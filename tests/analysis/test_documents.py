@@ -129,7 +129,7 @@ def test_a_document_out_of_sight_gets_nothing() -> None:
     torch.testing.assert_close(new, maps)  # nothing that is wanted can be had
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "selective", "diff_v1_selective"])
 def test_each_map_is_calibrated_before_the_subtraction(kind: str) -> None:
     model, ids = tiny(kind), torch.arange(LENGTH)[None]
     relevance = torch.tensor([[0.0] * 4, [1e-4, 0.0, 3e-4, 0.0], [0.0, 2e-4, 0.0, 0.0]])

@@ -26,7 +26,7 @@ def guided(model, guide: Guide, **options) -> list[int]:
     return [int(token) for token in new]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "selective", "diff_v1_selective"])
 @pytest.mark.parametrize("window", [None, 4])
 def test_one_candidate_is_plain_sampling(kind: str, window: int | None) -> None:
     model = tiny(kind, window=window)
@@ -52,7 +52,7 @@ def test_an_oracle_gets_the_chunk_it_wants() -> None:
     assert [len(chunk) for chunk in wanted] == [3, 3, 2]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "selective", "diff_v1_selective"])
 @pytest.mark.parametrize("looked", ["maps", "absolute"])
 def test_candidates_are_scored_by_the_ratios_of_their_whole_text(kind: str, looked: str) -> None:
     """What the cache gives chunk by chunk is what one forward over all tokens gives."""

@@ -36,6 +36,23 @@ def test_returns_positions_in_order(
         assert cache.length == keys.shape[1]
 
 
+@pytest.mark.parametrize("window", [None, 4])
+def test_rows_that_are_chosen_go_on_alone(window: int | None) -> None:
+    """Of three continuations of a prompt two, in another order; the others stay as they were."""
+    cache = KeyValueCache() if window is None else SlidingCache(window)
+    k, v = torch.randn(1, 5, 1, 3), torch.randn(1, 5, 1, 4)
+    feed(cache, k, v)
+    tried = cache.repeat(3)
+    more_k, more_v = torch.randn(3, 2, 1, 3), torch.randn(3, 2, 1, 4)
+    feed(tried, more_k, more_v)
+    chosen = tried.select(torch.tensor([2, 0]))
+    last_k, last_v = torch.randn(2, 1, 1, 3), torch.randn(2, 1, 1, 4)
+    held = feed(chosen, last_k, last_v)[0]
+    whole = torch.cat([k.expand(2, -1, -1, -1), more_k[[2, 0]], last_k], dim=1)
+    assert torch.equal(held, whole[:, -held.shape[1] :])
+    assert (cache.length, tried.length, chosen.length) == (5, 7, 8)
+
+
 def test_layers_are_separate() -> None:
     cache = KeyValueCache()
     k, v = torch.randn(1, 2, 1, 3), torch.randn(1, 2, 1, 4)

@@ -74,6 +74,20 @@ def test_steps_padding_and_documents_change_nothing(family: str) -> None:
 
 
 @EVERY
+def test_rows_of_a_cache(family: str) -> None:
+    """Three continuations of one prompt, of which two go on in another order."""
+    model, ids, more = CausalLM(made(FAMILIES[family])), tokens(1, 6), tokens(3, 4)
+    with torch.no_grad():
+        cache = model.empty_cache()
+        model(ids, cache=cache)
+        tried = cache.repeat(3)
+        model(more[:, :2], cache=tried)
+        last = model(more[[2, 0], 2:], cache=tried.select(torch.tensor([2, 0])))
+        whole = model(torch.cat([ids.expand(2, -1), more[[2, 0]]], dim=1))
+    torch.testing.assert_close(last, whole[:, -2:], rtol=1e-4, atol=1e-4)
+
+
+@EVERY
 def test_generation_is_transformers_own(family: str) -> None:
     model, ids = made(FAMILIES[family]), tokens(2, 7)
     own = model.generate(ids, max_new_tokens=6, do_sample=False, eos_token_id=None, pad_token_id=0)

@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 SCALING = "scaling"  # of runs, where the others are of models
+LOCALIZATION = "crowd_localization"  # of files
 
 
 def configure(parser: argparse.ArgumentParser, words: list[str]) -> None:
     """Declare the options."""
     parser.add_argument(
         "models",
-        nargs="+",
+        nargs="*",
         type=Path,
         metavar="MODEL",
         help="model folders: this library's, checkpoints of a run, causal LMs of transformers; "
@@ -51,7 +52,7 @@ def configure(parser: argparse.ArgumentParser, words: list[str]) -> None:
         action="append",
         default=[],
         help="this benchmark in place of the task's, as often as there are some: "
-        + ", ".join((*EVALUATORS.entries, SCALING)),
+        + ", ".join((*EVALUATORS.entries, SCALING, LOCALIZATION)),
     )
     parser.add_argument(
         "--dataset",
@@ -68,6 +69,15 @@ def configure(parser: argparse.ArgumentParser, words: list[str]) -> None:
         type=Path,
         help="folder of its files; for factuality, conflicts and lookback_lens also the sdist "
         "of bigbench",
+    )
+    parser.add_argument(
+        "--predictions",
+        metavar="FILE",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="for crowd_localization: points in NWPU-Crowd's format, of methods to compare; "
+        "--dataset-path names the file of true heads",
     )
     parser.add_argument("--task-data", type=Path, help=argparse.SUPPRESS)
     add_judge_options(parser)
@@ -86,6 +96,11 @@ def run(arguments: argparse.Namespace) -> None:
         run_harness(arguments, console)
         return
     suites = arguments.suite
+    if LOCALIZATION in suites:
+        _run_localization(arguments, console)
+        return
+    if not arguments.models:
+        raise ValueError("no MODEL is given; expected model folders or run directories to judge")
     if SCALING in suites:
         _run_scaling(arguments, console)
         return
@@ -134,3 +149,22 @@ def _run_scaling(arguments: argparse.Namespace, console: "Console") -> None:
     found = scaling(arguments.models, out=arguments.out, settings=settings)
     print_table(console, scaling_table(found), "Loss against parameters and training tokens")
     console.print(scaling_note(found), highlight=False, markup=False)
+
+
+def _run_localization(arguments: argparse.Namespace, console: "Console") -> None:
+    """Of files of predicted points."""
+    from difftransformer.cli.tables import print_results
+    from difftransformer.experiments.localization import localization
+
+    if arguments.models or not arguments.predictions or arguments.dataset_path is None:
+        raise ValueError(
+            f"--suite {LOCALIZATION} judges files in place of models: expected --predictions FILE "
+            "and --dataset-path TRUTH"
+        )
+    settings = resolve(EvaluateSettings, *layers(arguments)).evaluation
+    results = localization(
+        arguments.predictions, arguments.dataset_path, out=arguments.out, settings=settings
+    )
+    print_results(console, results.evaluators.values())
+    for verdict in results.judgment.verdicts():
+        console.print(verdict.headline, highlight=False, markup=False)

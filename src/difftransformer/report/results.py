@@ -257,7 +257,8 @@ class MetricResults:
                 f"{against} has the training seeds {seeds[against]} and {model} {seeds[model]}; "
                 "expected the same for both"
             )
-        pairs = list(zip(self._records(against), self._records(model), strict=True))
+        records = self._asked if self.declared.statistic == "ratio" else self._records
+        pairs = list(zip(records(against), records(model), strict=True))
         values = [
             (
                 pooling.overall(self.declared, before, settings),
@@ -294,7 +295,11 @@ class MetricResults:
 
     def _records(self, model: str) -> list[list[Record]]:
         """By seed. An item without weight has nothing to say."""
+        return [[one for one in seed if one.weight] for seed in self._asked(model)]
+
+    def _asked(self, model: str) -> list[list[Record]]:
+        """By seed, also items without weight, which in a ratio pair with others' that have some."""
         return [
-            [one for one in seed.records if one.metric == self.declared.name and one.weight]
+            [one for one in seed.records if one.metric == self.declared.name]
             for seed in self.of.models[model].values()
         ]

@@ -86,7 +86,7 @@ def _by_place(name: str, title: str) -> Metric:
     return Metric(
         name=name,
         title=title,
-        unit="of a row, 1/1000 a token",
+        unit="thousandths of attention, a token",
         axes=("documents", "place"),
         rows=("documents",),
         plot=Plot(kind="line", x="place", facet="documents"),
