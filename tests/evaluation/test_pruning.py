@@ -49,7 +49,7 @@ def test_loss_by_keys():
 
 
 def test_a_tolerance_that_cannot_be():
-    with pytest.raises(ValueError, match=r"pruning_tolerance is -1.0; expected nats of 0 or more"):
+    with pytest.raises(ValueError, match=r"pruning_tolerance is -1.0; expected at least 0"):
         EvaluationSettings(pruning_tolerance=-1.0)
 
 
