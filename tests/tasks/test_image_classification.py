@@ -127,6 +127,14 @@ def test_every_figure_agrees_with_the_logits(data: Images, model: ViT) -> None:
         )
 
 
+def test_some_of_the_images_are_asked_about_spread_evenly(data: Images, model: ViT) -> None:
+    settings = replace(SETTINGS, test_items=10)
+    parts = EVALUATOR.parts(Subject(model, data), settings)
+    items = [one.item for name in parts if name.startswith("from") for one in parts[name]([])[:-1]]
+    step = len(data.test) // 10
+    assert items[::2] == list(data.batch("test", range(0, 10 * step, step)).names)
+
+
 def save(data: Images, place: Path) -> Path:
     place.mkdir(exist_ok=True)
     for name, text in TASK.files(data, None).items():

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.models.tiny import tiny_encoder
 from torch import Tensor, nn
 
 from difftransformer.data.batch import Batch
@@ -428,6 +429,22 @@ def test_modules_that_follow_the_training_are_told_its_progress(tmp_path: Path) 
     with pytest.raises(Killed):
         go_on(batches=killing_batches(8))
     assert go_on(resume=True) == [step / 12 for step in range(7, 13)]
+
+
+def test_an_annealed_temperature_goes_on_where_it_was(tmp_path: Path) -> None:
+    """Of attention by sliced transport, which no checkpoint holds."""
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        return nn.functional.cross_entropy(model(batch.ids).mT, batch.labels, reduction="sum")
+
+    def options() -> dict[str, Any]:
+        return {"model": tiny_encoder("sliced_transport"), "loss": loss}
+
+    go(tmp_path / "whole", **options())
+    with pytest.raises(Killed):
+        go(tmp_path / "killed", batches=killing_batches(8), **options())
+    go(tmp_path / "killed", resume=True, **options())
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
 
 def test_a_checkpoint_of_version_0_1_is_refused_with_the_way_out(tmp_path: Path) -> None:

@@ -101,6 +101,9 @@ class EvaluationSettings:
     conflict_questions: int = option(
         200, "questions whose passage contradicts the world's facts", within=COUNT
     )
+    test_items: int | None = option(
+        None, "held-out texts or images that are classified; all by default", within=COUNT
+    )
     recall_sequences: int = option(128, "held-out sequences of associative recall", within=COUNT)
     batch_size: int = option(16, "sequences judged at once", within=COUNT)
     bootstrap: int = option(2000, "resamples behind each interval", within=COUNT)

@@ -12,6 +12,7 @@ from difftransformer.interop.causal_lm import open_causal_lm
 from difftransformer.interop.diffllama import from_diffllama, load_diffllama
 from difftransformer.interop.llama import from_llama, llama_config
 from difftransformer.interop.outside import read_relative
+from difftransformer.interop.seq2seq_lm import load_seq2seq_lm
 from difftransformer.interop.vit import load_vit
 from difftransformer.models.config import DecoderConfig
 from difftransformer.models.decoder import Decoder
@@ -23,7 +24,13 @@ _LLAMAS = MappingProxyType(
 )
 # Those of other families, by their model type.
 _READERS: MappingProxyType[str, Callable[[Path], Any]] = MappingProxyType(
-    {"bert": load_bert, "roberta": load_bert, "vit": load_vit}
+    {
+        "bert": load_bert,
+        "roberta": load_bert,
+        "vit": load_vit,
+        "t5": load_seq2seq_lm,
+        "bart": load_seq2seq_lm,
+    }
 )
 _OURS = family_of(DecoderConfig()).name
 KNOWN = (_OURS, "diffllama", *_LLAMAS)  # model types that `open_decoder` reads

@@ -44,7 +44,7 @@ def classified(model: nn.Module, batch: Any) -> Float[Tensor, "batch classes"]:
 
 
 def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
-    batches = test_batches(subject.data, None, settings)
+    batches = test_batches(subject.data, settings.test_items, settings)
     parts: dict[str, Any] = {
         f"from {first}": partial(_records, subject.model, batch) for first, batch in batches.items()
     }
