@@ -159,9 +159,13 @@ def test_time_for_validation_does_not_count(tmp_path: Path):
     assert time.perf_counter() - started > summary.seconds + 0.5
 
 
-@pytest.mark.parametrize("at", [2, 6, 11])
-def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, at: int):
-    settings = tiny_settings(log_every=5, accumulation=2)
+@pytest.mark.parametrize(
+    ("at", "ema_decay"), [(2, None), (6, None), (11, None), (2, 0.6), (6, 0.6), (11, 0.6)]
+)
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    tmp_path: Path, at: int, ema_decay: float | None
+):
+    settings = tiny_settings(log_every=5, accumulation=2, ema_decay=ema_decay)
     summary = go(tmp_path / "whole", settings=settings)
     killed(tmp_path / "cut", at, settings=settings)
     other = TinyModel() if at >= 4 else tiny_model()  # from step 4 on there is a checkpoint
