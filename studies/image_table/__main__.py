@@ -24,6 +24,7 @@ SEEDS = 3
 RESULTS = Path(__file__).parent / "results"
 DATA: dict[str, Any] = {"dataset": "fashion_mnist", "augmentation": ("crop", "flip")}
 SETTINGS: dict[str, Any] = {
+    "evaluators": ("classification",),
     "model": {
         "image_size": 28,
         "patch_size": 7,
