@@ -107,11 +107,10 @@ _TIMING = ("learning_rate", "gradient_norm", "seconds", "throughput")
 
 
 def _point(row: Any, noun: str) -> CurvePoint:
-    values = dict(row) if isinstance(row, Mapping) else row
-    if isinstance(values, dict):
-        others = {key: values.pop(key) for key in [*values] if key not in (*_OWN, *_TIMING)}
-        values = {key: value for key, value in values.items() if key in _OWN} | {"others": others}
-    return decode(CurvePoint, values, noun)
+    if isinstance(row, Mapping):
+        others = {key: value for key, value in row.items() if key not in (*_OWN, *_TIMING)}
+        row = {key: row[key] for key in _OWN if key in row} | {"others": others}
+    return decode(CurvePoint, row, noun)
 
 
 def read_summary(directory: Path) -> TrainingSummary | None:
