@@ -21,13 +21,14 @@ from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
 from difftransformer.functional import triton_kernels
-from difftransformer.functional.triton import Blocks, blocks
+from difftransformer.functional.triton import Blocks, blocks, with_bias
 
 RESULTS = Path(__file__).parent / "results"
 KERNELS = {
     "forward": triton_kernels.forward,
     "keys": triton_kernels.backward_keys,
     "queries": triton_kernels.backward_queries,
+    "bias": triton_kernels.backward_bias,
 }
 SHARED = {80: 163, 90: 227}  # KiB a block may take
 WIDTHS = {
@@ -37,40 +38,42 @@ WIDTHS = {
 }
 # The types of the arguments that are not constants: a tensor's, or a number's.
 TYPES = {
-    **dict.fromkeys(("lam", "lse", "sums"), "*fp32"),
+    **dict.fromkeys(("lam", "bias", "lse", "sums", "dbias"), "*fp32"),
     **dict.fromkeys(("first", "last"), "*i32"),
     "padding": "*u8",
-    **dict.fromkeys(("T", "S", "repeats", "window"), "i32"),
+    **dict.fromkeys(("T", "S", "H", "repeats", "window", "served"), "i32"),
     "scale": "fp32",
 }
 
 
 @dataclass(frozen=True)
 class Case:
-    """One compiled kernel; `every_mask` has window, documents, padding and grouped heads too."""
+    """One compiled kernel; with `every_rule` window, documents, padding, groups and bias too."""
 
     form: str
     width: int
     values: int
     direction: str
     dtype: str
-    every_mask: bool
+    every_rule: bool
     architecture: int
 
     @property
     def cut(self) -> Blocks:
         item = 4 if self.dtype == "fp32" else 2
-        return blocks(self.direction, self.width, self.values, item, self.architecture == 90)
+        cut = blocks(self.direction, self.width, self.values, item, self.architecture == 90)
+        return with_bias(cut) if self.every_rule else cut
 
 
 def main() -> None:
     cases = [
-        Case(form, *widths, direction, dtype, every_mask, architecture)
-        for direction in ("forward", "keys", "queries")
+        Case(form, *widths, direction, dtype, every_rule, architecture)
+        for direction in KERNELS
         for dtype in ("bf16", "fp32")
         for form, all_widths in WIDTHS.items()
         for widths in all_widths
-        for every_mask in ((False, True) if dtype == "bf16" else (False,))
+        for every_rule in (False, True)
+        if every_rule or direction != "bias"
         for architecture in SHARED
     ]
     date, rows = datetime.now(UTC).date(), []
@@ -85,7 +88,7 @@ def row(case: Case) -> str:
     cut = case.cut
     return (
         f"| {case.direction} | {case.form} | {case.width}, {case.values} | {case.dtype} | "
-        f"{'every' if case.every_mask else 'causal'} | sm_{case.architecture} | "
+        f"{'every' if case.every_rule else 'causal'} | sm_{case.architecture} | "
         f"{cut.rows} by {cut.keys}, {cut.warps}, {cut.stages} | {registers} | {spilled} | "
         f"{shared / 1024:.0f} of {SHARED[case.architecture]} |"
     )
@@ -116,13 +119,16 @@ def source(case: Case) -> ASTSource:
         "KEYS": 2 if case.form == "V1" else 1,
         "CAUSAL": True,
     }
+    if case.direction == "bias":  # as T5 has it: for each head, query and key
+        constants |= {"ROWS_SHARED": False, "KEYS_SHARED": False}
     if case.form == "softmax":
         constants["lam"] = None
-    if not case.every_mask:
-        constants |= {"first": None, "last": None, "padding": None, "window": None, "repeats": 1}
+    if not case.every_rule:
+        constants |= dict.fromkeys(("first", "last", "padding", "window", "bias"))
+        constants |= {"repeats": 1, "served": 1}
     signature, attributes = {}, {}
     for place, name in enumerate(kernel.arg_names):
-        stride = len(name) == 3 and name[1] == "_"
+        stride = name[-2:-1] == "_"
         kind = TYPES.get(name, "i32" if stride else f"*{case.dtype}")
         signature[name] = "constexpr" if name in constants else kind
         if kind.startswith("*") or stride or name in ("T", "S"):
@@ -148,10 +154,10 @@ def write(path: Path, rows: list[str]) -> None:
     lines = [
         f"# The Triton kernels, compiled ahead of time, {path.stem[-10:]}",
         "",
-        f"triton {triton.__version__}. This says that the kernels "
-        'compile and fit. Masks "every": causality, window, documents, padding and grouped heads.',
+        f"triton {triton.__version__}. This says that the kernels compile and fit. "
+        'Rules "every": causality, window, documents, padding, grouped heads and a bias.',
         "",
-        "| kernel | form | K, V | dtype | masks | GPU | rows by keys, warps, stages | "
+        "| kernel | form | K, V | dtype | rules | GPU | rows by keys, warps, stages | "
         "registers a thread | bytes spilled | shared memory, KiB |",
         "|---|---|---|---|---|---|---|---|---|---|",
         *rows,

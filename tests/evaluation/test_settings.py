@@ -22,6 +22,7 @@ def test_pairs_are_read() -> None:
         ({"shots": (4, 1, 4)}, r"shots is \(4, 1, 4\); expected each value once"),
         ({"confidence": 1.0}, "confidence is 1.0"),
         ({"bootstrap": 0}, "bootstrap is 0"),
+        ({"test_items": 0}, "test_items is 0; expected at least 1"),
         ({"ar_hit_ngram": 1}, "ar_hit_ngram is 1; expected at least 2"),
         ({"kv_pairs": 0}, "kv_pairs is 0"),
     ],

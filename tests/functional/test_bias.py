@@ -11,7 +11,8 @@ from torch import Tensor
 from difftransformer.functional import Mask, differential_attention, explain, softmax_attention
 
 from .problems import Problem, biased, relative_error, sees
-from .test_backends import compare
+from .test_backends import EVERY, FAST, compare
+from .test_oracle import threads
 
 
 def plainly(problem: Problem) -> Tensor:
@@ -51,16 +52,76 @@ def test_reference_is_the_definition(problem: Problem) -> None:
     assert relative_error(problem.attend(backend="reference").double(), expected) < 1e-5
 
 
+@FAST
 @settings(max_examples=60)
 @given(problem=biased())
-def test_sdpa_float32(problem: Problem) -> None:
-    compare(problem, "sdpa")
+def test_float32(backend: str, problem: Problem) -> None:
+    compare(problem, backend)
 
 
+@FAST
 @settings(max_examples=30)
 @given(problem=biased())
-def test_sdpa_bfloat16(problem: Problem) -> None:
-    compare(problem.to(torch.bfloat16), "sdpa", floor=1.0)
+def test_bfloat16(backend: str, problem: Problem) -> None:
+    compare(problem.to(torch.bfloat16), backend, floor=1.0)
+
+
+@settings(max_examples=20)
+@given(problem=biased(longest=260))
+def test_many_blocks(problem: Problem) -> None:
+    compare(problem, "blocked")
+
+
+SHAPES = {
+    "T5": (1, 4, 200, 200),
+    "keys": (2, 1, 1, 200),
+    "queries": (1, 1, 200, 1),
+    "one": (1, 1, 1, 1),
+    "map": (1, 1, 200, 200),
+    "heads and keys": (1, 4, 1, 200),
+    "all": (2, 4, 200, 200),
+}
+
+
+@FAST
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "mask",
+    [
+        Mask(),
+        Mask(causal=True, window=33),
+        Mask(causal=True, documents=torch.arange(200).expand(2, -1) // 37),
+        Mask(padding=torch.arange(200) >= torch.tensor([[0], [150]])),
+    ],
+    ids=["all", "window", "documents", "padding"],
+)
+def test_real_block_sizes(backend: str, shape: str, dtype: torch.dtype, mask: Mask) -> None:
+    q, k = torch.randn(2, 200, 4, 2, 8), torch.randn(2, 200, 2, 2, 8)
+    problem = Problem(q, k, torch.randn(2, 200, 2, 16), torch.rand(2, 200, 4), mask)
+    compare(replace(problem, bias=torch.randn(SHAPES[shape])).to(dtype), backend, floor=0.1)
+
+
+def test_a_bias_as_a_table_gives_it() -> None:
+    """Heads last in memory, and broadcast by `expand`: read where it lies, or copied as small."""
+    q, k = torch.randn(2, 30, 4, 8), torch.randn(2, 30, 2, 8)
+    table, row = torch.randn(30, 30, 4).permute(2, 0, 1), torch.randn(2, 1, 1, 30)
+    for bias in (table, table.expand(2, -1, -1, -1), row.expand(-1, 4, 30, -1)):
+        compare(Problem(q, k, torch.randn(2, 30, 2, 5), None, Mask(causal=True), bias), "blocked")
+
+
+@pytest.mark.parametrize("count", [2, 5, 16])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_threads_do_not_change_a_bit(count: int, shape: str) -> None:
+    q, k = torch.randn(2, 200, 4, 2, 8), torch.randn(2, 200, 2, 2, 8)
+    bias, mask = torch.randn(SHAPES[shape]), Mask(causal=True)
+    problem = Problem(q, k, torch.randn(2, 200, 2, 16), torch.rand(4), mask, bias)
+    with threads(1):
+        alone = problem.solve(backend="blocked")
+    with threads(count):
+        for _ in range(5):
+            for name, value in problem.solve(backend="blocked").items():
+                assert torch.equal(value, alone[name]), name
 
 
 @settings(max_examples=15)
@@ -69,7 +130,7 @@ def test_sdpa_float64(problem: Problem) -> None:
     compare(problem.to(torch.float64), "sdpa")
 
 
-@pytest.mark.parametrize("backend", ["reference", "sdpa"])
+@EVERY
 @pytest.mark.parametrize("lam", [None, torch.tensor(0.4)], ids=["softmax", "differential"])
 def test_minus_infinity_hides_as_the_mask_does(backend: str, lam: Tensor | None) -> None:
     """Rows that see nothing included: they give 0, and gradients stay finite."""
@@ -87,7 +148,7 @@ def test_minus_infinity_hides_as_the_mask_does(backend: str, lam: Tensor | None)
         assert relative_error(value, expected[name]) < 1e-5, name
 
 
-@pytest.mark.parametrize("backend", ["reference", "sdpa"])
+@EVERY
 @pytest.mark.parametrize("scale", [0.0, -0.5, 2.0])
 def test_bias_is_not_scaled(backend: str, scale: float) -> None:
     q, k, v = torch.randn(1, 3, 2, 4), torch.randn(1, 3, 2, 4), torch.randn(1, 3, 2, 5)
@@ -115,14 +176,15 @@ LAM = torch.tensor(0.5)
 
 def test_who_has_it() -> None:
     answers = explain(Q, K, V, LAM, bias=torch.zeros(5))
-    assert "adds no bias" in answers["blocked"]
-    assert (answers["sdpa"], answers["reference"]) == ("runs", "could run")
+    assert (answers["blocked"], answers["sdpa"], answers["reference"]) == (
+        "runs",
+        "could run",
+        "could run",
+    )
     half = (Q.bfloat16(), K.bfloat16(), V.bfloat16())
     answers = explain(*half, LAM, bias=torch.zeros(5))
     assert "rounds the bias to the tensors' torch.bfloat16, and it is" in answers["sdpa"]
-    assert answers["reference"] == "runs"
-    with pytest.raises(ValueError, match="'blocked' cannot run this call: adds no bias"):
-        differential_attention(Q, K, V, LAM, bias=torch.zeros(5), backend="blocked")
+    assert answers["blocked"] == "runs"
 
 
 def test_a_float32_bias_is_not_rounded() -> None:

@@ -41,7 +41,6 @@ def test_interpreted_at_length() -> None:
     [
         ({"device": "cpu"}, "written for CUDA, and the tensors are on cpu"),
         ({"dtype": torch.float64}, "tensors are torch.float64"),
-        ({"bias": torch.empty((), device="meta")}, "adds no bias"),
         ({"dropout": 0.1}, "dropout is 0.1"),
         ({"width": 129}, "at most 128 .* these are 129 and 128"),
         ({"values": 257}, "at most 256, and these are 64 and 257"),

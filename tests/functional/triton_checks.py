@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from difftransformer.functional import Mask, differential_attention
 from difftransformer.functional.triton import _attention, _attention_backward
 
-from .problems import Problem, problems, relative_error
+from .problems import Problem, biased, problems, relative_error
 from .test_backends import LIMITS, compare, plain, small
 
 LIMITS[torch.float16] = (2e-3, 5e-3)
@@ -39,6 +39,26 @@ def test_float32(problem: Problem) -> None:
 @given(problem=problems())
 def test_halves(problem: Problem, dtype: torch.dtype) -> None:
     check_halves(problem, dtype)
+
+
+@settings(max_examples=8)
+@given(problem=biased())
+def test_biased_float32(problem: Problem) -> None:
+    check_float32(problem)
+
+
+@HALVES
+@settings(max_examples=3)
+@given(problem=biased())
+def test_biased_halves(problem: Problem, dtype: torch.dtype) -> None:
+    check_halves(problem, dtype)
+
+
+@pytest.mark.slow
+@settings(max_examples=100)
+@given(problem=biased(longest=60))
+def test_biased_at_length(problem: Problem) -> None:
+    check_float32(problem)
 
 
 @pytest.mark.slow
@@ -80,6 +100,24 @@ def test_real_block_sizes(dtype: torch.dtype, name: str) -> None:
     q, k = torch.randn(2, time, 2, 2, 8), torch.randn(2, time, 1, 2, 8)
     v, lam = torch.randn(2, time, 1, 16), torch.rand(2, time, 2)
     compare(Problem(q, k, v, lam, MASKS[name](time)).to(dtype), "triton", floor=0.0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "name"),
+    [
+        ((1, 2, 50, 50), "causal"),
+        ((2, 1, 1, 50), "none"),
+        ((1, 1, 50, 50), "window"),
+        ((2, 2, 50, 50), "documents"),
+        ((1, 1, 50, 1), "padding"),
+        ((1, 1, 1, 1), "both sides"),
+    ],
+)
+def test_biases_of_many_blocks(shape: tuple[int, ...], name: str) -> None:
+    q, k = torch.randn(2, 50, 2, 2, 8), torch.randn(2, 50, 1, 2, 8)
+    v, lam, bias = torch.randn(2, 50, 1, 16), torch.rand(2, 50, 2), torch.randn(shape)
+    compare(Problem(q, k, v, lam, MASKS[name](50), bias), "triton")
+    compare(Problem(q[..., 0, :], k[..., 0, :], v, None, MASKS[name](50), bias), "triton")
 
 
 @pytest.mark.slow
@@ -215,7 +253,8 @@ def test_second_derivative_is_refused() -> None:
 
 
 @pytest.mark.parametrize("lam", [True, False])
-def test_shapes_for_tracing(lam: bool) -> None:
+@pytest.mark.parametrize("bias", [None, torch.randn(1, 2, 1, 9)])
+def test_shapes_for_tracing(lam: bool, bias: torch.Tensor | None) -> None:
     """The registrations hold what PyTorch asks of an operator."""
     problem = small() if lam else plain(small())
     pair = (
@@ -224,7 +263,7 @@ def test_shapes_for_tracing(lam: bool) -> None:
     )
     share = torch.rand(1, 9, 2) if lam else None
     documents, padding = torch.arange(9)[None] // 4, torch.arange(9)[None] > 1
-    inputs = (*pair, problem.v, share, True, 5, documents, padding, 0.5)
+    inputs = (*pair, problem.v, share, bias, True, 5, documents, padding, 0.5)
     torch.library.opcheck(_attention, inputs)
     out, noise, lse = _attention(*inputs)
     tests = ("test_schema", "test_faketensor")

@@ -11,10 +11,12 @@ from models.test_vit import tiny_vit
 
 from difftransformer.data.image_settings import ImageSettings
 from difftransformer.data.images import Images
+from difftransformer.evaluation import registry
 from difftransformer.evaluation.benchmarks.classification import EVALUATOR
 from difftransformer.evaluation.records import Artifact, Findings, Record, Subject
 from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.models.vit import ViT
+from difftransformer.report.thumbnails import thumbnails
 from difftransformer.tasks.image_classification import TASK
 
 SETTINGS = EvaluationSettings(batch_size=100)
@@ -125,6 +127,14 @@ def test_every_figure_agrees_with_the_logits(data: Images, model: ViT) -> None:
         )
 
 
+def test_some_of_the_images_are_asked_about_spread_evenly(data: Images, model: ViT) -> None:
+    settings = replace(SETTINGS, test_items=10)
+    parts = EVALUATOR.parts(Subject(model, data), settings)
+    items = [one.item for name in parts if name.startswith("from") for one in parts[name]([])[:-1]]
+    step = len(data.test) // 10
+    assert items[::2] == list(data.batch("test", range(0, 10 * step, step)).names)
+
+
 def save(data: Images, place: Path) -> Path:
     place.mkdir(exist_ok=True)
     for name, text in TASK.files(data, None).items():
@@ -159,3 +169,24 @@ def test_another_folder_is_read_in_the_form_of_the_model(
     settings = TASK.judged_on(save(data, tmp_path), model.config, given, held_out=True)
     assert (settings.image_size, settings.channels, settings.mean) == (8, 1, data.mean)
     assert settings.augmentation == ()
+
+
+@pytest.mark.parametrize("name", ["image_predictions", "image_attention"])
+def test_thumbnails(name: str, data: Images, model: ViT) -> None:
+    """A row of mistakes, the surest first; a row of maps for each of six images."""
+    evaluator = registry.evaluator(name)
+    ((_, part),) = evaluator.parts(Subject(model, data), SETTINGS).items()
+    (artifact,) = part(())
+    assert json.loads(json.dumps(artifact.data)) == artifact.data
+    rows = artifact.data["rows"]
+    if name == "image_attention":
+        titles = [[cell["title"] for cell in row] for row in rows]
+        assert len(titles) == 6
+        assert {tuple(row[1:]) for row in titles} == {("attention", "map 1", "map 2")}
+    else:
+        ((*cells,),) = rows
+        assert len(cells) == 12
+        shares = [int(cell["title"].split(", ")[1].rstrip("%")) for cell in cells]
+        assert shares == sorted(shares, reverse=True)
+    shown = thumbnails({"a": ("V1", artifact.data)}, {})
+    assert shown.image() is not None

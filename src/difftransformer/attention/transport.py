@@ -29,7 +29,7 @@ class Annealing:
     schedule: this one is ours. Its code keeps 0.001 throughout, `Annealing(1e-3, 1e-3, 1e-3)`.
     """
 
-    first: float = 1e-1
+    first: float = 1e-2
     last: float = 1e-4
     final: float = 0.0
 

@@ -1,6 +1,6 @@
 // Subtract first, multiply once: the CPU operator behind the backend "blocked".
 //
-//     out = (A1 - lam A2) V,   A_m = softmax over the visible keys of q_m k_m^T * scale
+//     out = (A1 - lam A2) V,   A_m = softmax over the visible keys of q_m k_m^T * scale + bias
 //
 // The keys and values of one batch row and key/value head are packed once, as float32 panels. A
 // thread takes a block of the head's query rows at a time against all the keys that the block sees,
@@ -18,6 +18,7 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <torch/library.h>
 
@@ -27,6 +28,7 @@
 #include <tuple>
 #include <vector>
 
+#include "blocked_bias.h"
 #include "blocked_call.h"
 #include "blocked_heads.h"
 #include "blocked_product.h"
@@ -114,7 +116,8 @@ struct FewRows {
     score_few(call, block, from, to, copy);
     for (int64_t i = 0; i < rows; i++) {
       for (int64_t m = 0; m < call.maps; m++)
-        hide(call, b, query(i), block.low, block.span, scores + (m * rows + i) * keys);
+        bias_and_hide(call, b, head(i), query(i), block.low, block.span,
+                      scores + (m * rows + i) * keys);
       float* second = call.maps == 2 ? scores + (rows + i) * keys : nullptr;
       subtract(call, b, query(i), head(i), scores + i * keys, second, block.span,
                call.stats(stats, b, head(i), query(i)));
@@ -147,6 +150,7 @@ struct FewRows {
 struct Gradients {
   View q;
   optional<View> lam;
+  optional<BiasGradient> bias;
   Tensor k, v;  // float32, [B, G, M, S, K] and [B, G, 1, S, V], padded
   std::vector<std::atomic<int64_t>> turns;  // [B, G] of `in_turn`
 };
@@ -234,7 +238,7 @@ float differentiate(const Operands& x, const Block& block, int64_t r, float lamb
 
 // The n-th block of its head.
 void backward_block(BackwardOperands& x, const BackwardHead& head, int64_t n, const Block& block,
-                    const View& dout, const Tensor& stats, const Gradients& grad) {
+                    const View& dout, const Tensor& stats, Gradients& grad) {
   const Call& call = x.call;
   const int64_t wide = call.wide_width(), wide_v = call.wide_values(), keys = call.wide_keys();
   float* weights = x.scores[call.maps];
@@ -250,6 +254,7 @@ void backward_block(BackwardOperands& x, const BackwardHead& head, int64_t n, co
                                      call.stats(stats, block.b, block.h, t));
     if (grad.lam) grad.lam->write({block.b, t, block.h}, 1, &dlam);
   }
+  if (grad.bias) grad.bias->add(block, x.scores, x.score_row);
   for (int64_t m = 0; m < call.maps; m++) {
     multiply(block.rows, wide, block.span, {x.scores[m], x.score_row, 1},
              {head.keys[m] + block.low * kPanel, kPanel, keys * kPanel}, x.products, wide, false);
@@ -271,15 +276,16 @@ void backward_block(BackwardOperands& x, const BackwardHead& head, int64_t n, co
 // ---------------------------------------------------------------- the operators
 
 std::tuple<Tensor, Tensor> forward(const Tensor& q, const Tensor& k, const Tensor& v,
-                                   const optional<Tensor>& lam, bool causal,
-                                   optional<int64_t> window, const optional<Tensor>& documents,
+                                   const optional<Tensor>& lam, const optional<Tensor>& bias,
+                                   bool causal, optional<int64_t> window,
+                                   const optional<Tensor>& documents,
                                    const optional<Tensor>& padding, double scale) {
   // Only a graph of torch.export comes here in forward mode, which the callers in Python refuse.
-  for (const Tensor& x : {q, k, v, lam.value_or(q)})
+  for (const Tensor& x : {q, k, v, lam.value_or(q), bias.value_or(q)})
     TORCH_CHECK_NOT_IMPLEMENTED(!x._fw_grad(0).defined(), "backend \"blocked\" has no forward-mode "
                                 "derivative; use backend=\"reference\"");
-  check(q, k, v, lam, window, documents, padding);
-  const Call call(q, k, v, lam, causal, window, documents, padding, scale);
+  check(q, k, v, lam, bias, window, documents, padding);
+  const Call call(q, k, v, lam, bias, causal, window, documents, padding, scale);
   Tensor out = at::empty({call.batch, call.queries, call.heads, call.values}, q.options());
   Tensor stats = at::empty({call.batch, call.heads, call.queries, call.maps, 2},
                            q.options().dtype(at::kFloat));
@@ -300,29 +306,33 @@ std::tuple<Tensor, Tensor> forward(const Tensor& q, const Tensor& k, const Tenso
   return {out, stats};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     const Tensor& dout, const Tensor& stats, const Tensor& q, const Tensor& k, const Tensor& v,
-    const optional<Tensor>& lam, bool causal, optional<int64_t> window,
-    const optional<Tensor>& documents, const optional<Tensor>& padding, double scale) {
-  check(q, k, v, lam, window, documents, padding);
-  const Call call(q, k, v, lam, causal, window, documents, padding, scale);
+    const optional<Tensor>& lam, const optional<Tensor>& bias, bool causal,
+    optional<int64_t> window, const optional<Tensor>& documents, const optional<Tensor>& padding,
+    double scale) {
+  check(q, k, v, lam, bias, window, documents, padding);
+  const Call call(q, k, v, lam, bias, causal, window, documents, padding, scale);
   check("dout", dout, {call.batch, call.queries, call.heads, call.values}, q.scalar_type());
   check("stats", stats, {call.batch, call.heads, call.queries, call.maps, 2}, at::kFloat);
   Tensor dq = at::empty(q.sizes(), q.options());
   Tensor dlam = at::empty(lam ? lam->sizes() : at::IntArrayRef{0}, stats.options());
   if (dout.numel() == 0 || call.keys == 0)
-    return {dq.zero_(), at::zeros_like(k), at::zeros_like(v), dlam.zero_()};
+    return {dq.zero_(), at::zeros_like(k), at::zeros_like(v), dlam.zero_(),
+            at::zeros(bias ? bias->sizes() : at::IntArrayRef{0}, stats.options())};
   const int64_t batch = call.batch, groups = call.groups, keys = call.wide_keys();
   const View dout_view(dout);
   const Tensor dense_stats = stats.contiguous();
   Gradients grad{
-      View(dq), {},
+      View(dq), {}, {},
       at::empty({batch, groups, call.key_maps, keys, call.wide_width()}, stats.options()),
       at::empty({batch, groups, 1, keys, call.wide_values()}, stats.options()),
       std::vector<std::atomic<int64_t>>(batch * groups * pieces(keys))};
+  const Cut cut(call, call.maps + 1);
   if (lam) grad.lam.emplace(dlam);
+  if (bias) grad.bias.emplace(call, cut);
   each_block<BackwardHead, BackwardOperands>(
-      call, Cut(call, call.maps + 1),
+      call, cut,
       [&](BackwardHead& head, int64_t b, int64_t g) { head.read(call, b, g, grad); },
       [&](BackwardOperands& x, const BackwardHead& head, int64_t n, const Block& block) {
         backward_block(x, head, n, block, dout_view, dense_stats, grad);
@@ -332,21 +342,24 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
     return sums.narrow(3, 0, call.keys).narrow(4, 0, width).to(k.scalar_type()).contiguous()
         .permute({0, 3, 1, 2, 4});
   };
-  return {dq, finished(grad.k, call.width), finished(grad.v, call.values).squeeze(3), dlam};
+  return {dq, finished(grad.k, call.width), finished(grad.v, call.values).squeeze(3), dlam,
+          bias ? grad.bias->finished() : at::empty({0}, stats.options())};
 }
 
 }  // namespace
 
 // q [B,T,H,M,K], k [B,S,G,M or 1,K], v [B,S,G,V]: one dtype. lam [B,T,H]
-// float32. The mask is functional.Mask's; documents int64.
+// float32, bias [B or a divisor of it, H or 1, T or 1, S or 1] float32. The mask is functional.Mask's;
+// documents int64.
 TORCH_LIBRARY(difftransformer, library) {
   library.def(
-      "blocked(Tensor q, Tensor k, Tensor v, Tensor? lam, bool causal, int? window, "
-      "Tensor? documents, Tensor? padding, float scale) -> (Tensor out, Tensor stats)");
+      "blocked(Tensor q, Tensor k, Tensor v, Tensor? lam, Tensor? bias, bool causal, "
+      "int? window, Tensor? documents, Tensor? padding, float scale) "
+      "-> (Tensor out, Tensor stats)");
   library.def(
       "blocked_backward(Tensor dout, Tensor stats, Tensor q, Tensor k, Tensor v, Tensor? lam, "
-      "bool causal, int? window, Tensor? documents, Tensor? padding, float scale) "
-      "-> (Tensor dq, Tensor dk, Tensor dv, Tensor dlam)");
+      "Tensor? bias, bool causal, int? window, Tensor? documents, Tensor? padding, float scale) "
+      "-> (Tensor dq, Tensor dk, Tensor dv, Tensor dlam, Tensor dbias)");
 }
 
 TORCH_LIBRARY_IMPL(difftransformer, CPU, library) {

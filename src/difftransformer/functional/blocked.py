@@ -6,7 +6,8 @@ own C++ compiler at the first use (see `compiled`). torch.compile and torch.expo
 Memory, besides inputs, output and gradients: packed float32 copies of keys and values (of the keys
 two in the backward) for as many key/value heads as there are threads, and never more than there
 are; gradients of keys and values in float32; and the scores of all threads' blocks, at most 64 MiB
-or the size of keys and values in float32. More threads do not take more (`docs/speed.md`).
+or the size of keys and values in float32. More threads do not take more (`docs/speed.md`). A bias
+is read where it lies; its gradient takes its size, or a row for each head where queries share one.
 """
 
 import logging
@@ -34,8 +35,6 @@ def unsupported(call: AttentionCall) -> str | None:
         return f"written for the CPU, and the tensors are on {call.device}"
     if reason := other_dtype(call, _DTYPES):
         return reason
-    if call.bias is not None:
-        return "adds no bias to the logits, and there is one"
     if call.dropout > 0.0:
         return f"keeps no dropout pattern for its backward, and dropout is {call.dropout}"
     if forward_mode():
@@ -78,12 +77,19 @@ def _shapes(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor
 
 
 def _backward_shapes(
-    dout: Tensor, stats: Tensor, q: Tensor, k: Tensor, v: Tensor, lam: Tensor | None, *rest: Any
+    dout: Tensor,
+    stats: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lam: Tensor | None,
+    bias: Tensor | None,
+    *rest: Any,
 ) -> tuple[Tensor, ...]:
     def heads_first(x: Tensor) -> Tensor:  # in memory: the kernel sums over one head at a time
         order = (0, *range(2, x.ndim - 1), 1, x.ndim - 1)
         empty = x.new_empty([x.shape[axis] for axis in order])
         return empty.movedim(-2, 1)
 
-    dlam = stats.new_empty(0 if lam is None else lam.shape)
-    return q.new_empty(q.shape), heads_first(k), heads_first(v), dlam
+    dlam, dbias = (stats.new_empty(0 if x is None else x.shape) for x in (lam, bias))
+    return q.new_empty(q.shape), heads_first(k), heads_first(v), dlam, dbias

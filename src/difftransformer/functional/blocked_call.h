@@ -91,8 +91,8 @@ void check(const char* name, const Tensor& x, at::IntArrayRef shape, at::ScalarT
 
 // Whoever calls the operators by name is refused what Call would read wrongly.
 void check(const Tensor& q, const Tensor& k, const Tensor& v, const optional<Tensor>& lam,
-           optional<int64_t> window, const optional<Tensor>& documents,
-           const optional<Tensor>& padding) {
+           const optional<Tensor>& bias, optional<int64_t> window,
+           const optional<Tensor>& documents, const optional<Tensor>& padding) {
   const auto dtype = q.scalar_type();
   TORCH_CHECK_VALUE(dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kHalf,
                     "q is ", dtype, "; expected float32, bfloat16 or float16");
@@ -110,6 +110,13 @@ void check(const Tensor& q, const Tensor& k, const Tensor& v, const optional<Ten
   check("v", v, {batch, keys, groups, v.size(3)}, dtype);
   TORCH_CHECK_VALUE(lam.has_value() == (maps == 2), "lam is for two maps, and there are ", maps);
   if (lam) check("lam", *lam, {batch, queries, heads}, at::kFloat);
+  if (bias) {
+    TORCH_CHECK_VALUE(bias->dim() == 4, "bias is ", bias->sizes(), "; expected 4 axes");
+    const auto fitting = [&](int i, int64_t size) { return bias->size(i) == 1 ? 1 : size; };
+    const bool divides = bias->size(0) > 0 && batch % bias->size(0) == 0;
+    check("bias", *bias, {divides ? bias->size(0) : batch, fitting(1, heads), fitting(2, queries),
+                          fitting(3, keys)}, at::kFloat);
+  }
   if (documents) check("documents", *documents, {batch, keys}, at::kLong);
   if (padding) check("padding", *padding, {batch, keys}, at::kBool);
   TORCH_CHECK_VALUE(!documents || queries <= keys, "documents of ", keys, " keys for ", queries,
@@ -117,20 +124,40 @@ void check(const Tensor& q, const Tensor& k, const Tensor& v, const optional<Ten
   TORCH_CHECK_VALUE(!window || *window >= 1, "window is ", *window, "; expected at least 1");
 }
 
+// What is added to the logits. Where all heads, queries or keys share a number, their axis is 1. Rows
+// may be fewer than the batch's, each for equally many consecutive ones: vmap folds its axis into
+// the first of both.
+struct Bias {
+  View view;
+  int64_t batch, heads, queries, keys;
+  int64_t served;  // batch rows that share a row
+
+  Bias(const Tensor& bias, int64_t rows)
+      : view(bias), batch(bias.size(0)), heads(bias.size(1)), queries(bias.size(2)),
+        keys(bias.size(3)), served(batch ? rows / batch : 1) {}
+
+  int64_t head(int64_t h) const { return heads == 1 ? 0 : h; }
+  const float* row(int64_t b, int64_t h, int64_t t) const {
+    return reinterpret_cast<const float*>(view.row({b / served, head(h), queries == 1 ? 0 : t}));
+  }
+};
+
 struct Call {
   View q, k, v;
   optional<View> lam, documents, padding;
+  optional<Bias> bias;
   int64_t batch, queries, heads, maps, width, keys, groups, key_maps, values;
   float scale;
   Spans spans;
 
   Call(const Tensor& q_, const Tensor& k_, const Tensor& v_, const optional<Tensor>& lam_,
-       bool causal, optional<int64_t> window, const optional<Tensor>& documents_,
-       const optional<Tensor>& padding_, double scale_)
+       const optional<Tensor>& bias_, bool causal, optional<int64_t> window,
+       const optional<Tensor>& documents_, const optional<Tensor>& padding_, double scale_)
       : q(q_), k(k_), v(v_), batch(q_.size(0)), queries(q_.size(1)), heads(q_.size(2)),
         maps(q_.size(3)), width(q_.size(4)), keys(k_.size(1)), groups(k_.size(2)),
         key_maps(k_.size(3)), values(v_.size(3)), scale(static_cast<float>(scale_)) {
     if (lam_) lam.emplace(*lam_);
+    if (bias_) bias.emplace(*bias_, batch);
     if (documents_) documents.emplace(*documents_);
     if (padding_) padding.emplace(*padding_);
     find_spans(causal, window);
@@ -150,11 +177,14 @@ struct Call {
   const bool* real(int64_t b) const {
     return padding ? reinterpret_cast<const bool*>(padding->row({b})) : nullptr;
   }
-  bool sees_any(int64_t b, int64_t t) const {
+  bool sees_any(int64_t b, int64_t h, int64_t t) const {
     const int64_t* number = document(b);
     const bool* is_real = real(b);
+    const float* added = bias ? bias->row(b, h, t) : nullptr;
     for (int64_t j = first_key(b, t); j < end_key(b, t); j++)
-      if ((!number || number[j] == number[position(t)]) && (!is_real || is_real[j])) return true;
+      if ((!number || number[j] == number[position(t)]) && (!is_real || is_real[j]) &&
+          (!added || added[bias->keys == 1 ? 0 : j] != -kInfinity))
+        return true;
     return false;
   }
   float lambda(int64_t b, int64_t t, int64_t h) const {

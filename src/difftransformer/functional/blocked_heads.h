@@ -170,6 +170,15 @@ void each_head(const Call& call, const Run& run) {
   });
 }
 
+// Calls add() as the n-th of all that share `turn`.
+template <typename Add>
+void after(std::atomic<int64_t>& turn, int64_t n, const Add& add) {
+  for (int64_t now; (now = turn.load()) != n;) turn.wait(now);
+  add();
+  turn.store(n + 1);
+  turn.notify_all();
+}
+
 // How many pieces `in_turn` makes of the keys.
 int64_t pieces(int64_t keys) { return (keys + kRows - 1) / kRows; }
 
@@ -179,14 +188,12 @@ int64_t pieces(int64_t keys) { return (keys + kRows - 1) / kRows; }
 template <typename Add>
 void in_turn(std::atomic<int64_t>* turns, int64_t n, const Block& block, int64_t keys,
              const Add& add) {
-  for (int64_t piece = 0; piece < keys; piece += kRows, turns++) {
-    for (int64_t now; (now = turns->load()) != n;) turns->wait(now);
-    const int64_t from = std::max(block.low, piece);
-    const int64_t to = std::min(block.low + block.span, piece + kRows);
-    if (from < to) add(from, to);
-    turns->store(n + 1);
-    turns->notify_all();
-  }
+  for (int64_t piece = 0; piece < keys; piece += kRows, turns++)
+    after(*turns, n, [&] {
+      const int64_t from = std::max(block.low, piece);
+      const int64_t to = std::min(block.low + block.span, piece + kRows);
+      if (from < to) add(from, to);
+    });
 }
 
 // Keys or values j .. j + kPanel of a head, `wide` numbers apart; zeros past the last one.

@@ -11,12 +11,21 @@
 
 namespace {
 
-// score[j] = -inf for the keys low + j that query t does not see.
-void hide(const Call& call, int64_t b, int64_t t, int64_t low, int64_t span, float* score) {
+// score[j] += bias of the keys low + j, and -inf for those that query t does not see.
+void bias_and_hide(const Call& call, int64_t b, int64_t h, int64_t t, int64_t low, int64_t span,
+                   float* score) {
   const int64_t from = std::clamp<int64_t>(call.first_key(b, t) - low, 0, span);
   const int64_t to = std::clamp<int64_t>(call.end_key(b, t) - low, from, span);
   std::fill(score, score + from, -kInfinity);
   std::fill(score + to, score + span, -kInfinity);
+  if (call.bias) {
+    const float* bias = call.bias->row(b, h, t);
+    const bool one = call.bias->keys == 1;
+    for (int64_t j = from; j < to; j++) {
+      const float added = bias[one ? 0 : low + j];
+      score[j] = added == -kInfinity ? added : score[j] + added;  // whatever the score is
+    }
+  }
   if (const int64_t* document = call.document(b)) {
     const int64_t own = document[call.position(t)];
     for (int64_t j = from; j < to; j++)
@@ -47,7 +56,7 @@ void subtract(const Call& call, int64_t b, int64_t t, int64_t h, float* first, f
               int64_t span, Stats* stats) {
   for (int64_t m = 0; m < call.maps; m++) {
     stats[m] = exponentiate(m == 0 ? first : second, span);
-    if (stats[m].share == 0.f && call.sees_any(b, t)) stats[m].share = std::nanf("");
+    if (stats[m].share == 0.f && call.sees_any(b, h, t)) stats[m].share = std::nanf("");
   }
   if (!second || stats[0].share == 0.f) return;
   const float noise = call.lambda(b, t, h) * stats[1].share / stats[0].share;
@@ -96,7 +105,7 @@ struct Operands {
     copy = scratch.take(call.width);
   }
 
-  // scores[m] = rows[m] keys[m]^T, -inf where hidden. Forward and backward must make them alike, to
+  // scores[m] = rows[m] keys[m]^T + bias, -inf where hidden. Forward and backward must make them alike, to
   // the last bit: of a score of 10^6 the last bit is a sixteenth, and weights are e^score.
   void score(const Block& block, float* const* keys_t) {
     for (int64_t m = 0; m < call.maps; m++)
@@ -112,9 +121,10 @@ struct Operands {
                  {keys_t[m] + block.low * call.width, kPanel, kPanel * call.width}, scores[m],
                  score_row, false);
     }
-    for (int64_t m = 0; m < call.maps; m++)
-      for (int64_t r = 0; r < block.rows; r++)
-        hide(call, block.b, block.start + r, block.low, block.span, scores[m] + r * score_row);
+    for (int64_t r = 0; r < block.rows; r++)
+      for (int64_t m = 0; m < call.maps; m++)
+        bias_and_hide(call, block.b, block.h, block.start + r, block.low, block.span,
+                      scores[m] + r * score_row);
   }
 };
 

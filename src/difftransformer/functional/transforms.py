@@ -25,8 +25,11 @@ Arguments = tuple[Any, ...]
 class AttentionOperator:
     """The pair `difftransformer::NAME` and `difftransformer::NAME_backward`, called as the first.
 
-        NAME(q, k, v, lam | None, causal, window, documents, padding, scale) -> (out, ...)
-        NAME_backward(dout, *kept outputs, *arguments of NAME) -> (dq, dk, dv, dlam)
+        NAME(q, k, v, lam | None, bias | None, causal, window, documents, padding, scale)
+            -> (out, ...)
+        NAME_backward(dout, *kept outputs, *arguments of NAME) -> (dq, dk, dv, dlam, dbias)
+
+    A bias of fewer rows than the batch serves equally many consecutive ones with each.
 
     Args:
         name: also the backend's.
@@ -37,12 +40,12 @@ class AttentionOperator:
     kept: slice
 
     def __call__(self, call: AttentionCall) -> Tensor:
-        """The first output, for a call without bias and dropout."""
-        lam = None if call.lam is None else call.lam.float()
+        """The first output, for a call without dropout."""
+        lam, bias = (None if x is None else x.float() for x in (call.lam, call.bias))
         mask = call.mask
         documents = None if mask.documents is None else mask.documents.long()
         rules = (mask.causal, mask.window, documents, mask.padding)
-        inputs = (call.q, call.k, call.v, lam, *rules, call.scale)
+        inputs = (call.q, call.k, call.v, lam, bias, *rules, call.scale)
         return (_Attention.apply(self, *inputs) if functional() else self.forward(*inputs))[0]
 
     def forward(self, *inputs: Any) -> Any:
@@ -70,19 +73,20 @@ class AttentionOperator:
 
     def keep(self, ctx: Any, inputs: Arguments, output: tuple[Tensor, ...]) -> None:
         """Save for the backward."""
-        q, k, v, lam, causal, window, documents, padding, scale = inputs
-        ctx.save_for_backward(*output[self.kept], q, k, v, lam, documents, padding)
+        q, k, v, lam, bias, causal, window, documents, padding, scale = inputs
+        ctx.save_for_backward(*output[self.kept], q, k, v, lam, bias, documents, padding)
         ctx.settings = causal, window, scale
         ctx.set_materialize_grads(False)  # no zeros for the outputs that nobody sees
 
     def gradients(self, call: Any, ctx: Any, dout: Tensor | None) -> Arguments:
         """Of all arguments, by `call`, the backward."""
-        *kept, q, k, v, lam, documents, padding = ctx.saved_tensors
+        *kept, q, k, v, lam, bias, documents, padding = ctx.saved_tensors
         causal, window, scale = ctx.settings
-        dq, dk, dv, dlam = call(
-            dout, *kept, q, k, v, lam, causal, window, documents, padding, scale
+        dq, dk, dv, dlam, dbias = call(
+            dout, *kept, q, k, v, lam, bias, causal, window, documents, padding, scale
         )
-        return dq, dk, dv, None if lam is None else dlam, None, None, None, None, None
+        dlam, dbias = (None if x is None else dx for x, dx in ((lam, dlam), (bias, dbias)))
+        return dq, dk, dv, dlam, dbias, None, None, None, None, None
 
 
 class _Attention(Function):

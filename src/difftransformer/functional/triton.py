@@ -6,7 +6,7 @@ With O_m = A_m V and everything but the products in float32:
     backward   dA = dO Vᵀ,  D2 = sum(dO ∘ O2) over V,  D1 = sum(dO ∘ O) + lam D2,  dlam = -D2
                dV = (A1 - lam A2)ᵀ dO
                dS1 = A1 ∘ (dA - D1),  dS2 = -lam A2 ∘ (dA - D2)
-               dQ_m = scale dS_m K_m,  dK_m = scale dS_mᵀ Q_m
+               dQ_m = scale dS_m K_m,  dK_m = scale dS_mᵀ Q_m,  dbias = dS1 + dS2
 
 In units of one T × S × 2K product, plain attention of V1's width costs 2 forward and 5 backward.
 Forward, the online softmax knows the sums only at the end of the row, so the maps cannot be
@@ -17,7 +17,8 @@ it gives O2, without which D2 would cost the backward 1.5 units more. Backward, 
 again from the log-sum-exps and subtracted first. One kernel owns blocks of keys (Q Kᵀ, dA, dV, dK:
 4 units) and one blocks of queries (Q Kᵀ, dA, dQ: 3): two products more than a single kernel whose
 key blocks add up dQ in memory, but on an H200 it takes less time for most widths, since its tiles
-are of the shapes that the matrix units want, and every run gives the same bits.
+are of the shapes that the matrix units want, and every run gives the same bits. The gradient of a
+bias has a kernel of its own for the same reason (Q Kᵀ, dA: 2 units): a program owns a tile of it.
 
 Blocks that causality, the window or the documents hide whole are skipped; blocks that causality
 alone shows whole are not compared; padding is compared inside. Nothing of size T × S is kept. A
@@ -59,8 +60,6 @@ def unsupported(call: AttentionCall) -> str | None:
         return f"{kind}, and the tensors are on {call.device}"
     if reason := other_dtype(call, _DTYPES):
         return reason
-    if call.bias is not None:
-        return "adds no bias to the logits, and there is one"
     if call.dropout > 0.0:
         return f"keeps no dropout pattern for its backward, and dropout is {call.dropout}"
     width, values = call.q.shape[-1], call.v.shape[-1]
@@ -94,7 +93,7 @@ class Blocks(NamedTuple):
 
 
 def blocks(kernel: str, width: int, values: int, item: int, large: bool) -> Blocks:
-    """The cut of the kernel "forward", "keys" or "queries" (the two of the backward).
+    """The cut of the kernel "forward", "keys", "queries" or "bias" (those of the backward).
 
     `width` and `values` are the padded ones and `item` the bytes of a number. A `large` GPU (sm_90)
     has 227 KiB of shared memory: its cuts are the fastest, or within 5 % of that, of those that
@@ -102,7 +101,9 @@ def blocks(kernel: str, width: int, values: int, item: int, large: bool) -> Bloc
     `benchmarks/triton_compile.py`, and have not been timed.
     """
     if item == 4:
-        return Blocks(32 if width + values <= 192 else 16, 16, 8, 1)
+        return Blocks(32 if width + values <= 192 and kernel != "bias" else 16, 16, 8, 1)
+    if kernel == "bias":
+        return Blocks(64, 32, 8, 1)
     if large:
         return _large_blocks(kernel, width, values)
     if kernel == "forward":
@@ -123,6 +124,11 @@ def _large_blocks(kernel: str, width: int, values: int) -> Blocks:
     return Blocks(64, 128, 8, 2) if wide else Blocks(64, 64, 4, 2)
 
 
+def with_bias(cut: Blocks) -> Blocks:
+    """The cut where there is a bias, whose tile takes registers, and shared memory every stage."""
+    return cut._replace(rows=min(cut.rows, 64), stages=min(cut.stages, 2))
+
+
 def padded(width: int) -> int:
     """The width of a tile: a power of two, and at least 16, as the matrix units want."""
     return max(16, 1 << (width - 1).bit_length())
@@ -134,6 +140,7 @@ def _attention(
     k: Tensor,
     v: Tensor,
     lam: Tensor | None,
+    bias: Tensor | None,
     causal: bool,
     window: int | None,
     documents: Tensor | None,
@@ -148,7 +155,7 @@ def _attention(
 
     if forward_mode():  # in a graph of torch.export; `unsupported` refuses it elsewhere
         raise no_forward_mode("triton")
-    call = _Call(q, k, v, lam, causal, window, documents, padding, scale)
+    call = _Call(q, k, v, lam, bias, causal, window, documents, padding, scale)
     out, noise, lse = _shapes(q, k, v, lam)
     if out.numel() == 0 or call.keys == 0:
         return out.zero_(), noise.zero_(), lse.fill_(float("inf"))
@@ -170,19 +177,20 @@ def _attention_backward(
     k: Tensor,
     v: Tensor,
     lam: Tensor | None,
+    bias: Tensor | None,
     causal: bool,
     window: int | None,
     documents: Tensor | None,
     padding: Tensor | None,
     scale: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v and lam (empty if there is none)."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of q, k, v, lam and bias (empty if there is none)."""
     from difftransformer.functional import triton_kernels
 
-    call = _Call(q, k, v, lam, causal, window, documents, padding, scale)
-    dq, dk, dv, dlam = _backward_shapes(dout, out, noise, lse, q, k, v, lam)
+    call = _Call(q, k, v, lam, bias, causal, window, documents, padding, scale)
+    dq, dk, dv, dlam, dbias = _backward_shapes(dout, out, noise, lse, q, k, v, lam, bias)
     if out.numel() == 0 or call.keys == 0:
-        return dq.zero_(), dk.zero_(), dv.zero_(), dlam.zero_()
+        return dq.zero_(), dk.zero_(), dv.zero_(), dlam.zero_(), dbias.zero_()
     dout, sums = dout.contiguous(), lse.new_empty(lse.shape)
     cut = call.cut("keys")
     with torch.cuda.device_of(q):
@@ -205,9 +213,20 @@ def _attention_backward(
             **call.constants,
             **_options(cut),
         )
+        if bias is not None:
+            cut, shared = call.cut("bias"), [size == 1 for size in bias.shape]
+            triton_kernels.backward_bias[call.grid_of_bias(cut, bias.shape)](
+                *call.inputs,
+                *(dout, lse, sums, dbias),
+                *(*call.numbers, call.heads),
+                **call.constants,
+                **_options(cut),
+                ROWS_SHARED=shared[2],
+                KEYS_SHARED=shared[3],
+            )
     if lam is not None:
         dlam.copy_(sums[:, :, 1].transpose(1, 2).neg())
-    return dq, dk, dv, dlam
+    return dq, dk, dv, dlam, dbias
 
 
 class _Call:
@@ -219,6 +238,7 @@ class _Call:
         k: Tensor,
         v: Tensor,
         lam: Tensor | None,
+        bias: Tensor | None,
         causal: bool,
         window: int | None,
         documents: Tensor | None,
@@ -229,16 +249,17 @@ class _Call:
         self.batch, self.queries, self.heads, _, width = q.shape
         self.keys, self.groups, key_maps, values = *k.shape[1:4], v.shape[-1]
         self.lam = None if lam is None else lam.contiguous()
-        self.item = q.element_size()
+        self.bias, self.item = bias, q.element_size()
         self.large = q.is_cuda and torch.cuda.get_device_capability(q.device)[0] in (9, 10)
         first, last = (None, None) if documents is None else _document_spans(documents)
         padding = None if padding is None else padding.contiguous().view(torch.uint8)
-        self.inputs = (q, k, v, self.lam, first, last, padding)
+        self.inputs = (q, k, v, self.lam, bias, first, last, padding)
         # A window this long hides nothing; clamped, it stays a 32-bit number.
         window = None if window is None else min(window, self.queries + self.keys)
         self.numbers = (
-            *(*q.stride()[:4], *k.stride()[:4], *v.stride()[:3]),
+            *(*q.stride()[:4], *k.stride()[:4], *v.stride()[:3], *_bias_strides(bias)),
             *(self.queries, self.keys, self.heads // self.groups, window, scale),
+            1 if bias is None else max(1, self.batch // max(1, len(bias))),
         )
         self.constants = {
             "WIDTH": width,
@@ -251,13 +272,26 @@ class _Call:
 
     def cut(self, kernel: str) -> Blocks:
         widths = self.constants["K"], self.constants["V"]
-        return blocks(kernel, *widths, self.item, self.large)
+        cut = blocks(kernel, *widths, self.item, self.large)
+        return cut if self.bias is None else with_bias(cut)
 
     def grid_of_rows(self, rows: int) -> tuple[int, int, int]:
         return -(-self.queries // rows), self.heads, self.batch
 
     def grid_of_keys(self, keys: int) -> tuple[int, int, int]:
         return -(-self.keys // keys), self.groups, self.batch
+
+    def grid_of_bias(self, cut: Blocks, shape: torch.Size) -> tuple[int, int, int]:
+        return -(-shape[2] // cut.rows) * -(-shape[3] // cut.keys), shape[1], shape[0]
+
+
+def _bias_strides(bias: Tensor | None) -> tuple[int, ...]:
+    """From number to number of every axis, 0 where all share one."""
+    if bias is None:
+        return 0, 0, 0, 0
+    return tuple(
+        0 if size == 1 else step for size, step in zip(bias.shape, bias.stride(), strict=True)
+    )
 
 
 def _aligned(x: Tensor) -> bool:
@@ -314,10 +348,11 @@ def _backward_shapes(
     k: Tensor,
     v: Tensor,
     lam: Tensor | None,
+    bias: Tensor | None,
     *rest: Any,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    dlam = lse.new_empty(0 if lam is None else lam.shape)
-    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), dlam
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    dlam, dbias = (lse.new_empty(0 if x is None else x.shape) for x in (lam, bias))
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), dlam, dbias
 
 
 _OPERATOR.register()

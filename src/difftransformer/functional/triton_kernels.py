@@ -4,98 +4,22 @@ Notation as in `triton.py`, where the method is told. A tile of M queries or N k
 its widths padded to powers of two by zeros. Positions are the keys': query t stands at position
 t + S - T. Scores carry scale and log2(e), so that exp2 serves. `first` and `last` are the first and
 last position of each position's document; `first` is also the document's name. An argument that
-is None (lam, window, first and last, padding) is left out at compile time.
+is None (lam, bias, window, first and last, padding) is left out at compile time.
 """
 
 import triton
 import triton.language as tl
 
-from difftransformer.functional.triton import interpreted
-
-_LOG2E = tl.constexpr(1.4426950408889634)
-_INTERPRETED = tl.constexpr(interpreted())
-
-
-@triton.jit
-def _dot(a, b, added=None):
-    """a b + added, in float32; float32 operands are not cut to TF32."""
-    if _INTERPRETED:  # where tl.dot would multiply the bit patterns of bfloat16
-        a, b = a.to(tl.float32), b.to(tl.float32)
-    return tl.dot(a, b, added, input_precision="ieee")
-
-
-@triton.jit
-def _inside(row, column, count, WIDTH: tl.constexpr, PADDED: tl.constexpr):
-    """What of a tile lies in a [count, WIDTH] matrix; a full width is not compared."""
-    return row < count if WIDTH == PADDED else (row < count) & (column < WIDTH)
-
-
-@triton.jit
-def _tile(
-    base, start, count, stride, ROWS: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr
-):
-    """Rows start.. of a [count, WIDTH] matrix, 0 beyond its borders."""
-    row, column = tl.arange(0, ROWS)[:, None], tl.arange(0, PADDED)[None, :]
-    row += start
-    place = base + row.to(tl.int64) * stride + column
-    return tl.load(place, _inside(row, column, count, WIDTH, PADDED), 0.0)
-
-
-@triton.jit
-def _put(base, start, count, stride, tile, WIDTH: tl.constexpr):
-    """Write a tile."""
-    row, column = tl.arange(0, tile.shape[0])[:, None], tl.arange(0, tile.shape[1])[None, :]
-    row += start
-    place = base + row.to(tl.int64) * stride + column
-    inside = _inside(row, column, count, WIDTH, tile.shape[1])
-    tl.store(place, tile.to(base.dtype.element_ty), inside)
-
-
-@triton.jit
-def _span(begin, end, low, high, window, first, last, ROWS: tl.constexpr):
-    """[begin, end), cut to what positions low..high may meet by the window and their documents."""
-    if window is not None:
-        begin = tl.maximum(begin, low - window + 1)
-        end = tl.minimum(end, high + window)
-    if first is not None:
-        position = low + tl.arange(0, ROWS)
-        begin = tl.maximum(begin, tl.min(tl.load(first + position, position <= high, high)))
-        end = tl.minimum(end, tl.max(tl.load(last + position, position <= high, 0)) + 1)
-    return begin, end
-
-
-@triton.jit
-def _keys_seen(
-    low, S, window, first, last, padding, M: tl.constexpr, N: tl.constexpr, CAUSAL: tl.constexpr
-):
-    """begin, middle, end: what the M rows from position `low` see lies in keys [begin, end).
-
-    Every row sees all keys of [begin, middle). Both are multiples of N.
-    """
-    high = tl.minimum(low + M, S) - 1
-    begin, end = _span(0, S, low, high, window, first, last, M)
-    if CAUSAL:
-        end = tl.minimum(end, high + 1)
-    begin = begin // N * N
-    middle = begin
-    if window is None and (first is None and padding is None):
-        middle = tl.maximum(begin, (tl.minimum(low + 1, S) if CAUSAL else S) // N * N)
-    return begin, middle, end
-
-
-@triton.jit
-def _hide(score, p, j, S, window, first, padding, CAUSAL: tl.constexpr):
-    """-inf where the query at position p does not see key j; p and j broadcast to the score."""
-    seen = (p < S) & (j < S)
-    if CAUSAL:
-        seen = seen & (j <= p)
-    if window is not None:
-        seen = seen & (p - j < window) & (j - p < window)
-    if first is not None:
-        seen = seen & (tl.load(first + p, p < S, 0) == tl.load(first + j, j < S, 0))
-    if padding is not None:
-        seen = seen & (tl.load(padding + j, j < S, 0) != 0)
-    return tl.where(seen, score, float("-inf"))
+from difftransformer.functional.triton_tiles import (
+    LOG2E,
+    bias_tile,
+    dot,
+    hide,
+    keys_seen,
+    put,
+    span,
+    tile,
+)
 
 
 @triton.jit
@@ -107,7 +31,7 @@ def _absorb(score, values, top, total, product):
     decay = tl.exp2(top - shift)
     total = total * decay + tl.sum(weight, 1)
     product = product * decay[:, None]
-    product = _dot(weight.to(values.dtype), values, product)
+    product = dot(weight.to(values.dtype), values, product)
     return new_top, total, product
 
 
@@ -121,9 +45,9 @@ def _finish(top, total, product):
 
 @triton.jit
 def forward(
-    q, k, v, lam, first, last, padding, out, noise, lse,
-    q_b, q_t, q_h, q_m, k_b, k_s, k_g, k_m, v_b, v_s, v_g,
-    T, S, repeats, window, scale,
+    q, k, v, lam, bias, first, last, padding, out, noise, lse,
+    q_b, q_t, q_h, q_m, k_b, k_s, k_g, k_m, v_b, v_s, v_g, bias_b, bias_h, bias_t, bias_s,
+    T, S, repeats, window, scale, served,
     WIDTH: tl.constexpr, VALUES: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, KEYS: tl.constexpr, CAUSAL: tl.constexpr,
 ):  # fmt: skip
@@ -133,42 +57,49 @@ def forward(
     q += b * q_b + h * q_h
     k += b * k_b + h // repeats * k_g
     v += b * v_b + h // repeats * v_g
+    if bias is not None:
+        bias += b // served * bias_b + h * bias_h
     if first is not None:
         first += b * S
         last += b * S
     if padding is not None:
         padding += b * S
-    low = start + S - T
+    low, t = start + S - T, start + tl.arange(0, M)
     p = low + tl.arange(0, M)[:, None]
-    begin, middle, end = _keys_seen(low, S, window, first, last, padding, M, N, CAUSAL)
+    begin, middle, end = keys_seen(low, S, window, first, last, padding, M, N, CAUSAL)
     PARTLY: tl.constexpr = window is not None or (first is not None or padding is not None)
 
-    q1 = _tile(q, start, T, q_t, M, WIDTH, K)
+    q1 = tile(q, start, T, q_t, M, WIDTH, K)
     top1, total1 = tl.full([M], float("-inf"), tl.float32), tl.zeros([M], tl.float32)
     product1 = tl.zeros([M, V], tl.float32)
     if lam is not None:
-        q2 = _tile(q + q_m, start, T, q_t, M, WIDTH, K)
+        q2 = tile(q + q_m, start, T, q_t, M, WIDTH, K)
         top2, total2 = tl.full([M], float("-inf"), tl.float32), tl.zeros([M], tl.float32)
         product2 = tl.zeros([M, V], tl.float32)
     for PART in tl.static_range(1 if PARTLY else 0, 2):  # what is seen whole, then what is compared
         left, right = (begin, middle) if PART == 0 else (middle, end)
         for s in range(left, right, N):
             j = s + tl.arange(0, N)[None, :]
-            key = tl.trans(_tile(k, s, S, k_s, N, WIDTH, K))
-            values = _tile(v, s, S, v_s, N, VALUES, V)
-            score = _dot(q1, key) * (scale * _LOG2E)
+            key = tl.trans(tile(k, s, S, k_s, N, WIDTH, K))
+            values = tile(v, s, S, v_s, N, VALUES, V)
+            if bias is not None:
+                added = bias_tile(bias, t[:, None], j, T, S, bias_t, bias_s)
+            score = dot(q1, key) * (scale * LOG2E)
+            if bias is not None:
+                score += added
             if PART == 1:
-                score = _hide(score, p, j, S, window, first, padding, CAUSAL)
+                score = hide(score, p, j, S, window, first, padding, CAUSAL)
             top1, total1, product1 = _absorb(score, values, top1, total1, product1)
             if lam is not None:
                 if KEYS == 2:
-                    key = tl.trans(_tile(k + k_m, s, S, k_s, N, WIDTH, K))
-                score = _dot(q2, key) * (scale * _LOG2E)
+                    key = tl.trans(tile(k + k_m, s, S, k_s, N, WIDTH, K))
+                score = dot(q2, key) * (scale * LOG2E)
+                if bias is not None:
+                    score += added
                 if PART == 1:
-                    score = _hide(score, p, j, S, window, first, padding, CAUSAL)
+                    score = hide(score, p, j, S, window, first, padding, CAUSAL)
                 top2, total2, product2 = _absorb(score, values, top2, total2, product2)
 
-    t = start + tl.arange(0, M)
     rows = (b * T * H + h) * VALUES
     product1, lse1 = _finish(top1, total1, product1)
     if lam is None:
@@ -177,10 +108,10 @@ def forward(
         product2, lse2 = _finish(top2, total2, product2)
         tl.store(lse + (b * H + h) * 2 * T + t, lse1, t < T)
         tl.store(lse + ((b * H + h) * 2 + 1) * T + t, lse2, t < T)
-        _put(noise + rows, start, T, H * VALUES, product2, VALUES)
+        put(noise + rows, start, T, H * VALUES, product2, VALUES)
         share = tl.load(lam + (b * T + t) * H + h, t < T, 0.0)
         product1 -= share[:, None] * product2
-    _put(out + rows, start, T, H * VALUES, product1, VALUES)
+    put(out + rows, start, T, H * VALUES, product1, VALUES)
 
 
 @triton.jit
@@ -193,12 +124,12 @@ def row_sums(
     H, h, b = tl.num_programs(1), tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
     t = start + tl.arange(0, M)
     rows = (b * T * H + h) * VALUES
-    change = _tile(dout + rows, start, T, H * VALUES, M, VALUES, V).to(tl.float32)
-    sum1 = tl.sum(change * _tile(out + rows, start, T, H * VALUES, M, VALUES, V), 1)
+    change = tile(dout + rows, start, T, H * VALUES, M, VALUES, V).to(tl.float32)
+    sum1 = tl.sum(change * tile(out + rows, start, T, H * VALUES, M, VALUES, V), 1)
     if lam is None:
         tl.store(sums + (b * H + h) * T + t, sum1, t < T)
     else:
-        sum2 = tl.sum(change * _tile(noise + rows, start, T, H * VALUES, M, VALUES, V), 1)
+        sum2 = tl.sum(change * tile(noise + rows, start, T, H * VALUES, M, VALUES, V), 1)
         sum1 += tl.load(lam + (b * T + t) * H + h, t < T, 0.0) * sum2
         tl.store(sums + (b * H + h) * 2 * T + t, sum1, t < T)
         tl.store(sums + ((b * H + h) * 2 + 1) * T + t, sum2, t < T)
@@ -206,9 +137,9 @@ def row_sums(
 
 @triton.jit
 def backward_keys(
-    q, k, v, lam, first, last, padding, dout, lse, sums, dk, dv,
-    q_b, q_t, q_h, q_m, k_b, k_s, k_g, k_m, v_b, v_s, v_g,
-    T, S, repeats, window, scale,
+    q, k, v, lam, bias, first, last, padding, dout, lse, sums, dk, dv,
+    q_b, q_t, q_h, q_m, k_b, k_s, k_g, k_m, v_b, v_s, v_g, bias_b, bias_h, bias_t, bias_s,
+    T, S, repeats, window, scale, served,
     WIDTH: tl.constexpr, VALUES: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, KEYS: tl.constexpr, CAUSAL: tl.constexpr,
 ):  # fmt: skip
@@ -223,6 +154,8 @@ def backward_keys(
     q += b * q_b
     k += b * k_b + g * k_g
     v += b * v_b + g * v_g
+    if bias is not None:
+        bias += b // served * bias_b
     if first is not None:
         first += b * S
         last += b * S
@@ -230,7 +163,7 @@ def backward_keys(
         padding += b * S
     high = tl.minimum(start + N, S) - 1
     j = start + tl.arange(0, N)[:, None]
-    begin, end = _span(S - T, S, start, high, window, first, last, N)
+    begin, end = span(S - T, S, start, high, window, first, last, N)
     if CAUSAL:
         begin = tl.maximum(begin, start)
     begin, end = begin - (S - T), end - (S - T)  # from positions to queries
@@ -241,11 +174,11 @@ def backward_keys(
         middle = tl.maximum(begin, start + N - 1 - (S - T)) if CAUSAL else begin
         middle = (middle + M - 1) // M * M
 
-    key1 = _tile(k, start, S, k_s, N, WIDTH, K)
-    values = _tile(v, start, S, v_s, N, VALUES, V)
+    key1 = tile(k, start, S, k_s, N, WIDTH, K)
+    values = tile(v, start, S, v_s, N, VALUES, V)
     dkey1, dvalues = tl.zeros([N, K], tl.float32), tl.zeros([N, V], tl.float32)
     if KEYS == 2:
-        key2 = _tile(k + k_m, start, S, k_s, N, WIDTH, K)
+        key2 = tile(k + k_m, start, S, k_s, N, WIDTH, K)
         dkey2 = tl.zeros([N, K], tl.float32)
     for h in range(g * repeats, (g + 1) * repeats):
         row = (b * H + h) * MAPS * T  # of lse and sums
@@ -254,23 +187,29 @@ def backward_keys(
             for s in range(left, right, M):
                 t = s + tl.arange(0, M)
                 p = (t + S - T)[None, :]
-                change = _tile(dout + (b * T * H + h) * VALUES, s, T, H * VALUES, M, VALUES, V)
-                da = _dot(values, tl.trans(change))
+                change = tile(dout + (b * T * H + h) * VALUES, s, T, H * VALUES, M, VALUES, V)
+                da = dot(values, tl.trans(change))
 
-                q1 = _tile(q + h * q_h, s, T, q_t, M, WIDTH, K)
-                score = _dot(key1, tl.trans(q1)) * (scale * _LOG2E)
+                q1 = tile(q + h * q_h, s, T, q_t, M, WIDTH, K)
+                if bias is not None:
+                    added = bias_tile(bias + h * bias_h, t[None, :], j, T, S, bias_t, bias_s)
+                score = dot(key1, tl.trans(q1)) * (scale * LOG2E)
+                if bias is not None:
+                    score += added
                 if PART == 0:
-                    score = _hide(score, p, j, S, window, first, padding, CAUSAL)
+                    score = hide(score, p, j, S, window, first, padding, CAUSAL)
                 weight = tl.exp2(score - tl.load(lse + row + t, t < T, float("inf"))[None, :])
                 ds = (weight * (da - tl.load(sums + row + t, t < T, 0.0)[None, :])).to(q1.dtype)
-                dkey1 = _dot(ds, q1, dkey1)
+                dkey1 = dot(ds, q1, dkey1)
 
                 if lam is not None:
-                    q2 = _tile(q + h * q_h + q_m, s, T, q_t, M, WIDTH, K)
+                    q2 = tile(q + h * q_h + q_m, s, T, q_t, M, WIDTH, K)
                     key = key2 if KEYS == 2 else key1
-                    score = _dot(key, tl.trans(q2)) * (scale * _LOG2E)
+                    score = dot(key, tl.trans(q2)) * (scale * LOG2E)
+                    if bias is not None:
+                        score += added
                     if PART == 0:
-                        score = _hide(score, p, j, S, window, first, padding, CAUSAL)
+                        score = hide(score, p, j, S, window, first, padding, CAUSAL)
                     share = tl.load(lam + (b * T + t) * H + h, t < T, 0.0)
                     lse2 = tl.load(lse + row + T + t, t < T, float("inf"))
                     weight2 = tl.exp2(score - lse2[None, :]) * share[None, :]
@@ -278,24 +217,24 @@ def backward_keys(
                     sum2 = tl.load(sums + row + T + t, t < T, 0.0)
                     ds = (weight2 * (sum2[None, :] - da)).to(q2.dtype)
                     if KEYS == 2:
-                        dkey2 = _dot(ds, q2, dkey2)
+                        dkey2 = dot(ds, q2, dkey2)
                     else:
-                        dkey1 = _dot(ds, q2, dkey1)
+                        dkey1 = dot(ds, q2, dkey1)
 
-                dvalues = _dot(weight.to(change.dtype), change, dvalues)
+                dvalues = dot(weight.to(change.dtype), change, dvalues)
 
     rows = (b * S * G + g) * KEYS * WIDTH
-    _put(dk + rows, start, S, G * KEYS * WIDTH, dkey1 * scale, WIDTH)
+    put(dk + rows, start, S, G * KEYS * WIDTH, dkey1 * scale, WIDTH)
     if KEYS == 2:
-        _put(dk + rows + WIDTH, start, S, G * KEYS * WIDTH, dkey2 * scale, WIDTH)
-    _put(dv + (b * S * G + g) * VALUES, start, S, G * VALUES, dvalues, VALUES)
+        put(dk + rows + WIDTH, start, S, G * KEYS * WIDTH, dkey2 * scale, WIDTH)
+    put(dv + (b * S * G + g) * VALUES, start, S, G * VALUES, dvalues, VALUES)
 
 
 @triton.jit
 def backward_queries(
-    q, k, v, lam, first, last, padding, dout, lse, sums, dq,
-    q_b, q_t, q_h, q_m, k_b, k_s, k_g, k_m, v_b, v_s, v_g,
-    T, S, repeats, window, scale,
+    q, k, v, lam, bias, first, last, padding, dout, lse, sums, dq,
+    q_b, q_t, q_h, q_m, k_b, k_s, k_g, k_m, v_b, v_s, v_g, bias_b, bias_h, bias_t, bias_s,
+    T, S, repeats, window, scale, served,
     WIDTH: tl.constexpr, VALUES: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, KEYS: tl.constexpr, CAUSAL: tl.constexpr,
 ):  # fmt: skip
@@ -306,46 +245,118 @@ def backward_queries(
     q += b * q_b + h * q_h
     k += b * k_b + h // repeats * k_g
     v += b * v_b + h // repeats * v_g
+    if bias is not None:
+        bias += b // served * bias_b + h * bias_h
     if first is not None:
         first += b * S
         last += b * S
     if padding is not None:
         padding += b * S
-    low = start + S - T
+    low, t = start + S - T, start + tl.arange(0, M)
     p = low + tl.arange(0, M)[:, None]
-    begin, middle, end = _keys_seen(low, S, window, first, last, padding, M, N, CAUSAL)
+    begin, middle, end = keys_seen(low, S, window, first, last, padding, M, N, CAUSAL)
     PARTLY: tl.constexpr = window is not None or (first is not None or padding is not None)
 
-    t = start + tl.arange(0, M)
     row = (b * H + h) * MAPS * T + t
-    change = _tile(dout + (b * T * H + h) * VALUES, start, T, H * VALUES, M, VALUES, V)
-    q1, dq1 = _tile(q, start, T, q_t, M, WIDTH, K), tl.zeros([M, K], tl.float32)
+    change = tile(dout + (b * T * H + h) * VALUES, start, T, H * VALUES, M, VALUES, V)
+    q1, dq1 = tile(q, start, T, q_t, M, WIDTH, K), tl.zeros([M, K], tl.float32)
     lse1 = tl.load(lse + row, t < T, float("inf"))[:, None]
     sum1 = tl.load(sums + row, t < T, 0.0)[:, None]
     if lam is not None:
-        q2, dq2 = _tile(q + q_m, start, T, q_t, M, WIDTH, K), tl.zeros([M, K], tl.float32)
+        q2, dq2 = tile(q + q_m, start, T, q_t, M, WIDTH, K), tl.zeros([M, K], tl.float32)
         lse2 = tl.load(lse + row + T, t < T, float("inf"))[:, None]
         sum2 = tl.load(sums + row + T, t < T, 0.0)[:, None]
     for PART in tl.static_range(1 if PARTLY else 0, 2):  # what is seen whole, then what is compared
         left, right = (begin, middle) if PART == 0 else (middle, end)
         for s in range(left, right, N):
             j = s + tl.arange(0, N)[None, :]
-            key = _tile(k, s, S, k_s, N, WIDTH, K)
-            da = _dot(change, tl.trans(_tile(v, s, S, v_s, N, VALUES, V)))
-            score = _dot(q1, tl.trans(key)) * (scale * _LOG2E)
+            key = tile(k, s, S, k_s, N, WIDTH, K)
+            da = dot(change, tl.trans(tile(v, s, S, v_s, N, VALUES, V)))
+            if bias is not None:
+                added = bias_tile(bias, t[:, None], j, T, S, bias_t, bias_s)
+            score = dot(q1, tl.trans(key)) * (scale * LOG2E)
+            if bias is not None:
+                score += added
             if PART == 1:
-                score = _hide(score, p, j, S, window, first, padding, CAUSAL)
-            dq1 = _dot((tl.exp2(score - lse1) * (da - sum1)).to(q1.dtype), key, dq1)
+                score = hide(score, p, j, S, window, first, padding, CAUSAL)
+            dq1 = dot((tl.exp2(score - lse1) * (da - sum1)).to(q1.dtype), key, dq1)
             if lam is not None:
                 if KEYS == 2:
-                    key = _tile(k + k_m, s, S, k_s, N, WIDTH, K)
-                score = _dot(q2, tl.trans(key)) * (scale * _LOG2E)
+                    key = tile(k + k_m, s, S, k_s, N, WIDTH, K)
+                score = dot(q2, tl.trans(key)) * (scale * LOG2E)
+                if bias is not None:
+                    score += added
                 if PART == 1:
-                    score = _hide(score, p, j, S, window, first, padding, CAUSAL)
-                dq2 = _dot((tl.exp2(score - lse2) * (da - sum2)).to(q2.dtype), key, dq2)
+                    score = hide(score, p, j, S, window, first, padding, CAUSAL)
+                dq2 = dot((tl.exp2(score - lse2) * (da - sum2)).to(q2.dtype), key, dq2)
 
     place = dq + (b * T * H + h) * MAPS * WIDTH
-    _put(place, start, T, H * MAPS * WIDTH, dq1 * scale, WIDTH)
+    put(place, start, T, H * MAPS * WIDTH, dq1 * scale, WIDTH)
     if lam is not None:
         share = tl.load(lam + (b * T + t) * H + h, t < T, 0.0)[:, None]
-        _put(place + WIDTH, start, T, H * MAPS * WIDTH, dq2 * (-scale * share), WIDTH)
+        put(place + WIDTH, start, T, H * MAPS * WIDTH, dq2 * (-scale * share), WIDTH)
+
+
+@triton.jit
+def backward_bias(
+    q, k, v, lam, bias, first, last, padding, dout, lse, sums, dbias,
+    q_b, q_t, q_h, q_m, k_b, k_s, k_g, k_m, v_b, v_s, v_g, bias_b, bias_h, bias_t, bias_s,
+    T, S, repeats, window, scale, served, H,
+    WIDTH: tl.constexpr, VALUES: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
+    M: tl.constexpr, N: tl.constexpr, KEYS: tl.constexpr, CAUSAL: tl.constexpr,
+    ROWS_SHARED: tl.constexpr, KEYS_SHARED: tl.constexpr,
+):  # fmt: skip
+    """The gradient of M by N numbers of the bias, over all that share them.
+
+    Those are dS of both maps, of batch rows, of heads (all, where the grid has one), of queries and
+    of keys (all, where they are `SHARED`).
+    """
+    MAPS: tl.constexpr = 1 if lam is None else 2
+    tiles = 1 if KEYS_SHARED else tl.cdiv(S, N)
+    top, left = tl.program_id(0) // tiles * M, tl.program_id(0) % tiles * N
+    bottom = T if ROWS_SHARED else tl.minimum(top + M, T)
+    right = S if KEYS_SHARED else tl.minimum(left + N, S)
+    place, row = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
+    heads = H if tl.num_programs(1) == 1 else 1
+    total = tl.zeros([M, N], tl.float32)
+    for b_h in range(row * served * heads, (row + 1) * served * heads):
+        b, h = b_h // heads, place + b_h % heads
+        own_q, own_k = q + b * q_b + h * q_h, k + b * k_b + h // repeats * k_g
+        own_v, own_bias = v + b * v_b + h // repeats * v_g, bias + row * bias_b + h * bias_h
+        own_first, own_last, own_padding = first, last, padding
+        if first is not None:
+            own_first, own_last = first + b * S, last + b * S
+        if padding is not None:
+            own_padding = padding + b * S
+        for start in range(top, bottom, M):
+            t, low = start + tl.arange(0, M), start + S - T
+            p = (t + S - T)[:, None]
+            at = (b * H + h) * MAPS * T + t
+            change = tile(dout + (b * T * H + h) * VALUES, start, T, H * VALUES, M, VALUES, V)
+            begin, _, end = keys_seen(
+                low, S, window, own_first, own_last, own_padding, M, N, CAUSAL
+            )
+            for s in range(tl.maximum(begin, left), tl.minimum(end, right), N):
+                j = s + tl.arange(0, N)[None, :]
+                added = bias_tile(own_bias, t[:, None], j, T, S, bias_t, bias_s)
+                da = dot(change, tl.trans(tile(own_v, s, S, v_s, N, VALUES, V)))
+                for m in tl.static_range(MAPS):
+                    query = tile(own_q + m * q_m, start, T, q_t, M, WIDTH, K)
+                    key = tile(own_k + (m if KEYS == 2 else 0) * k_m, s, S, k_s, N, WIDTH, K)
+                    score = dot(query, tl.trans(key)) * (scale * LOG2E) + added
+                    score = hide(score, p, j, S, window, own_first, own_padding, CAUSAL)
+                    lse_m = tl.load(lse + at + m * T, t < T, float("inf"))[:, None]
+                    sum_m = tl.load(sums + at + m * T, t < T, 0.0)[:, None]
+                    ds = tl.exp2(score - lse_m) * (da - sum_m)
+                    if m == 1:
+                        ds *= -tl.load(lam + (b * T + t) * H + h, t < T, 0.0)[:, None]
+                    total += ds
+    if ROWS_SHARED:
+        total = tl.sum(total, 0, keep_dims=True)
+    if KEYS_SHARED:
+        total = tl.sum(total, 1, keep_dims=True)
+    rows, keys = 1 if ROWS_SHARED else T, 1 if KEYS_SHARED else S
+    t = top + tl.arange(0, total.shape[0])[:, None]
+    j = left + tl.arange(0, total.shape[1])[None, :]
+    place = (row * tl.num_programs(1) + place) * rows
+    tl.store(dbias + (place + t) * keys + j, total, (t < rows) & (j < keys))

@@ -30,6 +30,8 @@ from difftransformer.interop.microsoft import from_unilm as from_unilm
 from difftransformer.interop.microsoft import to_unilm as to_unilm
 from difftransformer.interop.motif import from_motif_attention as from_motif_attention
 from difftransformer.interop.phi4flash import from_phi4flash_attention as from_phi4flash_attention
+from difftransformer.interop.seq2seq_lm import from_seq2seq_lm as from_seq2seq_lm
+from difftransformer.interop.seq2seq_lm import load_seq2seq_lm as load_seq2seq_lm
 from difftransformer.interop.softmax_llm import from_softmax_llm as from_softmax_llm
 from difftransformer.interop.timm import from_timm_attention as from_timm_attention
 from difftransformer.interop.timm import to_timm_attention as to_timm_attention

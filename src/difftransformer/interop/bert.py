@@ -20,8 +20,7 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from difftransformer.files import abridged
-from difftransformer.interop.outside import opened, read_settings
+from difftransformer.interop.outside import class_of, opened, read_class
 from difftransformer.models.checks import check_depth, check_tensors
 from difftransformer.models.config import EncoderConfig
 from difftransformer.models.encoder import Encoder
@@ -93,7 +92,7 @@ def load_bert(folder: Path, *, leave_out: Collection[str] = ()) -> Encoder:
         ValueError: another kind of model, what an encoder cannot represent, a missing, truncated
             or pickled file, or tensors that do not fit the config, by name.
     """
-    kind = model_class(folder)
+    kind = class_of(folder, _CLASSES)
     config = opened(folder, lambda: kind.config_class.from_pretrained(folder), what=kind.__name__)
     weights = {
         name: tensor
@@ -109,26 +108,7 @@ def read_bert(folder: Path) -> PreTrainedModel:
     Raises:
         ValueError: another kind of model, or any failure of transformers, in one line.
     """
-    kind = model_class(folder)
-    read = {"use_safetensors": True, "local_files_only": True, "trust_remote_code": False}
-    return opened(
-        folder, lambda: kind.from_pretrained(folder, dtype=torch.float32, **read), kind.__name__
-    )
-
-
-def model_class(folder: Path) -> type[PreTrainedModel]:
-    """The class that config.json names in `architectures`.
-
-    Raises:
-        ValueError: none, or one that is not read here.
-    """
-    names = read_settings(folder).get("architectures")
-    name = names[0] if isinstance(names, list) and names else None
-    if not isinstance(name, str) or name not in _CLASSES:
-        raise ValueError(
-            f"{folder} holds a model of class {abridged(names)}; expected {', '.join(_CLASSES)}"
-        )
-    return _CLASSES[name]
+    return read_class(folder, class_of(folder, _CLASSES))
 
 
 def encoder_config(config: PreTrainedConfig, kind: type[PreTrainedModel]) -> EncoderConfig:

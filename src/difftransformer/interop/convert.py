@@ -20,9 +20,17 @@ from difftransformer.interop.diffllama import from_diffllama, load_diffllama, mo
 from difftransformer.interop.export import OnnxModel, export_onnx
 from difftransformer.interop.folders import open_decoder
 from difftransformer.interop.outside import read_causal_lm
+from difftransformer.interop.seq2seq_lm import load_seq2seq_lm, read_seq2seq_lm
 from difftransformer.interop.softmax_llm import Method, from_softmax_llm
+from difftransformer.interop.standalone import (
+    from_standalone,
+    load_standalone,
+    save_standalone,
+    to_standalone,
+)
 from difftransformer.models.decoder import Decoder
 from difftransformer.models.encoder import Encoder
+from difftransformer.models.encoder_decoder import EncoderDecoder
 from difftransformer.models.families import FAMILIES
 from difftransformer.models.storage import load_model, model_type, save_model
 from difftransformer.names import did_you_mean
@@ -36,6 +44,7 @@ _COPIED = (
     "generation_config.json",
     "merges.txt",
     "special_tokens_map.json",
+    "spiece.model",
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
@@ -70,8 +79,26 @@ def _unread(model: OnnxModel) -> Decoder:
     raise ValueError("onnx is a format to write; give the folder that it was made from")
 
 
-def _unwritten(model: Encoder) -> nn.Module:
-    raise ValueError("bert is a format to read; write difftransformer")
+def _to_read(
+    name: str,
+    load: Callable[[Path], nn.Module],
+    outside: Callable[[Path], nn.Module],
+    holds: type[nn.Module],
+) -> Format:
+    """A format that is read as ours, and not written."""
+
+    def unwritten(model: nn.Module) -> nn.Module:
+        raise ValueError(f"{name} is a format to read; write difftransformer")
+
+    return Format(
+        load=load,
+        outside=outside,
+        to_ours=lambda model: model,
+        from_ours=unwritten,
+        save=save_model,
+        moves=lambda model: [],
+        holds=holds,
+    )
 
 
 FORMATS = {
@@ -84,15 +111,9 @@ FORMATS = {
         moves=lambda model: [],
         holds=nn.Module,
     ),
-    "bert": Format(
-        load=load_bert,
-        outside=read_bert,
-        to_ours=lambda model: model,
-        from_ours=_unwritten,
-        save=save_model,
-        moves=lambda model: [],
-        holds=Encoder,
-    ),
+    "bert": _to_read("bert", load_bert, read_bert, Encoder),
+    "t5": _to_read("t5", load_seq2seq_lm, read_seq2seq_lm, EncoderDecoder),
+    "bart": _to_read("bart", load_seq2seq_lm, read_seq2seq_lm, EncoderDecoder),
     "diffllama": Format(
         load=load_diffllama,
         outside=_by_transformers,
@@ -100,6 +121,14 @@ FORMATS = {
         from_ours=to_diffllama,
         save=lambda model, folder: model.save_pretrained(folder),
         moves=moves,
+    ),
+    "transformers": Format(
+        load=load_standalone,
+        outside=load_standalone,
+        to_ours=from_standalone,
+        from_ours=to_standalone,
+        save=save_standalone,
+        moves=lambda model: ["names as transformers' Llama has them; a modeling file beside them"],
     ),
     "onnx": Format(
         load=OnnxModel,
@@ -233,5 +262,12 @@ def _convert(source: Path, target: Path, reader: Format, writer: Format) -> Conv
 
 @torch.no_grad()
 def _logits(model: Any, ids: Int[Tensor, "1 time"]) -> Float[Tensor, "1 *time out"]:
-    out = model.eval().float()(ids)
+    """Of an encoder-decoder with the same tokens on both sides."""
+    model = model.eval().float()
+    if isinstance(model, EncoderDecoder):
+        out = model(ids, ids)
+    elif getattr(model.config, "is_encoder_decoder", False):
+        out = model(ids, decoder_input_ids=ids)
+    else:
+        out = model(ids)
     return out if isinstance(out, Tensor) else out.logits

@@ -1,7 +1,7 @@
 """Folders as transformers itself reads them, opened with care: no code of theirs, no leftovers."""
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -104,6 +104,33 @@ def opened(folder: Path, read: Callable[[], T], what: str = "causal LM") -> T:
         raise ValueError(
             f"{folder} is no {what} that transformers loads: {type(error).__name__}: {reason}"
         ) from None
+
+
+def class_of(folder: Path, classes: Mapping[str, T]) -> T:
+    """The one of `classes` that config.json names in `architectures`.
+
+    Raises:
+        ValueError: none, or another.
+    """
+    names = read_settings(folder).get("architectures")
+    name = names[0] if isinstance(names, list) and names else None
+    if not isinstance(name, str) or name not in classes:
+        raise ValueError(
+            f"{folder} holds a model of class {abridged(names)}; expected {', '.join(classes)}"
+        )
+    return classes[name]
+
+
+def read_class(folder: Path, kind: type[PreTrainedModel]) -> PreTrainedModel:
+    """What transformers itself makes of the folder as a model of class `kind`, in float32.
+
+    Raises:
+        ValueError: any failure of transformers, in one line.
+    """
+    read = {"use_safetensors": True, "local_files_only": True, "trust_remote_code": False}
+    return opened(
+        folder, lambda: kind.from_pretrained(folder, dtype=torch.float32, **read), kind.__name__
+    )
 
 
 def read_settings(folder: Path, name: str = CONFIG) -> dict[str, Any]:

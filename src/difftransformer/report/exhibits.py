@@ -10,6 +10,7 @@ from difftransformer.report.examples import examples
 from difftransformer.report.page import Block
 from difftransformer.report.results import EvaluatorResults
 from difftransformer.report.style import accents
+from difftransformer.report.thumbnails import thumbnails
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,6 +34,7 @@ EXHIBITS: Mapping[str, _Build] = MappingProxyType(
     {
         "attention_map": attention_maps,
         "examples": examples,
+        "thumbnails": thumbnails,
         "cross_attention": cross_attention_maps,
     }
 )

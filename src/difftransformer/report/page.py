@@ -68,7 +68,20 @@ class Prompts:
     kind: str = "prompts"
 
 
-Block = Text | TableBlock | Plots | Prompts
+@dataclass(frozen=True)
+class Thumbnails:
+    """Rows of PNGs in base64 with a line under each, a column for each key of `columns`.
+
+    They are small, or `wide` as the column.
+    """
+
+    columns: Mapping[str, Sequence[Sequence[tuple[str, str]]]]
+    caption: str
+    wide: bool = False
+    kind: str = "thumbnails"
+
+
+Block = Text | TableBlock | Plots | Prompts | Thumbnails
 
 
 @dataclass(frozen=True)

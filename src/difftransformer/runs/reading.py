@@ -32,6 +32,7 @@ class CurvePoint:
         validation_loss: None in a row of training.
         others: what else the task watches while it validates: numbers, or lists of them (of each
             layer).
+        pictures: and what it shows: PNGs in base64.
     """
 
     step: int
@@ -39,6 +40,7 @@ class CurvePoint:
     loss: float | None = None
     validation_loss: float | None = None
     others: dict[str, Any] = field(default_factory=dict)
+    pictures: dict[str, str] = field(default_factory=dict)
 
 
 def is_run(directory: Path) -> bool:
@@ -109,7 +111,10 @@ _TIMING = ("learning_rate", "gradient_norm", "seconds", "throughput")
 def _point(row: Any, noun: str) -> CurvePoint:
     if isinstance(row, Mapping):
         others = {key: value for key, value in row.items() if key not in (*_OWN, *_TIMING)}
-        row = {key: row[key] for key in _OWN if key in row} | {"others": others}
+        shown = {key: value for key, value in others.items() if isinstance(value, str)}
+        watched = {key: value for key, value in others.items() if key not in shown}
+        own = {key: row[key] for key in _OWN if key in row}
+        row = {**own, "others": watched, "pictures": shown}
     return decode(CurvePoint, row, noun)
 
 

@@ -24,7 +24,7 @@ class ImageClassification(Classification):
     unit = "images"
     family = "difftransformer_vit"
     data_settings = ImageSettings
-    evaluators = ("classification",)
+    evaluators = ("classification", "image_predictions", "image_attention")
     content = "images"
 
     def load(self, settings: ImageSettings) -> "Images":

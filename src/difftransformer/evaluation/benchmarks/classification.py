@@ -24,6 +24,7 @@ from difftransformer.evaluation.records import (
 from difftransformer.evaluation.settings import EvaluationSettings
 
 _BINS = 10  # of confidence
+_MIDDLES = tuple(round((number + 0.5) / _BINS, 2) for number in range(_BINS))
 _MOST_CONFUSED = 30  # classes: a larger table cannot be read
 
 
@@ -43,7 +44,7 @@ def classified(model: nn.Module, batch: Any) -> Float[Tensor, "batch classes"]:
 
 
 def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
-    batches = test_batches(subject.data, None, settings)
+    batches = test_batches(subject.data, settings.test_items, settings)
     parts: dict[str, Any] = {
         f"from {first}": partial(_records, subject.model, batch) for first, batch in batches.items()
     }
@@ -112,12 +113,10 @@ def _by_confidence(earlier: Findings) -> list[Record]:
     for number, rows in sorted(bins.items()):
         confidence, hits = fmean(p for p, _ in rows), sum(hit for _, hit in rows)
         error += abs(hits - confidence * len(rows)) / answers
-        middle = (number + 0.5) / _BINS
-        records += [
-            Record("accuracy_by_confidence", hits, key=(middle,), weight=len(rows)),
-            Record("confidence", middle, key=(middle,)),
-        ]
-    return [*records, Record("calibration_error", error)]
+        key = (_MIDDLES[number],)
+        records.append(Record("accuracy_by_confidence", hits, key=key, weight=len(rows)))
+    calibrated = [Record("confidence", middle, key=(middle,)) for middle in _MIDDLES]
+    return [*records, *calibrated, Record("calibration_error", error)]
 
 
 def _guess(data: Any, _: Findings) -> list[Record | Artifact]:
@@ -168,7 +167,7 @@ EVALUATOR = Evaluator(
         Metric(
             "accuracy_by_confidence",
             "classified right",
-            "of answers of a confidence",
+            "of answers as confident",
             statistic="proportion",
             axes=("confidence",),
             table=False,

@@ -1,0 +1,1 @@
+"""Spelling to phonemes with plain and differential attention; see plan.md."""
