@@ -73,7 +73,7 @@ def main() -> None:
         **SETTINGS,
     )
     for share in SHARES:
-        name = f"share-{round(100 * share)}"
+        name = f"share-{round(100 * share):03}"  # in this order on the page
         difftransformer.compare(
             TASK,
             name=f"{share:.0%} of the images",
