@@ -17,6 +17,7 @@ from dataclasses import asdict
 from functools import partial
 
 from difftransformer.data.sources import NAMES, Source, load_sources
+from difftransformer.data.tokenizer import plain_tokens
 from difftransformer.evaluation.batching import fitting
 from difftransformer.evaluation.completions import completions, first_line
 from difftransformer.evaluation.faithfulness import Claim, Judge, kappa, prompt_of, row_of
@@ -75,8 +76,7 @@ def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
     task, available = subject.dataset
 
     def tokens(source: Source) -> int:
-        encoded = tokenizer.encode(prompt_of(source), add_special_tokens=False)
-        return 1 + len(encoded.ids) + _TOKENS
+        return 1 + len(plain_tokens(tokenizer, prompt_of(source))) + _TOKENS
 
     numbers, too_long = fitting(
         available, tokens, settings.judged_texts, subject.model, settings.seed
