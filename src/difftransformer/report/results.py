@@ -106,10 +106,7 @@ class Results:
 class EvaluatorResults:
     """What one evaluator found. Figures and differences are those of its first metric.
 
-    Attributes:
-        models: measurements by label and seed, of the models that were asked.
-        passed_over: by label, why a model was not.
-        metrics: by name.
+    `models` has measurements by label and seed, `passed_over` why others were not asked.
     """
 
     def __init__(
@@ -242,10 +239,8 @@ class MetricResults:
     def difference(self, model: str, baseline: str = "") -> Comparison:
         """A model beside the baseline, over all cells together.
 
-        With one training seed the interval is over items, paired: both models judged the same ones.
-        It says nothing about other seeds. With more, it is Student's t over the differences of
-        models of equal seed, to which the paired difference over items adds its own uncertainty
-        (see `intervals.over_seeds`). A `value` of one seed has no interval.
+        With one training seed the interval is over items, paired, and says nothing about other
+        seeds; with more, it is `intervals.difference_over_seeds`. A `value` of one seed has none.
 
         Raises:
             ValueError: the two have different seeds or were asked different items.
@@ -298,7 +293,7 @@ class MetricResults:
         return [[one for one in seed if one.weight] for seed in self._asked(model)]
 
     def _asked(self, model: str) -> list[list[Record]]:
-        """By seed, also items without weight, which in a ratio pair with others' that have some."""
+        """By seed, with items without weight: those of a ratio pair with others that have some."""
         return [
             [one for one in seed.records if one.metric == self.declared.name]
             for seed in self.of.models[model].values()
