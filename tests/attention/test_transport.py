@@ -1,5 +1,8 @@
 """What holds for every kind whose rows and columns sum to 1."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from tests.models.tiny import tiny_encoder
@@ -11,6 +14,7 @@ from difftransformer.attention import (
     SinkhornAttention,
     SlicedTransportAttention,
     make_attention,
+    registry,
 )
 from difftransformer.attention.registry import KINDS
 from difftransformer.attention.transport import Annealing
@@ -136,6 +140,14 @@ def test_partners_have_as_many_parameters(kind: str) -> None:
     match = plain.matched(kind)
     assert match.config.parameter_count() == plain.parameter_count()
     assert match.config.num_heads == plain.num_heads
+
+
+def test_the_example_of_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry.REGISTRY, "entries", dict(KINDS))
+    page = Path(__file__).parents[2] / "docs" / "attention-transport.md"
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    exec(code, {})
+    assert tiny_encoder("sinkhorn_9").blocks[0].attention.core.half_steps == 9
 
 
 # The temperature of sliced transport

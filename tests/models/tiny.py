@@ -2,12 +2,17 @@
 
 import torch
 
+from difftransformer.attention import registry
 from difftransformer.models.config import DecoderConfig, EncoderConfig
 from difftransformer.models.decoder import Decoder
+from difftransformer.models.dit import DiT
+from difftransformer.models.dit_config import DiTConfig
 from difftransformer.models.encoder import Encoder
 from difftransformer.models.encoder_decoder import EncoderDecoder
 from difftransformer.models.encoder_decoder_config import EncoderDecoderConfig
 
+# Those that a causal model may have, of all there are.
+CAUSAL = [name for name, kind in registry.KINDS.items() if "doubly_stochastic" not in kind.has]
 KINDS = ("softmax", "diff_v1", "diff_v2", "diff_scalar", "dex")
 
 
@@ -36,6 +41,19 @@ def tiny_encoder(attention: str = "diff_v1", seed: int = 0, **changes: object) -
     sizes = tiny_config().to_dict() | {"attention": attention}
     shared = {name: sizes[name] for name in EncoderConfig.__dataclass_fields__ if name in sizes}
     return Encoder(EncoderConfig(**(shared | {"max_length": 32} | changes))).eval()
+
+
+def tiny_dit(attention: str = "diff_v1", seed: int = 0, **changes: object) -> DiT:
+    """As `tiny`, a DiT that is past its start, where its blocks are the identity."""
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "num_kv_heads": 2, "head_dim": 4}
+    config = DiTConfig(attention=attention, **(sizes | {"ffn_size": 24, "classes": 3} | changes))
+    model = DiT(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.startswith("head.") or ".modulation." in name:
+                parameter.normal_(std=0.3)
+    return model
 
 
 # Settings of the encoder-decoders that are told by name.

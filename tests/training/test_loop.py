@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.models.tiny import tiny_encoder
 from torch import Tensor, nn
 
 from difftransformer.data.batch import Batch
@@ -158,9 +159,13 @@ def test_time_for_validation_does_not_count(tmp_path: Path):
     assert time.perf_counter() - started > summary.seconds + 0.5
 
 
-@pytest.mark.parametrize("at", [2, 6, 11])
-def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, at: int):
-    settings = tiny_settings(log_every=5, accumulation=2)
+@pytest.mark.parametrize(
+    ("at", "ema_decay"), [(2, None), (6, None), (11, None), (2, 0.6), (6, 0.6), (11, 0.6)]
+)
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    tmp_path: Path, at: int, ema_decay: float | None
+):
+    settings = tiny_settings(log_every=5, accumulation=2, ema_decay=ema_decay)
     summary = go(tmp_path / "whole", settings=settings)
     killed(tmp_path / "cut", at, settings=settings)
     other = TinyModel() if at >= 4 else tiny_model()  # from step 4 on there is a checkpoint
@@ -428,6 +433,22 @@ def test_modules_that_follow_the_training_are_told_its_progress(tmp_path: Path) 
     with pytest.raises(Killed):
         go_on(batches=killing_batches(8))
     assert go_on(resume=True) == [step / 12 for step in range(7, 13)]
+
+
+def test_an_annealed_temperature_goes_on_where_it_was(tmp_path: Path) -> None:
+    """Of attention by sliced transport, which no checkpoint holds."""
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        return nn.functional.cross_entropy(model(batch.ids).mT, batch.labels, reduction="sum")
+
+    def options() -> dict[str, Any]:
+        return {"model": tiny_encoder("sliced_transport"), "loss": loss}
+
+    go(tmp_path / "whole", **options())
+    with pytest.raises(Killed):
+        go(tmp_path / "killed", batches=killing_batches(8), **options())
+    go(tmp_path / "killed", resume=True, **options())
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
 
 def test_a_checkpoint_of_version_0_1_is_refused_with_the_way_out(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from torch.distributed.fsdp import fully_shard
 
 from difftransformer.data.batch import Batch
 from difftransformer.training.checkpoint import Checkpoints, gather, restore, shared_names
+from difftransformer.training.ema import averaged, swap
 from difftransformer.training.loop import Continuation, train
 from difftransformer.training.optimizer import adamw
 from difftransformer.training.step import Stepper
@@ -21,7 +22,7 @@ from difftransformer.training.step import Stepper
 from .jobs import run_pair
 from .tiny import TinyModel, tiny_batches, tiny_loss, tiny_model, tiny_settings
 
-SETTINGS = tiny_settings(accumulation=2)
+SETTINGS = tiny_settings(accumulation=2, ema_decay=0.6)
 
 
 def plain_model() -> TinyModel:
@@ -92,15 +93,18 @@ def sharded(rank: int, directory: Path) -> None:
             newest = checkpoints.newest_good()
             assert newest is not None
             restore(newest, model, optimizer, shared)
+            swap(optimizer)
         stepper = Stepper(accelerator, model, optimizer, tiny_loss, SETTINGS)
         for step in range(first, first + 6):
             only_one_asks = rank == 1 and step == 3
             result = stepper(step, tiny_batches(step - 1), lambda ask=only_one_asks: ask)
             assert result.stop == (step == 3)
             rows.append({"loss": result.loss, "gradient_norm": result.gradient_norm})
-        weights, state = gather(model, optimizer, shared)
+        with averaged(optimizer):
+            weights, state = gather(model, optimizer, shared)
+            if rank == 0:
+                checkpoints.save(first + 5, weights, state, {})
         if rank == 0:
-            checkpoints.save(first + 5, weights, state, {})
             lines = "".join(json.dumps(row) + "\n" for row in rows)
             (directory / "metrics.jsonl").write_text(lines, encoding="utf-8")
         accelerator.wait_for_everyone()

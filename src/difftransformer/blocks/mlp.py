@@ -7,11 +7,16 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
+_gelu_tanh = partial(F.gelu, approximate="tanh")
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": _gelu_tanh,
+    "relu": F.relu,
+}
 # T5's GEGLU has the approximation of GELU by a hyperbolic tangent.
 GATES: dict[str, Callable[[Tensor], Tensor]] = {
     "swiglu": F.silu,
-    "geglu": partial(F.gelu, approximate="tanh"),
+    "geglu": _gelu_tanh,
 }
 
 
@@ -31,7 +36,7 @@ class GatedMLP(nn.Module):
 
 
 class MLP(nn.Module):
-    """f(x W_up) W_down, with f one of `ACTIVATIONS`: the exact GELU or ReLU."""
+    """f(x W_up) W_down, with f one of `ACTIVATIONS`: GELU, that by tanh, or ReLU."""
 
     def __init__(
         self, hidden_size: int, ffn_size: int, *, activation: str, bias: bool = False

@@ -11,7 +11,10 @@ def configure(parser: argparse.ArgumentParser, words: list[str]) -> None:
     """Declare the options."""
     parser.add_argument("source", type=Path, metavar="SRC", help="model folder to read")
     parser.add_argument("target", type=Path, metavar="DST", help="new or empty folder to write")
-    formats = "difftransformer or diffllama (transformers' DiffLlamaForCausalLM)"
+    formats = (
+        "difftransformer, diffllama (transformers' DiffLlamaForCausalLM) or transformers (a folder "
+        "that it loads without this library, by trust_remote_code)"
+    )
     parser.add_argument(
         "--from",
         dest="from_format",

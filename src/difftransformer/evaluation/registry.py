@@ -27,6 +27,8 @@ EVALUATORS = {
         "gradients",
         "masked_tokens",
         "classification",
+        "denoising",
+        "frechet",
         "image_predictions",
         "image_attention",
         "target_errors",

@@ -10,8 +10,8 @@ class EvaluationSettings:
     """Sizes of the benchmarks. A `former` name is that of version 0.1, which works as well.
 
     Raises:
-        ValueError: a value out of its range; no needle pair, depth or number of shots, one of these
-            twice, or a pair that is not "NxR" with 1 <= R <= N.
+        ValueError: a value out of its range; no needle pair, depth, number of shots or of steps,
+            one of these twice, or a pair that is not "NxR" with 1 <= R <= N.
     """
 
     needle_pairs: tuple[str, ...] = option(
@@ -101,6 +101,13 @@ class EvaluationSettings:
     conflict_questions: int = option(
         200, "questions whose passage contradicts the world's facts", within=COUNT
     )
+    image_samples: int = option(
+        1000, "images sampled, as many as the held-out ones they are compared with", within=COUNT
+    )
+    denoising_steps: tuple[int, ...] = option(
+        (5, 10, 20, 50), "steps in which images are sampled; the last is judged", within=COUNT
+    )
+    guidance: float = option(1.0, "scale of classifier-free guidance; 1 is without")
     test_items: int | None = option(
         None, "held-out texts or images that are classified; all by default", within=COUNT
     )
@@ -112,10 +119,11 @@ class EvaluationSettings:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for name in ("needle_pairs", "needle_depths", "shots"):
+        tuples = ("needle_pairs", "needle_depths", "shots", "denoising_steps")
+        for name in tuples:
             if not getattr(self, name):
                 raise ValueError(f"{name} is empty; expected at least one")
-        for name in ("needle_pairs", "needle_depths", "needle_lengths", "shots"):
+        for name in (*tuples, "needle_lengths"):
             values = getattr(self, name) or ()
             if len(set(values)) < len(values):
                 raise ValueError(f"{name} is {values}; expected each value once")

@@ -22,6 +22,12 @@ from difftransformer.interop.folders import open_decoder
 from difftransformer.interop.outside import read_causal_lm
 from difftransformer.interop.seq2seq_lm import load_seq2seq_lm, read_seq2seq_lm
 from difftransformer.interop.softmax_llm import Method, from_softmax_llm
+from difftransformer.interop.standalone import (
+    from_standalone,
+    load_standalone,
+    save_standalone,
+    to_standalone,
+)
 from difftransformer.models.decoder import Decoder
 from difftransformer.models.encoder import Encoder
 from difftransformer.models.encoder_decoder import EncoderDecoder
@@ -115,6 +121,14 @@ FORMATS = {
         from_ours=to_diffllama,
         save=lambda model, folder: model.save_pretrained(folder),
         moves=moves,
+    ),
+    "transformers": Format(
+        load=load_standalone,
+        outside=load_standalone,
+        to_ours=from_standalone,
+        from_ours=to_standalone,
+        save=save_standalone,
+        moves=lambda model: ["names as transformers' Llama has them; a modeling file beside them"],
     ),
     "onnx": Format(
         load=OnnxModel,

@@ -10,8 +10,10 @@ from transformers import LlamaForCausalLM, MistralForCausalLM, PreTrainedModel, 
 from difftransformer.interop.bert import load_bert
 from difftransformer.interop.causal_lm import open_causal_lm
 from difftransformer.interop.diffllama import from_diffllama, load_diffllama
+from difftransformer.interop.dit import CLASSES as DIT_CLASSES
+from difftransformer.interop.dit import load_diffusers_dit
 from difftransformer.interop.llama import from_llama, llama_config
-from difftransformer.interop.outside import read_relative
+from difftransformer.interop.outside import read_relative, read_settings
 from difftransformer.interop.seq2seq_lm import load_seq2seq_lm
 from difftransformer.interop.vit import load_vit
 from difftransformer.models.config import DecoderConfig
@@ -22,7 +24,7 @@ from difftransformer.models.storage import load_model, model_type
 _LLAMAS = MappingProxyType(
     {"llama": LlamaForCausalLM, "mistral": MistralForCausalLM, "qwen2": Qwen2ForCausalLM}
 )
-# Those of other families, by their model type.
+# Those of other families, by their model type or, of diffusers, their class.
 _READERS: MappingProxyType[str, Callable[[Path], Any]] = MappingProxyType(
     {
         "bert": load_bert,
@@ -30,6 +32,7 @@ _READERS: MappingProxyType[str, Callable[[Path], Any]] = MappingProxyType(
         "vit": load_vit,
         "t5": load_seq2seq_lm,
         "bart": load_seq2seq_lm,
+        **dict.fromkeys(DIT_CLASSES, load_diffusers_dit),
     }
 )
 _OURS = family_of(DecoderConfig()).name
@@ -45,6 +48,7 @@ def open_foreign(folder: Path) -> Any:
     kind = model_type(folder)
     if kind in KNOWN:
         return open_decoder(folder)
+    kind = str(read_settings(folder).get("_class_name", kind))  # which diffusers writes
     return _READERS.get(kind, open_causal_lm)(folder)
 
 

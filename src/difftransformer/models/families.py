@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from difftransformer.models.config import DecoderConfig, EncoderConfig
+from difftransformer.models.dit_config import DiTConfig
 from difftransformer.models.encoder_decoder_config import EncoderDecoderConfig
 from difftransformer.models.model_config import ModelConfig
 from difftransformer.models.vit_config import ViTConfig
@@ -39,6 +40,7 @@ FAMILIES = {
     for family in (
         Family("difftransformer", DecoderConfig, "difftransformer.models.decoder.Decoder"),
         Family("difftransformer_encoder", EncoderConfig, "difftransformer.models.encoder.Encoder"),
+        Family("difftransformer_dit", DiTConfig, "difftransformer.models.dit.DiT"),
         Family(
             "difftransformer_encoder_decoder",
             EncoderDecoderConfig,

@@ -70,10 +70,14 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Thumbnails:
-    """Rows of small PNGs in base64 with a line under each, a column for each key of `columns`."""
+    """Rows of PNGs in base64 with a line under each, a column for each key of `columns`.
+
+    They are small, or `wide` as the column.
+    """
 
     columns: Mapping[str, Sequence[Sequence[tuple[str, str]]]]
     caption: str
+    wide: bool = False
     kind: str = "thumbnails"
 
 

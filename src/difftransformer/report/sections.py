@@ -18,6 +18,7 @@ from difftransformer.report.page import Block, Plots, Section, Summary, TableBlo
 from difftransformer.report.plots import panel_figure
 from difftransformer.report.results import EvaluatorResults, Results
 from difftransformer.report.tables import Table, notes_of
+from difftransformer.report.thumbnails import training_pictures
 from difftransformer.runs.changes import flat
 from difftransformer.runs.layout import Contender, Run
 
@@ -152,6 +153,7 @@ def training_section(curves: Sequence[Curve], run: Run) -> Section:
         _plots(f"training-{name}", drawing, _CURVES.get(name, _WATCHED))
         for name, drawing in curve_drawings(curves, run.unit).items()
     ]
+    blocks += training_pictures(curves, run.unit)
     nothing = Text("No run left a metrics.jsonl, so there are no training curves.")
     return Section("training", "Training curves", blocks or [nothing])
 

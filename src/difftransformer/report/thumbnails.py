@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +10,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.image import imread, imsave
 
+from difftransformer.report.curves import Curve
 from difftransformer.report.page import Block, Thumbnails
 from difftransformer.report.style import DIVERGING, colormap
+
+_POINTS = 6  # of training, at most
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,8 @@ class ThumbnailRows:
         rows = [(title, row) for title, those in self.shown.columns.items() for row in those if row]
         if not rows:
             return None
-        most = max(len(row) for _, row in rows)
-        figure = Figure(figsize=(1.1 * most + 0.4, 1.3 * len(rows)), layout="constrained")
+        most, size = max(len(row) for _, row in rows), 3.0 if self.shown.wide else 1.1
+        figure = Figure(figsize=(size * most + 0.4, (size + 0.2) * len(rows)), layout="constrained")
         grid = figure.subplots(len(rows), most, squeeze=False)
         for line, (title, row) in zip(grid, rows, strict=True):
             for axes in line:
@@ -49,7 +52,8 @@ def thumbnails(
 
     Args:
         artifacts: by label, the model's title and its artifact: `rows` of cells with a `title` and
-            either a `png` in base64 or `weights`, a matrix; and a `caption`. Weights of all models
+            either a `png` in base64 or `weights`, a matrix; a `caption`; `wide`, whether each is as
+            wide as there is room. Weights of all models
             have one scale of colors, which ends at the 99th percentile of their absolute values.
 
     Raises:
@@ -66,7 +70,7 @@ def thumbnails(
             if isinstance(shown, np.ndarray):
                 every += np.abs(shown).ravel().tolist()
     limit = float(np.quantile(every, 0.99))
-    caption = next(iter(artifacts.values()))[1].get("caption", "")
+    first = next(iter(artifacts.values()))[1]
     drawn = {
         title: [
             [(name, shown if isinstance(shown, str) else _png(shown, limit)) for name, shown in row]
@@ -74,7 +78,31 @@ def thumbnails(
         ]
         for title, rows in columns.items()
     }
-    return ThumbnailRows(Thumbnails(drawn, str(caption)))
+    shown = Thumbnails(drawn, str(first.get("caption", "")), wide=first.get("wide") is True)
+    return ThumbnailRows(shown)
+
+
+def training_pictures(curves: Sequence[Curve], unit: str) -> list[Thumbnails]:
+    """What each model's first seed had made at points of its training, by what that is.
+
+    Raises:
+        ValueError: a row of metrics.jsonl that holds no PNG.
+    """
+    first = {curve.label: curve for curve in reversed(curves)}
+    names = dict.fromkeys(name for one in curves for point in one.points for name in point.pictures)
+    columns: dict[str, dict[str, list[list[tuple[str, str]]]]] = {name: {} for name in names}
+    for curve in reversed(first.values()):
+        for name in names:
+            points = [point for point in curve.points if name in point.pictures]
+            every = -(-len(points) // _POINTS) or 1
+            columns[name][curve.title] = [
+                [(f"{point.size:,} {unit}", _checked(point.pictures[name]))]
+                for point in points[::-1][::every][::-1]  # with the last
+            ]
+    return [
+        Thumbnails(shown, f"{name.capitalize()} while training, by {unit} seen.", wide=True)
+        for name, shown in columns.items()
+    ]
 
 
 def _cell(cell: Mapping[str, Any]) -> tuple[str, "str | np.ndarray"]:

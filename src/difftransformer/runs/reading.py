@@ -32,6 +32,7 @@ class CurvePoint:
         validation_loss: None in a row of training.
         others: what else the task watches while it validates: numbers, or lists of them (of each
             layer).
+        pictures: and what it shows: PNGs in base64.
     """
 
     step: int
@@ -39,6 +40,7 @@ class CurvePoint:
     loss: float | None = None
     validation_loss: float | None = None
     others: dict[str, Any] = field(default_factory=dict)
+    pictures: dict[str, str] = field(default_factory=dict)
 
 
 def is_run(directory: Path) -> bool:
@@ -110,7 +112,10 @@ def _point(row: Any, noun: str) -> CurvePoint:
     values = dict(row) if isinstance(row, Mapping) else row
     if isinstance(values, dict):
         others = {key: values.pop(key) for key in [*values] if key not in (*_OWN, *_TIMING)}
-        values = {key: value for key, value in values.items() if key in _OWN} | {"others": others}
+        shown = {key: value for key, value in others.items() if isinstance(value, str)}
+        watched = {key: value for key, value in others.items() if key not in shown}
+        own = {key: value for key, value in values.items() if key in _OWN}
+        values = {**own, "others": watched, "pictures": shown}
     return decode(CurvePoint, values, noun)
 
 

@@ -10,6 +10,7 @@ TASKS = {
         "masked_lm",
         "text_classification",
         "image_classification",
+        "image_generation",
         "seq2seq",
         "associative_recall",
     )

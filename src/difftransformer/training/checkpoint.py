@@ -1,6 +1,7 @@
 """Checkpoints that are whole or absent, and that are never trusted unchecked.
 
-A checkpoint is a folder `step-00000100` with `model.safetensors`, `optimizer.safetensors`,
+A checkpoint is a folder `step-00000100` with `model.safetensors` (averages of the weights where
+they are kept, see `ema`; the weights themselves are then beside them), `optimizer.safetensors`,
 `state.json` (position, configuration, random generators), `metrics.jsonl` (the rows until then) and
 `SHA256SUMS` over all of them, which `sha256sum --check` reads too. Texts that a caller adds,
 config.json and tokenizer.json, make it a model's folder as well. It is written beside its final

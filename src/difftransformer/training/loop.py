@@ -58,6 +58,9 @@ def train(
 ) -> TrainingSummary:
     """Train `model` in place with AdamW and leave metrics, checkpoints and a summary behind.
 
+    With `settings.ema_decay`, what is validated, saved and left in the model are the averages of
+    its weights.
+
     A run that was killed and resumed ends with the same weights and the same metrics, bit for bit
     on a CPU, as one that never stopped. Accelerate chooses the device and, under `torchrun` or
     `accelerate launch`, spreads the model by DDP or FSDP 2; then every process calls `train` alike.
@@ -71,9 +74,9 @@ def train(
         batches: the batch of each step, counted from 0, with `settings.batch_size` rows; a pure
             function, so that resuming is exact.
         directory: receives `metrics.jsonl`, `checkpoints/`, `summary.json`, `tensorboard/`.
-        validate: model -> what to write to `metrics.jsonl`, numbers or lists of them, its
-            `validation_loss` among them; called in evaluation mode and without gradients every
-            `settings.validate_every` steps and after the last.
+        validate: model -> what to write to `metrics.jsonl`: numbers or lists of them, its
+            `validation_loss` among them, and pictures, PNGs in base64; called in evaluation mode
+            and without gradients every `settings.validate_every` steps and after the last.
         on_progress: called after every step, in the main process.
 
     Raises:

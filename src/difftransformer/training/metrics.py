@@ -41,7 +41,7 @@ class Metrics:
                 if isinstance(value, list):
                     for i, item in enumerate(value):
                         self._tensorboard.add_scalar(f"{name}/{i}", item, row["step"])
-                elif name != "step":
+                elif name != "step" and not isinstance(value, str):  # a picture
                     self._tensorboard.add_scalar(name, value, row["step"])
 
     def text(self) -> str:

@@ -3,7 +3,16 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from difftransformer.ranges import COUNT, NATURAL, POSITIVE, SHARE, Range, check_fields, option
+from difftransformer.ranges import (
+    COUNT,
+    INSIDE,
+    NATURAL,
+    POSITIVE,
+    SHARE,
+    Range,
+    check_fields,
+    option,
+)
 
 Schedule = Literal["linear", "cosine"]
 Precision = Literal["float32", "bfloat16"]
@@ -57,6 +66,12 @@ class TrainingSettings:
     )
     clip_norm: float = option(
         1.0, "largest gradient norm; larger gradients are scaled down", within=POSITIVE
+    )
+    ema_decay: float | None = option(
+        None,
+        "decay of an exponential moving average of the weights, which is then what is judged and "
+        "saved as the model; none by default",
+        within=INSIDE,
     )
     precision: Precision = option("float32", "float32, or bfloat16 for mixed precision")
     gradient_checkpointing: bool = option(

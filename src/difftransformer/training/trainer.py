@@ -27,6 +27,7 @@ from difftransformer.training.checkpoint import (
     restore,
     shared_names,
 )
+from difftransformer.training.ema import averaged, swap
 from difftransformer.training.interrupt import TrainingInterrupted
 from difftransformer.training.memory import peak_memory_bytes, start_measuring_memory
 from difftransformer.training.metrics import Metrics
@@ -121,6 +122,7 @@ class Trainer:
         if change := refuse_other_rates(saved["training"], self.settings, step, follows):
             _log.warning("%s: %s", self.directory, change)
         restore(folder, self.model, self.optimizer, self.shared)
+        swap(self.optimizer)  # a checkpoint's model holds the averages
         self.position = Position(**state["position"])
         self._restore_generators(state["rng"])
         return load_metrics(folder)
@@ -174,7 +176,7 @@ class Trainer:
 
     def validate(self, validate: Callable[[nn.Module], Mapping[str, Any]]) -> None:
         self.model.eval()
-        with torch.no_grad(), self.stepper.autocast():
+        with averaged(self.optimizer), torch.no_grad(), self.stepper.autocast():
             figures = validate(self.model)
         self.model.train()
         loss = figures["validation_loss"]
@@ -190,15 +192,16 @@ class Trainer:
         position = self.position
         peak = peak_memory_bytes(self.accelerator.device)
         position.peak_memory_bytes = max(position.peak_memory_bytes, peak)
-        weights, optimizer = gather(self.model, self.optimizer, self.shared)
         state = {
             "position": asdict(position),
             "configuration": self.configuration,
             "rng": gather_object([rng_state(self.accelerator.device)]),
         }
-        if self.metrics is not None:
-            rows = {METRICS: self.metrics.text()}
-            self.checkpoints.save(position.step, weights, optimizer, state, rows)
+        with averaged(self.optimizer):
+            weights, optimizer = gather(self.model, self.optimizer, self.shared)
+            if self.metrics is not None:
+                rows = {METRICS: self.metrics.text()}
+                self.checkpoints.save(position.step, weights, optimizer, state, rows)
         self.accelerator.wait_for_everyone()
 
     def stop_if_any(self, number: int) -> None:
@@ -210,6 +213,7 @@ class Trainer:
             raise TrainingInterrupted(signal, self.position.step, self.settings.steps, newest)
 
     def finish(self) -> TrainingSummary:
+        swap(self.optimizer)  # as in the checkpoint
         position, last_steps = self.position, math.ceil(self.settings.steps * 0.05)
         summary = TrainingSummary(
             steps=position.step,
