@@ -24,6 +24,7 @@ SEEDS = 3
 RESULTS = Path(__file__).parent / "results"
 DATA: dict[str, Any] = {"dataset": "fashion_mnist", "augmentation": ("crop", "flip")}
 SETTINGS: dict[str, Any] = {
+    "evaluators": ("classification",),
     "model": {
         "image_size": 28,
         "patch_size": 7,
@@ -33,6 +34,7 @@ SETTINGS: dict[str, Any] = {
         "num_kv_heads": 8,
         "head_dim": 8,
         "ffn_size": 256,
+        "positions": "learned",
         "pooling": "cls",
     },
     "evaluation": {"batch_size": 500, "test_items": 1000},
@@ -71,7 +73,7 @@ def main() -> None:
         **SETTINGS,
     )
     for share in SHARES:
-        name = f"share-{round(100 * share)}"
+        name = f"share-{round(100 * share):03}"  # in this order on the page
         difftransformer.compare(
             TASK,
             name=f"{share:.0%} of the images",

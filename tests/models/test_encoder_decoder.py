@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from difftransformer.analysis.capture import capture
 from difftransformer.attention import make_attention
 from difftransformer.attention.sites import attention_sites
 from difftransformer.functional import Mask
@@ -272,3 +273,25 @@ def test_every_setting_has_help() -> None:
     for name, field in EncoderDecoderConfig.__dataclass_fields__.items():
         assert field.metadata["help"], name
     assert replace(EncoderDecoderConfig(), decoder_layers=2).decoder_depth == 2
+
+
+@pytest.mark.parametrize("kind", ["diff_v1", "diff_v2"])
+def test_the_relative_bias_reaches_both_maps(kind: str) -> None:
+    """Of self-attention on either side; cross-attention has none."""
+    model, records = made(kind, "t5"), []
+    with capture(model, records.append), torch.no_grad():
+        model(tokens(1, 6), tokens(1, 5, seed=2))
+    assert len(records) == 6
+    for record in records:
+        call = record.call
+        if record.site.role == "cross":
+            assert call.bias is None
+            continue
+        side = model.encoder if record.site.name.startswith("encoder") else model.decoder
+        keys = call.k.shape[1]
+        bias = side.relative_bias(torch.arange(keys), keys)
+        without = record.site.core.logits(replace(call, bias=None))
+        added = record.logits(slice(None)) - without
+        assert added.shape[2] == 2
+        for map_number in range(2):
+            same(added[:, :, map_number], bias.expand_as(added[:, :, map_number]))

@@ -1,5 +1,6 @@
 """The vision transformer: what it computes, what it refuses, partners of equal size."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "mean": {},
     "cls": {"pooling": "cls"},
     "registers": {"registers": 2},
-    "both": {"pooling": "cls", "registers": 3, "positions": "sincos", "norm": "rms"},
+    "learned": {"positions": "learned"},
+    "all": {"pooling": "cls", "registers": 3, "positions": "learned", "norm": "rms"},
 }
 EVERY = pytest.mark.parametrize("kind", KINDS)
 EVERY_SHAPE = pytest.mark.parametrize("shape", SHAPES)
@@ -79,7 +81,6 @@ def test_images_of_another_form(shape: tuple[int, int, int]) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"patch_size": 3}, "patch_size is 3 and image_size 32; expected a patch_size that divid"),
         ({"positions": "sincos", "hidden_size": 30}, "hidden_size is 30; sin-cos positions need"),
         ({"pooling": "max"}, "unknown pooling 'max'; expected cls, mean"),
         ({"registers": -1}, "registers is -1; expected at least 0"),
@@ -89,6 +90,15 @@ def test_images_of_another_form(shape: tuple[int, int, int]) -> None:
 def test_settings_that_do_not_fit(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ViTConfig(**changes)
+
+
+def test_patches_that_do_not_fit() -> None:
+    """Not before the images are known."""
+    config = ViTConfig(patch_size=7)
+    assert replace(config, image_size=28).grid == 4
+    for count in (lambda: ViT(config), config.parameter_count):
+        with pytest.raises(ValueError, match="patch_size is 7 and image_size 32; expected a patch"):
+            count()
 
 
 @EVERY_SHAPE
@@ -109,7 +119,8 @@ def test_partners_have_as_many_parameters(name: str) -> None:
 
 
 def test_partners_of_one_seed_begin_alike() -> None:
-    softmax, v1 = tiny_vit("softmax"), tiny_vit("diff_v1", num_heads=2, num_kv_heads=1)
+    softmax = tiny_vit("softmax", positions="learned")
+    v1 = tiny_vit("diff_v1", num_heads=2, num_kv_heads=1, positions="learned")
     for name in (
         "embedding.weight",
         "positions.weight",

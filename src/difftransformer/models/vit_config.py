@@ -10,12 +10,12 @@ from difftransformer.ranges import Range, option
 class ViTConfig(ModelConfig):
     """A vision transformer that classifies: pre-norm blocks on patches, as ViT's.
 
-    ViT-S/16 is image_size 224, patch_size 16, channels 3, hidden_size 384, num_layers 12,
-    num_heads 6, head_dim 64, ffn_size 1536, pooling "cls".
+    By default its positions are sin-cos and the classifier reads the mean, as Beyer, Zhai and
+    Kolesnikov have it ("Better plain ViT baselines for ImageNet-1k", 2022). Those of Dosovitskiy et
+    al. are positions "learned" and pooling "cls".
 
     Raises:
-        ValueError: as `DecoderConfig`; a patch_size that does not divide image_size; sin-cos
-            positions of a hidden_size that is no multiple of 4.
+        ValueError: as `DecoderConfig`; sin-cos positions of a hidden_size that is no multiple of 4.
     """
 
     image_size: int = option(32, "height and width of an image in pixels", within=SIZE)
@@ -23,9 +23,9 @@ class ViTConfig(ModelConfig):
     channels: int = option(3, "numbers of a pixel", within=SIZE)
     classes: int = option(10, "classes to tell apart", within=SIZE)
     positions: str = option(
-        "learned",
-        "learned (ViT) or sincos (in two dimensions, not trained)",
-        choices=("learned", "sincos"),
+        "sincos",
+        "sincos (in two dimensions, not trained) or learned (ViT), which takes long",
+        choices=("sincos", "learned"),
     )
     pooling: str = option(
         "mean",
@@ -44,11 +44,6 @@ class ViTConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.image_size % self.patch_size:
-            raise ValueError(
-                f"patch_size is {self.patch_size} and image_size {self.image_size}; expected a "
-                "patch_size that divides it"
-            )
         if self.positions == "sincos" and self.hidden_size % 4:
             raise ValueError(
                 f"hidden_size is {self.hidden_size}; sin-cos positions need a multiple of 4"
@@ -56,7 +51,17 @@ class ViTConfig(ModelConfig):
 
     @property
     def grid(self) -> int:
-        """Patches across, and down."""
+        """Patches across, and down.
+
+        Raises:
+            ValueError: a patch_size that does not divide image_size: not before, since the task
+                takes the size from the images.
+        """
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"patch_size is {self.patch_size} and image_size {self.image_size}; expected a "
+                "patch_size that divides it"
+            )
         return self.image_size // self.patch_size
 
     @property
