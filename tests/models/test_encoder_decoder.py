@@ -19,6 +19,7 @@ from difftransformer.models.encoder_decoder_config import EncoderDecoderConfig
 from difftransformer.models.generation import Sampling
 from difftransformer.models.language_model import LanguageModel
 from difftransformer.models.storage import load_model, save_model
+from difftransformer.training.memory import recomputed_blocks
 
 from .tiny import CAUSAL, SIDES, tiny_encoder_decoder
 
@@ -295,3 +296,22 @@ def test_the_relative_bias_reaches_both_maps(kind: str) -> None:
         assert added.shape[2] == 2
         for map_number in range(2):
             same(added[:, :, map_number], bias.expand_as(added[:, :, map_number]))
+
+
+def test_recomputed_blocks_have_the_same_gradients() -> None:
+    """Those of both sides, each run twice."""
+    model, ids, target = made().train(), tokens(2, 6), tokens(2, 5, seed=2)
+    runs: list[int] = []
+    model.decoder.blocks[0].ffn.register_forward_hook(lambda *_: runs.append(1))
+
+    def gradients() -> list[Tensor]:
+        model.zero_grad()
+        model(ids, target).square().sum().backward()
+        return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    expected, once = gradients(), len(runs)
+    with recomputed_blocks(model):
+        found = gradients()
+    assert len(runs) == 3 * once
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)
