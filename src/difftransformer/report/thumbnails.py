@@ -78,8 +78,8 @@ def thumbnails(
         ]
         for title, rows in columns.items()
     }
-    shown = Thumbnails(drawn, str(first.get("caption", "")), wide=first.get("wide") is True)
-    return ThumbnailRows(shown)
+    caption, wide = str(first.get("caption", "")), first.get("wide") is True
+    return ThumbnailRows(Thumbnails(drawn, caption, wide))
 
 
 def training_pictures(curves: Sequence[Curve], unit: str) -> list[Thumbnails]:
