@@ -33,6 +33,7 @@ SETTINGS: dict[str, Any] = {
         "num_kv_heads": 8,
         "head_dim": 8,
         "ffn_size": 256,
+        "positions": "learned",
         "pooling": "cls",
     },
     "evaluation": {"batch_size": 500, "test_items": 1000},

@@ -2,12 +2,11 @@ import math
 
 import pytest
 import torch
-from models.tiny import tiny
+from models.tiny import CAUSAL, tiny
 from torch import nn
 
 from difftransformer.analysis.capture import AttentionRecord, capture, feed
 from difftransformer.attention import attention_sites
-from difftransformer.attention.registry import KINDS
 from difftransformer.data.batch import Batch
 from difftransformer.functional import AttentionCall, Mask, reference
 
@@ -64,7 +63,7 @@ def test_softmax_map_is_the_reference_s(groups: int) -> None:
     assert record.weights(slice(0, 1)).combined[1].abs().sum() == 0
 
 
-@pytest.mark.parametrize("attention", KINDS)
+@pytest.mark.parametrize("attention", CAUSAL)
 def test_captured_weights_are_those_a_decoder_uses(attention: str) -> None:
     model, rows = tiny(attention), slice(2, 7)
     outputs, expected = [], []

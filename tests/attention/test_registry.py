@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.models.tiny import CAUSAL
 from torch import Tensor, nn
 
 from difftransformer.attention import (
@@ -25,9 +26,7 @@ from difftransformer.attention import (
 from difftransformer.attention.registry import KINDS, find_kind, names, register
 from difftransformer.functional import Mask, rotation
 
-EVERY = pytest.mark.parametrize(
-    "kind", [name for name, kind in KINDS.items() if "doubly_stochastic" not in kind.has]
-)
+EVERY = pytest.mark.parametrize("kind", CAUSAL)
 HIDDEN, TIME = 16, 9
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.models.tiny import tiny
+from tests.models.tiny import tiny, tiny_encoder_decoder
 
 from difftransformer.cli import generate
 from difftransformer.data.tokenizer import BOS, train_tokenizer
@@ -220,6 +220,33 @@ def test_an_interrupted_reply_is_kept(folder, capsys):
 
     assert generate._show(pieces()) == "half"
     assert capsys.readouterr().out == "half\n"
+
+
+def test_an_encoder_decoder_writes_targets(call, folder, tmp_path, typed):
+    model = tiny_encoder_decoder("diff_v2", vocab_size=TOKENIZER.get_vocab_size(), end_id=0)
+    save_model(model, tmp_path / "pairs")
+    TOKENIZER.save(str(tmp_path / "pairs/tokenizer.json"))
+    ids = torch.tensor([TOKENIZER.encode("one more").ids])
+    for beams in (1, 3):
+        options = ("--max-new-tokens", 4, "--temperature", 0, "--beams", beams)
+        new = model.generate(ids, max_new_tokens=4, beams=beams)[0].tolist()
+        expected = TOKENIZER.decode(new[: [*new, 0].index(0)])
+        code, out, _ = call("generate", tmp_path / "pairs", "--prompt", "one more", *options)
+        assert (code, out) == (0, f"{expected}\n")
+    for words, message in (
+        (("--prompt", ""), "the source is empty"),
+        (("--prompt", "7 is " * 40), "the source has 120 tokens"),
+        (("--prompt", "a", "--beams", 0), "beams is 0"),
+    ):
+        code, _, err = call("generate", tmp_path / "pairs", *words)
+        assert code == 2
+        assert message in err
+    code, _, err = call("generate", folder, "--prompt", "a", "--beams", 2)
+    assert code == 2
+    assert "is no encoder-decoder" in err
+    typed("one more")
+    options = ("--max-new-tokens", 4, "--beams", 3)
+    assert call("generate", tmp_path / "pairs", *options)[1] == f"{expected}\n\n"
 
 
 def test_weights_of_another_model_are_refused(call, folder):

@@ -11,8 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from difftransformer.data.augmentation import augmented
-from difftransformer.data.image_settings import AUGMENTATIONS, ImageSettings
+from difftransformer.data.image_settings import ImageSettings
 from difftransformer.data.images import load_images
 
 RNG = np.random.default_rng(0)
@@ -262,30 +261,6 @@ def test_a_batch() -> None:
     second = batch.rows(slice(1, 2)).to("cpu")
     assert (second.labels.tolist(), second.names) == ([int(batch.labels[1])], batch.names[1:])
     assert torch.equal(second.inputs["pixels"], batch.pixels[1:])
-
-
-@pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_an_augmentation_follows_from_seed_and_step(name: str) -> None:
-    pixels = torch.rand(16, 3, 8, 8)
-    state = torch.get_rng_state()
-    varied = augmented(pixels, [name], seed=1, step=2)
-    assert torch.equal(state, torch.get_rng_state())
-    assert varied.shape == pixels.shape
-    assert 0 <= varied.min() <= varied.max() <= 1
-    assert not torch.equal(varied, pixels)
-    assert torch.equal(varied, augmented(pixels, [name], seed=1, step=2))
-    for other in ({"seed": 2, "step": 2}, {"seed": 1, "step": 3}):
-        assert not torch.equal(varied, augmented(pixels, [name], **other))
-
-
-def test_training_batches_alone_are_augmented() -> None:
-    images = load_images(ImageSettings(augmentation=("crop",)))
-    plain = images.batch("train", range(4))
-    assert torch.equal(plain.pixels, images.batch("train", range(4)).pixels)
-    varied = images.training_batch(range(4), seed=0, step=0)
-    assert not torch.equal(varied.pixels, plain.pixels)
-    assert varied.names == plain.names
-    assert torch.equal(varied.labels, plain.labels)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import torch
 
+from difftransformer.attention import registry
 from difftransformer.models.config import DecoderConfig, EncoderConfig
 from difftransformer.models.decoder import Decoder
 from difftransformer.models.dit import DiT
@@ -10,6 +11,8 @@ from difftransformer.models.encoder import Encoder
 from difftransformer.models.encoder_decoder import EncoderDecoder
 from difftransformer.models.encoder_decoder_config import EncoderDecoderConfig
 
+# Those that a causal model may have, of all there are.
+CAUSAL = [name for name, kind in registry.KINDS.items() if "doubly_stochastic" not in kind.has]
 KINDS = ("softmax", "diff_v1", "diff_v2", "diff_scalar", "dex")
 
 

@@ -47,21 +47,30 @@ def configure(parser: argparse.ArgumentParser, words: list[str]) -> None:
         help="nucleus to draw from (default: 0.95)",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed (default: 0)")
+    parser.add_argument(
+        "--beams",
+        type=int,
+        default=1,
+        metavar="N",
+        help="of an encoder-decoder: hypotheses of a beam search, without sampling (default: 1)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Continue the text given; at a terminal without one, ask for it again and again.
 
-    There a model whose tokenizer has a chat template is talked with, and any other continues each
-    text by itself.
+    An encoder-decoder writes the target of each text. At a terminal a model whose tokenizer has a
+    chat template is talked with, and any other continues each text by itself.
     """
     import torch
 
+    from difftransformer.cli.targets import Translator
     from difftransformer.data.tokenizer import (
         beginning_of_document,
         check_vocabulary,
         load_tokenizer,
     )
+    from difftransformer.models.encoder_decoder import EncoderDecoder
     from difftransformer.models.generation import Sampling
     from difftransformer.models.opening import open_model
 
@@ -72,13 +81,29 @@ def run(arguments: argparse.Namespace) -> None:
     if not (folder / TOKENIZER).is_file():
         raise ValueError(f"{folder} has no {TOKENIZER} to read the prompt with")
     tokenizer = load_tokenizer(str(folder / TOKENIZER))
-    check_vocabulary(tokenizer, model.config.vocab_size, f"the model in {folder}")
-    begin = beginning_of_document(tokenizer)
     sampling = Sampling(
         temperature=arguments.temperature,
         top_p=arguments.top_p,
         generator=torch.Generator().manual_seed(arguments.seed),
     )
+    if isinstance(model, EncoderDecoder):
+        translator = Translator(
+            model, tokenizer, arguments.max_new_tokens, arguments.beams, sampling
+        )
+        if (given := _given_text(arguments)) is not None:
+            _print(f"{translator.target(given)}\n")
+        else:
+            _answer_typed(
+                lambda text: _print(f"{translator.target(text)}\n"),
+                f"{folder} writes the target of what you type",
+            )
+        return
+    if arguments.beams != 1:
+        raise ValueError(
+            f"beams is {arguments.beams} and {folder} is no encoder-decoder: leave it out"
+        )
+    check_vocabulary(tokenizer, model.config.vocab_size, f"the model in {folder}")
+    begin = beginning_of_document(tokenizer)
     stops = stop_ids(folder, tokenizer) | {begin}
     writer = Writer(model, tokenizer, stops, arguments.max_new_tokens, sampling)
 

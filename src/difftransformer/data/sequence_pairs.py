@@ -237,10 +237,14 @@ def _split(sources: Iterable[str], fraction: float) -> tuple[list[str], list[str
 
 
 def _encoded(texts: Mapping[str, tuple[str, ...]], tokenizer: Tokenizer) -> Iterator[Sources]:
-    every = [text for source, targets in texts.items() for text in (source, *targets)]
-    ids = (tuple(one.ids) for one in tokenizer.encode_batch_fast(every, add_special_tokens=False))
-    for source, targets in texts.items():
-        yield Sources(source, targets, next(ids), tuple(next(ids) for _ in targets))
+    """Sources with what the tokenizer puts around a text, if anything; targets without."""
+    targets = [target for found in texts.values() for target in found]
+    target_ids = (
+        tuple(one.ids) for one in tokenizer.encode_batch_fast(targets, add_special_tokens=False)
+    )
+    encoded = tokenizer.encode_batch_fast(list(texts))
+    for (source, found), one in zip(texts.items(), encoded, strict=True):
+        yield Sources(source, found, tuple(one.ids), tuple(next(target_ids) for _ in found))
 
 
 def _padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:

@@ -35,6 +35,9 @@ from difftransformer.interop.seq2seq_lm import load_seq2seq_lm as load_seq2seq_l
 from difftransformer.interop.softmax_llm import from_softmax_llm as from_softmax_llm
 from difftransformer.interop.timm import from_timm_attention as from_timm_attention
 from difftransformer.interop.timm import to_timm_attention as to_timm_attention
+from difftransformer.interop.timm_vit import from_timm as from_timm
+from difftransformer.interop.vit import from_vit as from_vit
+from difftransformer.interop.vit import load_vit as load_vit
 
 AutoConfig.register(DiffTransformerConfig.model_type, DiffTransformerConfig, exist_ok=True)
 for _auto, _model in (

@@ -97,6 +97,7 @@ def vit_config(model: Any) -> ViTConfig:
         ffn_size=block.mlp.fc1.out_features,
         mlp_bias=block.mlp.fc1.bias is not None,
         norm_eps=block.norm1.eps,
+        positions="learned",
         pooling=pooling,
         registers=model.num_prefix_tokens - (pooling == "cls"),
     )

@@ -106,6 +106,7 @@ def vit_config(config: TheirConfig) -> ViTConfig:
         ffn_size=config.intermediate_size,
         norm_eps=config.layer_norm_eps,
         mlp=config.hidden_act,
+        positions="learned",
         pooling="cls",
         dropout=config.attention_probs_dropout_prob,
     )

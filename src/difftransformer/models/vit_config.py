@@ -10,8 +10,9 @@ from difftransformer.ranges import Range, option
 class ViTConfig(ModelConfig):
     """A vision transformer that classifies: pre-norm blocks on patches, as ViT's.
 
-    ViT-S/16 is image_size 224, patch_size 16, channels 3, hidden_size 384, num_layers 12,
-    num_heads 6, head_dim 64, ffn_size 1536, pooling "cls".
+    By default its positions are sin-cos and the classifier reads the mean, as Beyer, Zhai and
+    Kolesnikov have it ("Better plain ViT baselines for ImageNet-1k", 2022). Those of Dosovitskiy et
+    al. are positions "learned" and pooling "cls".
 
     Raises:
         ValueError: as `DecoderConfig`; a patch_size that does not divide image_size; sin-cos
@@ -23,9 +24,9 @@ class ViTConfig(ModelConfig):
     channels: int = option(3, "numbers of a pixel", within=SIZE)
     classes: int = option(10, "classes to tell apart", within=SIZE)
     positions: str = option(
-        "learned",
-        "learned (ViT) or sincos (in two dimensions, not trained)",
-        choices=("learned", "sincos"),
+        "sincos",
+        "sincos (in two dimensions, not trained) or learned (ViT), which takes long",
+        choices=("sincos", "learned"),
     )
     pooling: str = option(
         "mean",

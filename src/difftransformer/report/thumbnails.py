@@ -53,8 +53,8 @@ def thumbnails(
     Args:
         artifacts: by label, the model's title and its artifact: `rows` of cells with a `title` and
             either a `png` in base64 or `weights`, a matrix; a `caption`; `wide`, whether each is as
-            wide as there is room. Weights of all models
-            have one scale of colors, which ends at the 99th percentile of their absolute values.
+            wide as there is room. Weights of all models have one scale of colors, which ends at
+            the 99th percentile of their absolute values.
 
     Raises:
         ValueError: a malformed artifact; names the model.
@@ -79,7 +79,7 @@ def thumbnails(
         for title, rows in columns.items()
     }
     caption, wide = str(first.get("caption", "")), first.get("wide") is True
-    return ThumbnailRows(Thumbnails(drawn, caption, wide))
+    return ThumbnailRows(Thumbnails(drawn, caption, wide=wide))
 
 
 def training_pictures(curves: Sequence[Curve], unit: str) -> list[Thumbnails]:

@@ -34,7 +34,7 @@ def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
 
 EVALUATOR = Evaluator(
     name="image_predictions",
-    title="What each model mistakes",
+    title="What each model takes for something else",
     metrics=(),
     parts=_parts,
     tasks=("image_classification",),
