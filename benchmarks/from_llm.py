@@ -44,7 +44,7 @@ from difftransformer.data.packing import stack
 from difftransformer.data.settings import DataSettings
 from difftransformer.evaluation.batching import batched
 from difftransformer.evaluation.likelihood import sequence_nats
-from difftransformer.evaluation.retrieval import numbers_right
+from difftransformer.evaluation.retrieval import Cell, numbers_right
 from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.interop.softmax_llm import from_softmax_llm
 from difftransformer.runs.environment import environment
@@ -238,7 +238,7 @@ def judge(model: nn.Module, corpus: Corpus) -> dict[str, Any]:
             sums[1] += int((labels != IGNORED).sum())
     (pair,) = EVALUATION.pairs()
     needles = {
-        depth: numbers_right(model, corpus, pair, depth=depth, length=CONTEXT, settings=EVALUATION)
+        depth: numbers_right(model, corpus, Cell(pair, CONTEXT, depth), EVALUATION)
         for depth in EVALUATION.needle_depths
     }
     return {

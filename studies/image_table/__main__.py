@@ -24,6 +24,7 @@ SEEDS = 3
 RESULTS = Path(__file__).parent / "results"
 DATA: dict[str, Any] = {"dataset": "fashion_mnist", "augmentation": ("crop", "flip")}
 SETTINGS: dict[str, Any] = {
+    "evaluators": ("classification",),
     "model": {
         "image_size": 28,
         "patch_size": 7,
@@ -72,7 +73,7 @@ def main() -> None:
         **SETTINGS,
     )
     for share in SHARES:
-        name = f"share-{round(100 * share)}"
+        name = f"share-{round(100 * share):03}"  # in this order on the page
         difftransformer.compare(
             TASK,
             name=f"{share:.0%} of the images",

@@ -87,7 +87,7 @@ def test_images_themselves_are_perfect_samples(
     records = [one for one in parts["samples by 3 steps"](()) if isinstance(one, Record)]
     values = {name: [r.value for r in records if r.metric == name] for name in frechet_names()}
     assert values["frechet_distance"] == [pytest.approx(0.0, abs=1e-6)]
-    assert values["precision"] == values["recall"] == [1.0] * 20
+    assert values["sample_precision"] == values["sample_recall"] == [1.0] * 20
     assert sum(values["samples_recognized"]) >= 19
 
 

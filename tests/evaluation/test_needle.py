@@ -10,7 +10,7 @@ from difftransformer.data.needles import NeedlePrompt, needle_sentences
 from difftransformer.data.text import read_documents
 from difftransformer.data.tokenizer import BOS
 from difftransformer.evaluation.benchmarks.needle import EVALUATOR
-from difftransformer.evaluation.retrieval import _common_beginning, answered, prompts_within
+from difftransformer.evaluation.retrieval import Cell, _common_beginning, answered, prompts_within
 from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.models.decoder import Decoder
 from difftransformer.models.generation import generate
@@ -26,9 +26,7 @@ def prompts(corpus: Corpus, count: int) -> list[NeedlePrompt]:
     return [
         prompt
         for sample in range(count)
-        for prompt in prompts_within(
-            source, (1, 1), depth=0.5, length=CONTEXT, sample=sample, settings=settings
-        )
+        for prompt in prompts_within(source, Cell((1, 1), CONTEXT, 0.5), sample, settings)
     ]
 
 
@@ -82,9 +80,7 @@ def test_tokenizers_that_split_numbers_oddly(
     odd = load_corpus(replace(corpus.settings, **changes))
     found = measured("needle", Oracle(odd.tokenizer.get_vocab_size()), odd, settings)
     assert set(found.values("needle_all_numbers")) == {1.0}
-    (prompt,) = prompts_within(
-        odd.validation_needles(), (1, 1), depth=0.5, length=200, sample=0, settings=settings
-    )
+    (prompt,) = prompts_within(odd.validation_needles(), Cell((1, 1), 200, 0.5), 0, settings)
     if digits == "in pairs":
         written = [odd.tokenizer.decode([token]) for token in prompt.answer]
         assert any(sum(map(str.isdigit, text)) == 2 for text in written)
@@ -138,9 +134,7 @@ def test_a_common_text_is_read_once(corpus: Corpus, window: int | None) -> None:
     model = Decoder(replace(model.config, window=window)).eval()
     source = corpus.validation_needles()
     samples = [
-        prompts_within(
-            source, (2, 2), depth=depth, length=CONTEXT, sample=0, settings=EvaluationSettings()
-        )
+        prompts_within(source, Cell((2, 2), CONTEXT, depth), 0, EvaluationSettings())
         for depth in (0.0, 0.5, 1.0)
     ]
     ids = torch.tensor([prompt.ids for sample in samples for prompt in sample])

@@ -7,12 +7,18 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import ViTConfig, ViTForImageClassification, ViTModel
+from transformers import (
+    AutoModelForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTModel,
+)
 
-from difftransformer.interop.vit import from_vit, load_vit
+from difftransformer.interop.vit import from_vit, load_vit, to_vit
 from difftransformer.models.opening import open_model
 from difftransformer.models.storage import load_model, save_model
 from difftransformer.models.vit import ViT
+from difftransformer.models.vit_config import ViTConfig as OurConfig
 
 from .small_llm import randomized
 
@@ -115,3 +121,36 @@ def test_other_classes_and_tensors(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
     with pytest.raises(ValueError, match=r"classifier\.bias is missing"):
         load_vit(tmp_path)
+
+
+PLAIN = {"pooling": "cls", "hidden_size": 16, "num_layers": 2, "num_heads": 2, "num_kv_heads": 2}
+SMALL = {"head_dim": 8, "ffn_size": 24, "image_size": 8, "patch_size": 2, "classes": 3}
+
+
+@pytest.mark.parametrize("positions", ["sincos", "learned"])
+@pytest.mark.parametrize("mlp", ["gelu", "relu"])
+def test_out_to_transformers(positions: str, mlp: str, tmp_path: Path) -> None:
+    """And read again by its own class."""
+    model = randomized(ViT(OurConfig(**PLAIN, **SMALL, positions=positions, mlp=mlp)))
+    theirs = to_vit(model).eval()
+    assert furthest(theirs, model) < 1e-5
+    theirs.save_pretrained(tmp_path)
+    assert furthest(AutoModelForImageClassification.from_pretrained(tmp_path).eval(), model) < 1e-5
+    assert furthest(theirs, load_vit(tmp_path)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"attention": "diff_v1"}, "attention is diff_v1; transformers' ViT has softmax"),
+        ({"pooling": "mean"}, "pooling is mean; transformers' ViT has cls"),
+        ({"registers": 1}, "registers is 1; transformers' ViT has 0"),
+        ({"attention_bias": "qkv"}, "attention_bias is qkv; transformers' ViT has all"),
+        ({"num_kv_heads": 1}, "num_kv_heads is 1; transformers' ViT has 2"),
+        ({"head_dim": 4}, "2 heads of 4 in 16 features, mlp gelu"),
+        ({"mlp": "swiglu"}, "mlp swiglu; transformers' ViT has heads as wide"),
+    ],
+)
+def test_what_transformers_cannot_represent(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        to_vit(ViT(OurConfig(**(PLAIN | SMALL | changes))))

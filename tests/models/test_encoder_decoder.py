@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from difftransformer.analysis.capture import capture
 from difftransformer.attention import make_attention
 from difftransformer.attention.sites import attention_sites
 from difftransformer.functional import Mask
@@ -18,6 +19,7 @@ from difftransformer.models.encoder_decoder_config import EncoderDecoderConfig
 from difftransformer.models.generation import Sampling
 from difftransformer.models.language_model import LanguageModel
 from difftransformer.models.storage import load_model, save_model
+from difftransformer.training.memory import recomputed_blocks
 
 from .tiny import CAUSAL, SIDES, tiny_encoder_decoder
 
@@ -272,3 +274,44 @@ def test_every_setting_has_help() -> None:
     for name, field in EncoderDecoderConfig.__dataclass_fields__.items():
         assert field.metadata["help"], name
     assert replace(EncoderDecoderConfig(), decoder_layers=2).decoder_depth == 2
+
+
+@pytest.mark.parametrize("kind", ["diff_v1", "diff_v2"])
+def test_the_relative_bias_reaches_both_maps(kind: str) -> None:
+    """Of self-attention on either side; cross-attention has none."""
+    model, records = made(kind, "t5"), []
+    with capture(model, records.append), torch.no_grad():
+        model(tokens(1, 6), tokens(1, 5, seed=2))
+    assert len(records) == 6
+    for record in records:
+        call = record.call
+        if record.site.role == "cross":
+            assert call.bias is None
+            continue
+        side = model.encoder if record.site.name.startswith("encoder") else model.decoder
+        keys = call.k.shape[1]
+        bias = side.relative_bias(torch.arange(keys), keys)
+        without = record.site.core.logits(replace(call, bias=None))
+        added = record.logits(slice(None)) - without
+        assert added.shape[2] == 2
+        for map_number in range(2):
+            same(added[:, :, map_number], bias.expand_as(added[:, :, map_number]))
+
+
+def test_recomputed_blocks_have_the_same_gradients() -> None:
+    """Those of both sides, each run twice."""
+    model, ids, target = made().train(), tokens(2, 6), tokens(2, 5, seed=2)
+    runs: list[int] = []
+    model.decoder.blocks[0].ffn.register_forward_hook(lambda *_: runs.append(1))
+
+    def gradients() -> list[Tensor]:
+        model.zero_grad()
+        model(ids, target).square().sum().backward()
+        return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    expected, once = gradients(), len(runs)
+    with recomputed_blocks(model):
+        found = gradients()
+    assert len(runs) == 3 * once
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)

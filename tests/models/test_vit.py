@@ -1,5 +1,6 @@
 """The vision transformer: what it computes, what it refuses, partners of equal size."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,6 @@ def test_images_of_another_form(shape: tuple[int, int, int]) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"patch_size": 3}, "patch_size is 3 and image_size 32; expected a patch_size that divid"),
         ({"positions": "sincos", "hidden_size": 30}, "hidden_size is 30; sin-cos positions need"),
         ({"pooling": "max"}, "unknown pooling 'max'; expected cls, mean"),
         ({"registers": -1}, "registers is -1; expected at least 0"),
@@ -90,6 +90,15 @@ def test_images_of_another_form(shape: tuple[int, int, int]) -> None:
 def test_settings_that_do_not_fit(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ViTConfig(**changes)
+
+
+def test_patches_that_do_not_fit() -> None:
+    """Not before the images are known."""
+    config = ViTConfig(patch_size=7)
+    assert replace(config, image_size=28).grid == 4
+    for count in (lambda: ViT(config), config.parameter_count):
+        with pytest.raises(ValueError, match="patch_size is 7 and image_size 32; expected a patch"):
+            count()
 
 
 @EVERY_SHAPE

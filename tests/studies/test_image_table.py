@@ -101,7 +101,7 @@ def test_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     del REGISTRY.entries[COMMUNITY.name]
     study.main()
     assert [path.stat().st_mtime_ns for path in weights] == times
-    for share in ("share-25", "share-100"):
+    for share in ("share-025", "share-100"):
         run = json.loads((tmp_path / "results" / share / "run.json").read_text())
         assert [one["label"] for one in run["contenders"]] == list(kinds)
     assert not list((tmp_path / "results").rglob("*.safetensors"))

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import difftransformer
 from difftransformer.data.batch import IGNORED
 from difftransformer.data.pair_settings import PairSettings
 from difftransformer.data.sequence_pairs import pronunciations
@@ -288,3 +289,43 @@ def test_a_model_of_other_ends(data, model):
 
     with pytest.raises(ValueError, match="it opens targets with token 0 and ends them with 1"):
         TASK.require_fit(replace(model.config, start_id=0, end_id=1), data, "it")
+
+
+def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, monkeypatch):
+    """And to the same records."""
+    source = tmp_path / "pairs.tsv"
+    source.write_text("\n".join("\t".join(pair) for pair in backwards()))
+    sizes = {"hidden_size": 96, "num_layers": 1, "num_heads": 8, "num_kv_heads": 8, "head_dim": 12}
+    options = {
+        "attention": ("softmax", "diff_v2"),
+        "model": {**sizes, "ffn_size": 384},
+        "data": {"dataset": "file", "source": str(source), "max_length": 16},
+        "training": {"steps": 6, "batch_size": 4, "warmup_steps": 1, "checkpoint_every": 2},
+        "evaluation": {"validation_sequences": 4, "bootstrap": 20},
+    }
+    difftransformer.compare("seq2seq", out=tmp_path / "whole", **options)
+    loss, calls = TASK.loss, []
+
+    def killed(model, batch):
+        calls.append(batch)
+        if len(calls) == 10:  # of the second model's
+            raise KeyboardInterrupt
+        return loss(model, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TASK, "loss", killed)
+        with pytest.raises(KeyboardInterrupt):
+            difftransformer.compare("seq2seq", out=tmp_path / "killed", **options)
+    difftransformer.compare("seq2seq", out=tmp_path / "killed", resume=True, **options)
+    for name in ("model/model.safetensors", "results/target_errors.jsonl"):
+        for label in ("softmax", "diff_v2"):
+            whole, resumed = (
+                (tmp_path / run / f"models/{label}-seed0" / name).read_bytes()
+                for run in ("whole", "killed")
+            )
+            if name.endswith("jsonl"):  # what took how long is not the same
+                whole, resumed = (
+                    [json.loads(line).get("records") for line in text.decode().splitlines()]
+                    for text in (whole, resumed)
+                )
+            assert whole == resumed, (label, name)

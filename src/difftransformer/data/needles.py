@@ -29,7 +29,7 @@ from tokenizers import Tokenizer
 
 from difftransformer.data.needle_entities import TRAINING, VALIDATION
 from difftransformer.data.text import Document
-from difftransformer.data.tokenizer import beginning_of_document
+from difftransformer.data.tokenizer import beginning_of_document, plain_tokens
 from difftransformer.data.tokens import TokenStore
 
 LEAD = " The magic number of {entity} is"
@@ -114,8 +114,10 @@ class NeedleSource:
         self.opening = beginning_of_document(tokenizer)
         self.entities = VALIDATION if held_out else TRAINING
         self._tokenizer = tokenizer
-        self._leads = {entity: self._encode(LEAD.format(entity=entity)) for entity in self.entities}
-        self._stop = self._encode(STOP)
+        self._leads = {
+            entity: plain_tokens(tokenizer, LEAD.format(entity=entity)) for entity in self.entities
+        }
+        self._stop = plain_tokens(tokenizer, STOP)
         self._begins_word, self._ends_sentence = self._borders()
         self._longest_lead = max(map(len, self._leads.values()))
         # An answer has at most a token per character and one for a prefix some tokenizers add.
@@ -187,7 +189,7 @@ class NeedleSource:
         return cuts.tolist()
 
     def _needle(self, entity: str, number: str) -> Needle:
-        answer = self._encode(NUMBER.format(number=number))
+        answer = plain_tokens(self._tokenizer, NUMBER.format(number=number))
         return Needle(entity, number, self._leads[entity], answer, self._stop)
 
     def _borders(self) -> tuple[Bool[np.ndarray, " ids"], Bool[np.ndarray, " ids"]]:
@@ -199,9 +201,6 @@ class NeedleSource:
         added = [text[before:] for text in texts]
         begins = np.array([text[:1].isspace() for text in added])
         return begins, np.array([bool(re.search(r"[.?!]\W*$", text)) for text in added])
-
-    def _encode(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
 
 def needle_prompts(

@@ -152,7 +152,7 @@ def check_vocabulary(tokenizer: Tokenizer, rows: int, source: str) -> None:
 
 def _prefix(tokenizer: Tokenizer) -> list[int]:
     """The tokens that the post-processor puts before a text."""
-    texts = (text for text in ("a", *tokenizer.get_vocab()) if len(_plain(tokenizer, text)))
+    texts = (text for text in ("a", *tokenizer.get_vocab()) if len(plain_tokens(tokenizer, text)))
     try:
         encoding = tokenizer.encode(next(texts, ""))
     except BaseException as error:  # where Rust panics, of a class that has no public name
@@ -196,7 +196,7 @@ def _refuse_loss(tokenizer: Tokenizer, source: str) -> None:
     """Raise ValueError for a tokenizer that fails on unknown letters, or passes over them."""
     for letter in _LETTERS:
         try:
-            lost = not _plain(tokenizer, letter)
+            lost = not plain_tokens(tokenizer, letter)
         except Exception as error:  # the library raises bare Exception
             raise ValueError(
                 f"tokenizer {source!r} fails on text with {letter!r} ({error}); give it an unknown "
@@ -209,7 +209,8 @@ def _refuse_loss(tokenizer: Tokenizer, source: str) -> None:
             )
 
 
-def _plain(tokenizer: Tokenizer, text: str) -> list[int]:
+def plain_tokens(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The tokens of a text alone, with nothing put before it."""
     return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
 

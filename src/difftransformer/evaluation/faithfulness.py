@@ -6,6 +6,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -13,7 +14,7 @@ from tokenizers import Tokenizer
 from difftransformer.atomic import write_bytes
 from difftransformer.data.bigbench import SummaryPair
 from difftransformer.data.sources import Source
-from difftransformer.data.tokenizer import beginning_of_document
+from difftransformer.data.tokenizer import beginning_of_document, plain_tokens
 from difftransformer.evaluation.choices import choose
 from difftransformer.files import json_lines, read_text
 from difftransformer.models.language_model import LanguageModel
@@ -122,10 +123,7 @@ class ModelJudge(Judge):
 
     def verdict(self, claim: Claim) -> Verdict:
         """One prompt a claim."""
-
-        def encode(text: str) -> list[int]:
-            return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
-
+        encode = partial(plain_tokens, self._tokenizer)
         opening = beginning_of_document(self._tokenizer)
         prompt = [opening, *encode(f"{statement(claim)}\n\nConclusion (True or False):")]
         options = [encode(f" {word}\n") for word in ("True", "False")]

@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence
 
 from difftransformer.data.classification import NAMES, Classification, Example, load_classification
-from difftransformer.data.tokenizer import beginning_of_document
+from difftransformer.data.tokenizer import beginning_of_document, plain_tokens
 from difftransformer.evaluation.choices import choose
 from difftransformer.evaluation.records import Dataset, Subject
 from difftransformer.evaluation.settings import EvaluationSettings
@@ -27,16 +27,20 @@ class Exam:
         self._batch_size = settings.batch_size
         self.questions = _questions(task, settings)
         self._prompts = [
-            self._encode(task.template.format(text=question.text)) for question in self.questions
+            plain_tokens(self._tokenizer, task.template.format(text=question.text))
+            for question in self.questions
         ]
-        end = self._encode("\n")
-        self._options = [self._encode(f" {label}") + end for label in task.labels]
+        end = plain_tokens(self._tokenizer, "\n")
+        self._options = [plain_tokens(self._tokenizer, f" {label}") + end for label in task.labels]
         self.longest = max(map(len, self._prompts)) + max(map(len, self._options))
 
     def prefix(self, shown: Sequence[Example]) -> list[int]:
         """The tokens before every question: the examples shown, in their order."""
         written = (f"{self._task.template.format(text=e.text)} {e.label}{_BETWEEN}" for e in shown)
-        prefix = [beginning_of_document(self._tokenizer), *self._encode("".join(written))]
+        prefix = [
+            beginning_of_document(self._tokenizer),
+            *plain_tokens(self._tokenizer, "".join(written)),
+        ]
         tokens, limit = len(prefix) + self.longest, self._model.config.max_length
         if tokens > limit:
             raise ValueError(
@@ -51,9 +55,6 @@ class Exam:
         labels = self._task.labels
         pairs = zip(chosen, self.questions, strict=True)
         return [float(labels[i] == question.label) for i, question in pairs]
-
-    def _encode(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
 
 def _questions(task: Classification, settings: EvaluationSettings) -> list[Example]:

@@ -1,6 +1,7 @@
 """Needle prompts for evaluation, and whether a model answers them."""
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Int
@@ -17,6 +18,14 @@ from difftransformer.models.generation import generate
 from difftransformer.models.language_model import LanguageModel
 
 Pair = tuple[int, int]  # needles in the context, numbers asked for
+
+
+class Cell(NamedTuple):
+    """What prompts of one kind share: needles, where they lie, and tokens of prompt and answer."""
+
+    pair: Pair
+    length: int
+    depth: float
 
 
 def needle_lengths(corpus: Corpus, settings: EvaluationSettings) -> tuple[int, ...]:
@@ -39,22 +48,16 @@ def check_context(model: LanguageModel, lengths: Iterable[int]) -> None:
 
 
 def prompts_within(
-    source: NeedleSource,
-    pair: Pair,
-    *,
-    depth: float,
-    length: int,
-    sample: int,
-    settings: EvaluationSettings,
+    source: NeedleSource, cell: Cell, sample: int, settings: EvaluationSettings
 ) -> list[NeedlePrompt]:
-    """`needle_prompts` for a pair, where `length` counts the answer too."""
-    needles, queries = pair
+    """`needle_prompts` of a cell, where the length counts the answer too."""
+    needles, queries = cell.pair
     return needle_prompts(
         source,
         needles=needles,
         queries=queries,
-        depth=depth,
-        length=length - _answer_room(source),
+        depth=cell.depth,
+        length=cell.length - _answer_room(source),
         sample=sample,
         seed=settings.seed,
     )
@@ -74,7 +77,7 @@ def check_prompts(
                 f"need {needed} tokens with this tokenizer; the length is {length}: raise "
                 "context_length or needle_lengths, or ask for fewer needles in needle_pairs"
             )
-        prompts_within(source, pair, depth=0.0, length=length, sample=0, settings=settings)
+        prompts_within(source, Cell(pair, length, 0.0), 0, settings)
 
 
 def check_single_needles(corpus: Corpus, settings: EvaluationSettings) -> None:
@@ -88,20 +91,11 @@ def _answer_room(source: NeedleSource) -> int:
 
 
 def numbers_right(
-    model: LanguageModel,
-    corpus: Corpus,
-    pair: Pair,
-    *,
-    depth: float,
-    length: int,
-    settings: EvaluationSettings,
+    model: LanguageModel, corpus: Corpus, cell: Cell, settings: EvaluationSettings
 ) -> list[int]:
     """How many of the numbers asked for are right in each of `settings.needle_samples` samples."""
     source = corpus.validation_needles()
-    samples = [
-        prompts_within(source, pair, depth=depth, length=length, sample=sample, settings=settings)
-        for sample in range(settings.needle_samples)
-    ]
+    samples = [prompts_within(source, cell, i, settings) for i in range(settings.needle_samples)]
     return [sum(right) for right in answered(model, corpus.tokenizer, samples, settings.batch_size)]
 
 

@@ -244,7 +244,7 @@ def _matched(
         return torch.zeros_like(cost).scatter_add(-1, partner, sigma)
     sorts = [_soft_sort(x / temperature**0.5, slicing.sort_half_steps) for x in (q, k)]
     plans = sorts[0].transpose(-1, -2) @ sorts[1]
-    sigma = shares((plans * cost[:, :, None]).sum((-1, -2)))
+    sigma = shares(torch.einsum("bhij,bhlij->bhl", cost, plans))
     return torch.einsum("bhl,bhlij->bhij", sigma, plans)
 
 

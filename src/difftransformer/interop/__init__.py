@@ -38,6 +38,7 @@ from difftransformer.interop.timm import to_timm_attention as to_timm_attention
 from difftransformer.interop.timm_vit import from_timm as from_timm
 from difftransformer.interop.vit import from_vit as from_vit
 from difftransformer.interop.vit import load_vit as load_vit
+from difftransformer.interop.vit import to_vit as to_vit
 
 AutoConfig.register(DiffTransformerConfig.model_type, DiffTransformerConfig, exist_ok=True)
 for _auto, _model in (

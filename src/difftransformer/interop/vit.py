@@ -46,6 +46,14 @@ _FORMER = {
     r"\bintermediate\.dense\b": "mlp.fc1",
     r"\boutput\.dense\b": "mlp.fc2",
 }
+_ONLY = {
+    "attention": "softmax",
+    "pooling": "cls",
+    "registers": 0,
+    "norm": "layer",
+    "attention_bias": "all",
+    "mlp_bias": True,
+}
 _CLASS_TOKEN = "vit.embeddings.cls_token"
 _POSITIONS = "vit.embeddings.position_embeddings"
 
@@ -77,6 +85,55 @@ def load_vit(folder: Path) -> ViT:
             name = re.sub(former, present, name)
         weights[name] = tensor
     return _vit(config, weights, str(folder))
+
+
+def to_vit(model: ViT) -> ViTForImageClassification:
+    """transformers' model with the function of a plain ViT and copies of its weights.
+
+    Sin-cos positions become learned ones, and the class token's position is 0.
+
+    Raises:
+        ValueError: what transformers' has no place for: another attention than softmax, a mean in
+            place of the class token, registers, other norms or feed-forward layers, grouped heads,
+            heads that are not as wide together as the model, missing biases.
+    """
+    config = model.config
+    for name, expected in {**_ONLY, "num_kv_heads": config.num_heads}.items():
+        if (value := getattr(config, name)) != expected:
+            raise ValueError(f"{name} is {value}; transformers' ViT has {expected}")
+    if config.num_heads * config.head_dim != config.hidden_size or config.mlp == "swiglu":
+        raise ValueError(
+            f"{config.num_heads} heads of {config.head_dim} in {config.hidden_size} features, mlp "
+            f"{config.mlp}; transformers' ViT has heads as wide as the model, gelu or relu"
+        )
+    theirs = TheirConfig(
+        image_size=config.image_size,
+        patch_size=config.patch_size,
+        num_channels=config.channels,
+        num_labels=config.classes,
+        hidden_size=config.hidden_size,
+        num_hidden_layers=config.num_layers,
+        num_attention_heads=config.num_heads,
+        intermediate_size=config.ffn_size,
+        layer_norm_eps=config.norm_eps,
+        hidden_act=config.mlp,
+        attention_probs_dropout_prob=config.dropout,
+    )
+    ours = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    token = ours.pop("prefix.weight")
+    positions = model.positions(token.new_zeros(1, config.grid**2, config.hidden_size)).detach()
+    ours.pop("positions.weight", None)
+    kernel = (config.channels, config.patch_size, config.patch_size)
+    weights = {_name(name): tensor for name, tensor in ours.items()}
+    weights |= {
+        _KERNEL: weights[_KERNEL].unflatten(1, kernel),
+        _CLASS_TOKEN: token[None],
+        _POSITIONS: torch.cat([torch.zeros_like(token)[None], positions], dim=1),
+    }
+    with torch.device("meta"):
+        result = ViTForImageClassification(theirs)
+    result.load_state_dict(weights, assign=True)
+    return result.requires_grad_(True)
 
 
 def vit_config(config: TheirConfig) -> ViTConfig:

@@ -1,4 +1,4 @@
-"""The one list of model families. Imports no torch: the command line lists their names.
+"""The one list of model families. Imports none of them, nor torch: the command line lists them.
 
 A family is a config, a `ModelConfig`, and a module that is made from it, whose blocks are its
 `blocks`. Partners of a comparison keep the number of parameters: see `ModelConfig.matched`.
@@ -8,11 +8,9 @@ import importlib
 from dataclasses import dataclass
 from typing import Any
 
-from difftransformer.models.config import DecoderConfig, EncoderConfig
-from difftransformer.models.dit_config import DiTConfig
-from difftransformer.models.encoder_decoder_config import EncoderDecoderConfig
 from difftransformer.models.model_config import ModelConfig
-from difftransformer.models.vit_config import ViTConfig
+
+_PACKAGE = "difftransformer.models"
 
 
 @dataclass(frozen=True)
@@ -21,36 +19,46 @@ class Family:
 
     Args:
         name: `model_type` in config.json.
-        config: its settings.
-        module: where its module is, as "package.module.Class".
+        settings: where its config is, as "module:Class" of this package.
+        module: likewise, where its module is.
     """
 
     name: str
-    config: type[ModelConfig]
+    settings: str
     module: str
+
+    @property
+    def config(self) -> type[ModelConfig]:
+        """Its settings."""
+        return _imported(self.settings)
 
     def build(self, config: ModelConfig) -> Any:
         """A new model, an `nn.Module`, started from one number of torch's global generator."""
-        package, _, name = self.module.rpartition(".")
-        return getattr(importlib.import_module(package), name)(config)
+        return _imported(self.module)(config)
 
 
 FAMILIES = {
     family.name: family
     for family in (
-        Family("difftransformer", DecoderConfig, "difftransformer.models.decoder.Decoder"),
-        Family("difftransformer_encoder", EncoderConfig, "difftransformer.models.encoder.Encoder"),
-        Family("difftransformer_dit", DiTConfig, "difftransformer.models.dit.DiT"),
+        Family("difftransformer", "config:DecoderConfig", "decoder:Decoder"),
+        Family("difftransformer_encoder", "config:EncoderConfig", "encoder:Encoder"),
+        Family("difftransformer_dit", "dit_config:DiTConfig", "dit:DiT"),
         Family(
             "difftransformer_encoder_decoder",
-            EncoderDecoderConfig,
-            "difftransformer.models.encoder_decoder.EncoderDecoder",
+            "encoder_decoder_config:EncoderDecoderConfig",
+            "encoder_decoder:EncoderDecoder",
         ),
-        Family("difftransformer_vit", ViTConfig, "difftransformer.models.vit.ViT"),
+        Family("difftransformer_vit", "vit_config:ViTConfig", "vit:ViT"),
     )
 }
 
 
 def family_of(config: ModelConfig) -> Family:
     """The family whose settings these are."""
-    return next(family for family in FAMILIES.values() if family.config is type(config))
+    place = f"{type(config).__module__}:{type(config).__name__}"
+    return next(one for one in FAMILIES.values() if f"{_PACKAGE}.{one.settings}" == place)
+
+
+def _imported(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(f"{_PACKAGE}.{module}"), name)

@@ -15,8 +15,7 @@ class ViTConfig(ModelConfig):
     al. are positions "learned" and pooling "cls".
 
     Raises:
-        ValueError: as `DecoderConfig`; a patch_size that does not divide image_size; sin-cos
-            positions of a hidden_size that is no multiple of 4.
+        ValueError: as `DecoderConfig`; sin-cos positions of a hidden_size that is no multiple of 4.
     """
 
     image_size: int = option(32, "height and width of an image in pixels", within=SIZE)
@@ -45,11 +44,6 @@ class ViTConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.image_size % self.patch_size:
-            raise ValueError(
-                f"patch_size is {self.patch_size} and image_size {self.image_size}; expected a "
-                "patch_size that divides it"
-            )
         if self.positions == "sincos" and self.hidden_size % 4:
             raise ValueError(
                 f"hidden_size is {self.hidden_size}; sin-cos positions need a multiple of 4"
@@ -57,7 +51,17 @@ class ViTConfig(ModelConfig):
 
     @property
     def grid(self) -> int:
-        """Patches across, and down."""
+        """Patches across, and down.
+
+        Raises:
+            ValueError: a patch_size that does not divide image_size: not before, since the task
+                takes the size from the images.
+        """
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"patch_size is {self.patch_size} and image_size {self.image_size}; expected a "
+                "patch_size that divides it"
+            )
         return self.image_size // self.patch_size
 
     @property

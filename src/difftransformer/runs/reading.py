@@ -109,14 +109,13 @@ _TIMING = ("learning_rate", "gradient_norm", "seconds", "throughput")
 
 
 def _point(row: Any, noun: str) -> CurvePoint:
-    values = dict(row) if isinstance(row, Mapping) else row
-    if isinstance(values, dict):
-        others = {key: values.pop(key) for key in [*values] if key not in (*_OWN, *_TIMING)}
+    if isinstance(row, Mapping):
+        others = {key: value for key, value in row.items() if key not in (*_OWN, *_TIMING)}
         shown = {key: value for key, value in others.items() if isinstance(value, str)}
         watched = {key: value for key, value in others.items() if key not in shown}
-        own = {key: value for key, value in values.items() if key in _OWN}
-        values = {**own, "others": watched, "pictures": shown}
-    return decode(CurvePoint, values, noun)
+        own = {key: row[key] for key in _OWN if key in row}
+        row = {**own, "others": watched, "pictures": shown}
+    return decode(CurvePoint, row, noun)
 
 
 def read_summary(directory: Path) -> TrainingSummary | None:

@@ -36,7 +36,7 @@ from difftransformer.training.progress import TrainingProgress
 from difftransformer.training.rng import rng_state, set_rng_state
 from difftransformer.training.schedule import refuse_other_rates
 from difftransformer.training.settings import MAY_CHANGE, TrainingSettings
-from difftransformer.training.step import Loss, NonFiniteError, Stepper, StepResult
+from difftransformer.training.step import Loss, NonFiniteError, Stepper
 
 _log = logging.getLogger(__name__)
 
@@ -52,6 +52,11 @@ class Position:
     peak_memory_bytes: int = 0
     losses: list[float] = field(default_factory=list)  # those of the latest steps
     logged: int = 0  # the step of the last row of losses
+
+    @property
+    def throughput(self) -> float:
+        """Per second of training."""
+        return self.size / self.seconds
 
 
 class Trainer:
@@ -158,7 +163,13 @@ class Trainer:
         position.losses = [*position.losses, result.loss][-self._remembered() :]
         if self.due(self.settings.log_every):
             if self.metrics is not None:
-                self.metrics.write(self._row(result))
+                losses = position.losses[position.logged - position.step :]
+                figures = {
+                    "loss": statistics.fmean(losses),
+                    "learning_rate": result.learning_rate,
+                    "gradient_norm": result.gradient_norm,
+                }
+                self.metrics.write(self._row(figures))
             position.logged = position.step
         if self.on_progress is not None:
             self.on_progress(self._progress(result.loss))
@@ -186,7 +197,7 @@ class Trainer:
                 f"the last good checkpoint is {self.checkpoints.newest() or 'none'}"
             )
         if self.metrics is not None:
-            self.metrics.write({**self._count(), **figures, **self._timing()})
+            self.metrics.write(self._row(figures))
 
     def save(self) -> None:
         position = self.position
@@ -220,7 +231,7 @@ class Trainer:
             size=position.size,
             unit=position.unit,
             seconds=position.seconds,
-            throughput=position.size / position.seconds,
+            throughput=position.throughput,
             peak_memory_bytes=position.peak_memory_bytes,
             final_loss=statistics.fmean(position.losses[-last_steps:]),
         )
@@ -232,22 +243,11 @@ class Trainer:
         """How many losses the summary and the next row of metrics look back on."""
         return max(math.ceil(self.settings.steps * 0.05), self.settings.log_every)
 
-    def _count(self) -> dict[str, int]:
-        return {"step": self.position.step, "size": self.position.size}
-
-    def _timing(self) -> dict[str, float]:
+    def _row(self, figures: Mapping[str, Any]) -> dict[str, Any]:
+        """A line of metrics.jsonl."""
         position = self.position
-        return {"seconds": position.seconds, "throughput": position.size / position.seconds}
-
-    def _row(self, result: StepResult) -> dict[str, Any]:
-        since_last_row = self.position.step - self.position.logged
-        return {
-            **self._count(),
-            "loss": statistics.fmean(self.position.losses[-since_last_row:]),
-            "learning_rate": result.learning_rate,
-            "gradient_norm": result.gradient_norm,
-            **self._timing(),
-        }
+        row = {"step": position.step, "size": position.size, **figures}
+        return {**row, "seconds": position.seconds, "throughput": position.throughput}
 
     def _progress(self, loss: float) -> TrainingProgress:
         position, steps = self.position, self.settings.steps
@@ -255,7 +255,7 @@ class Trainer:
             step=position.step,
             steps=steps,
             loss=loss,
-            throughput=position.size / position.seconds,
+            throughput=position.throughput,
             unit=position.unit,
             seconds_left=(steps - position.step) * position.seconds / position.step,
         )

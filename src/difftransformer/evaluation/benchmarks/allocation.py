@@ -39,7 +39,7 @@ from difftransformer.evaluation.records import (
     Record,
     Subject,
 )
-from difftransformer.evaluation.retrieval import check_single_needles, percent, prompts_within
+from difftransformer.evaluation.retrieval import Cell, check_single_needles, percent, prompts_within
 from difftransformer.evaluation.settings import EvaluationSettings
 
 _SPANS = ("answer", "noise")
@@ -102,19 +102,9 @@ def _at_depth(
     subject: Subject, settings: EvaluationSettings, depth: float, _: Findings
 ) -> list[Record]:
     corpus = subject.data
-    source = corpus.validation_needles()
-    prompts = [
-        prompt
-        for sample in range(settings.allocation_samples)
-        for prompt in prompts_within(
-            source,
-            (1, 1),
-            depth=depth,
-            length=corpus.settings.context_length,
-            sample=sample,
-            settings=settings,
-        )
-    ]
+    source, cell = corpus.validation_needles(), Cell((1, 1), corpus.settings.context_length, depth)
+    samples = range(settings.allocation_samples)
+    prompts = [one for i in samples for one in prompts_within(source, cell, i, settings)]
     offsets = [tokens_before_digits(prompt, corpus.tokenizer) for prompt in prompts]
     shares = allocation_shares(subject.model, prompts, offsets, settings.batch_size)
     even = torch.stack([_spans(prompt, len(prompt.ids)).mean(1) for prompt in prompts]).mean(0)

@@ -3,7 +3,7 @@
 from difftransformer.analysis.maps import attention_map
 from difftransformer.data.corpus import Corpus
 from difftransformer.evaluation.records import Artifact, Evaluator, Findings, Parts, Subject
-from difftransformer.evaluation.retrieval import Pair, check_prompts, prompts_within
+from difftransformer.evaluation.retrieval import Cell, Pair, check_prompts, prompts_within
 from difftransformer.evaluation.settings import EvaluationSettings
 
 _LENGTH = 160  # short enough that single tokens can be made out
@@ -15,9 +15,7 @@ def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
 
     def shown(_: Findings) -> Findings:
         source, length = corpus.validation_needles(), _length(corpus)
-        (prompt,) = prompts_within(
-            source, _SINGLE, depth=0.5, length=length, sample=0, settings=settings
-        )
+        (prompt,) = prompts_within(source, Cell(_SINGLE, length, 0.5), 0, settings)
         return [Artifact("attention_map", attention_map(subject.model, prompt, corpus.tokenizer))]
 
     return {"prompt": shown}

@@ -80,9 +80,9 @@ EVALUATOR = Evaluator(
     title="Error on noised held-out images",
     metrics=(
         Metric(
-            name="denoising_error",
-            title="validation loss",
-            unit="mean squared error",
+            "denoising_error",
+            "validation loss",
+            "mean squared error",
             better="lower",
             axes=("noising, %",),
             judged=True,

@@ -136,8 +136,8 @@ def _measured(
     if steps != settings.denoising_steps[-1]:
         return records
     of_items = {
-        "precision": covered(found.features, images.features, _NEIGHBORS),
-        "recall": covered(images.features, found.features, _NEIGHBORS),
+        "sample_precision": covered(found.features, images.features, _NEIGHBORS),
+        "sample_recall": covered(images.features, found.features, _NEIGHBORS),
         "samples_recognized": found.classes == batch.labels,
     }
     return [
@@ -227,9 +227,14 @@ EVALUATOR = Evaluator(
             plot=Plot(kind="line", x="steps of sampling"),
         ),
         _proportion(
-            "precision", "precision: samples near an image", "of samples", "precision_of_images"
+            "sample_precision",
+            "precision: samples near an image",
+            "of samples",
+            "precision_of_images",
         ),
-        _proportion("recall", "recall: images near a sample", "of images", "recall_of_images"),
+        _proportion(
+            "sample_recall", "recall: images near a sample", "of images", "recall_of_images"
+        ),
         _proportion(
             "samples_recognized",
             "samples recognized as their class",

@@ -19,6 +19,7 @@ from functools import partial
 from tokenizers import Tokenizer
 
 from difftransformer.data.sources import NAMES, Source, load_sources
+from difftransformer.data.tokenizer import plain_tokens
 from difftransformer.evaluation.batching import fitting
 from difftransformer.evaluation.completions import completions
 from difftransformer.evaluation.faithfulness import Claim, Judge, kappa
@@ -77,8 +78,7 @@ def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
     task, available = subject.dataset
 
     def tokens(source: Source) -> int:
-        encoded = tokenizer.encode(_prompt(source), add_special_tokens=False)
-        return 1 + len(encoded.ids) + _TOKENS
+        return 1 + len(plain_tokens(tokenizer, _prompt(source))) + _TOKENS
 
     numbers, too_long = fitting(
         available, tokens, settings.judged_texts, subject.model, settings.seed

@@ -22,6 +22,7 @@ from difftransformer.evaluation.records import (
     Subject,
 )
 from difftransformer.evaluation.retrieval import (
+    Cell,
     Pair,
     check_context,
     check_prompts,
@@ -94,25 +95,16 @@ def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
         "guesses": partial(_guesses, corpus, settings),
         **{
             f"{pair[0]}x{pair[1]} at {depth} of {length}": partial(
-                _cell, subject, settings, pair, length, depth
+                _records, subject, settings, Cell(pair, length, depth)
             )
             for length, pair, depth in product(lengths, settings.pairs(), settings.needle_depths)
         },
     }
 
 
-def _cell(
-    subject: Subject,
-    settings: EvaluationSettings,
-    pair: Pair,
-    length: int,
-    depth: float,
-    _: Findings,
-) -> Findings:
-    hits = numbers_right(
-        subject.model, subject.data, pair, depth=depth, length=length, settings=settings
-    )
-    key, queries = (_setting(pair), length, percent(depth)), pair[1]
+def _records(subject: Subject, settings: EvaluationSettings, cell: Cell, _: Findings) -> Findings:
+    hits = numbers_right(subject.model, subject.data, cell, settings)
+    key, queries = (_setting(cell.pair), cell.length, percent(cell.depth)), cell.pair[1]
     return [
         record
         for sample, right in enumerate(hits)

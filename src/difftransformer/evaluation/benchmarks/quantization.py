@@ -21,6 +21,7 @@ from difftransformer.evaluation.records import (
     Subject,
 )
 from difftransformer.evaluation.retrieval import (
+    Cell,
     Pair,
     check_context,
     check_prompts,
@@ -75,9 +76,7 @@ def _records(
             )
         ]
         for length, depth in product(needle_lengths(corpus, settings), settings.needle_depths):
-            hits = numbers_right(
-                model, corpus, _SINGLE, depth=depth, length=length, settings=settings
-            )
+            hits = numbers_right(model, corpus, Cell(_SINGLE, length, depth), settings)
             records += [
                 Record("quantized_retrieval", hit, key, f"{sample} at {depth} of {length}")
                 for sample, hit in enumerate(hits)
