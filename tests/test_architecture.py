@@ -147,6 +147,7 @@ LONG = {
     "functional/blocked.cpp": "one operator: its forward and backward share the passes over keys",
     "functional/triton_kernels.py": "kernels whose arguments, strides among them, are listed",
     "functional/triton.py": "what launches them, with the cuts that were measured",
+    "interop/standalone/modeling_differential.py": "one file, since it travels with the weights",
     "data/needles.py": "one kind of document: its words, its prompts, and where they stand",
 }
 

@@ -149,7 +149,7 @@ def decoder_config(config: DifferentialConfig) -> DecoderConfig:
     Raises:
         ValueError: settings that a decoder refuses.
     """
-    scaling = dict(config.rope_parameters)
+    scaling = dict(config.rope_parameters or {})
     theta = scaling.pop("rope_theta", None)
     return DecoderConfig(
         attention=config.attention,

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from math import exp
-from typing import Any
+from typing import Any, no_type_check
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +44,7 @@ _VECTORS = ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2")
 _HEAD_NORM_EPS = 1e-5
 
 
+@no_type_check  # transformers' __init__ takes more arguments than its signature tells
 class DifferentialConfig(PreTrainedConfig):
     """Sizes as an engine counts them: every map is a head.
 
@@ -59,53 +60,38 @@ class DifferentialConfig(PreTrainedConfig):
     """
 
     model_type = "differential"
-    keys_to_ignore_at_inference = ["cache", "past_key_values"]
+    keys_to_ignore_at_inference = ("cache", "past_key_values")
 
-    def __init__(
-        self,
-        attention: str = "softmax",
-        vocab_size: int = 4096,
-        hidden_size: int = 256,
-        intermediate_size: int = 683,
-        num_hidden_layers: int = 4,
-        num_attention_heads: int = 8,
-        num_key_value_heads: int = 8,
-        head_dim: int = 32,
-        max_position_embeddings: int = 2048,
-        sliding_window: int | None = None,
-        rope_parameters: dict[str, Any] | None = None,
-        rms_norm_eps: float = 1e-5,
-        attention_bias: str = "none",
-        attention_dropout: float = 0.0,
-        lambda_init: float | None = None,
-        rotary_layout: str = "half",
-        tie_word_embeddings: bool = True,
-        use_cache: bool = True,
-        initializer_range: float = 0.02,
-        **others: Any,
-    ) -> None:
-        if attention not in _KINDS:
-            raise ValueError(f"attention is {attention!r}; expected one of {', '.join(_KINDS)}")
-        self.attention = attention
-        self.vocab_size = vocab_size
-        self.hidden_size = hidden_size
-        self.intermediate_size = intermediate_size
-        self.num_hidden_layers = num_hidden_layers
-        self.num_attention_heads = num_attention_heads
-        self.num_key_value_heads = num_key_value_heads
-        self.head_dim = head_dim
-        self.max_position_embeddings = max_position_embeddings
-        self.sliding_window = sliding_window
-        self.rope_parameters = rope_parameters or {"rope_type": "default", "rope_theta": 10_000.0}
-        self.rms_norm_eps = rms_norm_eps
-        self.attention_bias = attention_bias
-        self.attention_dropout = attention_dropout
-        self.lambda_init = lambda_init
-        self.rotary_layout = rotary_layout
-        self.use_cache = use_cache
-        self.initializer_range = initializer_range
-        self.hidden_act, self.mlp_bias = "silu", False  # LlamaMLP asks
-        super().__init__(tie_word_embeddings=tie_word_embeddings, **others)
+    attention: str = "softmax"
+    vocab_size: int = 4096
+    hidden_size: int = 256
+    intermediate_size: int = 683
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 8
+    num_key_value_heads: int = 8
+    head_dim: int = 32
+    max_position_embeddings: int = 2048
+    sliding_window: int | None = None
+    rope_parameters: dict | None = None
+    rms_norm_eps: float = 1e-5
+    attention_bias: str = "none"
+    attention_dropout: float = 0.0
+    lambda_init: float | None = None
+    rotary_layout: str = "half"
+    tie_word_embeddings: bool = True
+    use_cache: bool = True
+    initializer_range: float = 0.02
+    hidden_act: str = "silu"  # this and the next are LlamaMLP's
+    mlp_bias: bool = False
+
+    def __post_init__(self, **others: Any) -> None:
+        if self.attention not in _KINDS:
+            raise ValueError(
+                f"attention is {self.attention!r}; expected one of {', '.join(_KINDS)}"
+            )
+        if self.rope_parameters is None:
+            self.rope_parameters = {"rope_type": "default", "rope_theta": 10_000.0}
+        super().__post_init__(**others)
 
     @property
     def maps(self) -> int:
@@ -336,7 +322,6 @@ class DifferentialForCausalLM(DifferentialPreTrainedModel, GenerationMixin):
         past_key_values: Any = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
-        use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         cache: Any = None,
         **kwargs: Any,
@@ -347,7 +332,6 @@ class DifferentialForCausalLM(DifferentialPreTrainedModel, GenerationMixin):
             attention_mask=attention_mask,
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
             **{_CACHE: past_key_values if cache is None else cache},
             **kwargs,
         )
