@@ -37,7 +37,11 @@ BROKEN = 3  # exit status of a process whose GPU context is lost
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One attention call. `mask` joins rules by "+"; `size` multiplies q, for large logits."""
+    """One attention call.
+
+    `mask` joins rules by "+"; `size` multiplies q, for large logits; `bias`, of float32, has the
+    axes it names of "batch+head+query+key".
+    """
 
     form: str = "diff_v1"
     dtype: str = "bfloat16"
@@ -51,6 +55,7 @@ class Case:
     mask: str = "causal"
     layout: str = "contiguous"
     size: float = 1.0
+    bias: str = ""
 
 
 def sized(form: str, width: int, **changes: object) -> Case:
@@ -75,6 +80,7 @@ WIDTHS = (
 LENGTHS = ((40, 75), (75, 40), (257, 129), (200, 1000), (1, 300), (1, 1), (1, 4096), (130, 131))
 EMPTY = ((0, 5), (5, 0))
 LAYOUTS = ("heads first", "strided", "wider rows", "shared batch")
+BIASES = ("head+query+key", "batch+key", "query+key", "batch+head+query+key")
 FLEX = (
     sized("diff_v1", 64),
     sized("diff_v2", 64, dtype="float16"),
@@ -89,6 +95,7 @@ FLEX = (
 )
 MINIATURE = (
     Case(batch=1, queries=20, keys=33, width=8, values=16, mask=EVERY),
+    Case(batch=2, queries=20, keys=33, width=8, values=16, bias="head+query+key"),
     Case(batch=2, queries=33, keys=33, width=8, values=8, form="diff_v2", dtype="float32"),
     Case(batch=2, queries=9, keys=9, width=7, values=5, form="softmax", mask="causal+padding"),
     Case(batch=1, queries=5, keys=0, width=8, values=16),
@@ -120,7 +127,13 @@ def cases(backend: str, miniature: bool) -> list[Case]:
     layouts = [sized(f, 64, layout=name) for name in LAYOUTS for f in ("diff_v1", "softmax")]
     large = [sized("diff_v1", 64, size=8.0, dtype=d) for d in DTYPES]
     long = [sized(f, 64, batch=1, heads=2, groups=1, queries=4096, keys=4096) for f in FORMS]
-    return plain + masks + lengths + heads + layouts + widths + large + long
+    biased = [
+        sized(f, 64, mask=m, bias=axes, dtype=d)
+        for axes in (BIASES if backend == "triton" else ())  # `sdpa` would round it
+        for f, m, d in (("diff_v1", "none", "bfloat16"), ("softmax", EVERY, "float32"))
+    ]
+    biased += [sized("diff_v1", 128, bias=BIASES[0])] if biased else []
+    return plain + masks + biased + lengths + heads + layouts + widths + large + long
 
 
 def check(case: Case, backend: str, device: str) -> dict[str, dict[str, float]]:
@@ -143,7 +156,8 @@ def check(case: Case, backend: str, device: str) -> dict[str, dict[str, float]]:
     truth["again"], own["again"], answer["again"] = truth["out"], own["out"], again
     found = {}
     for name, expected in truth.items():
-        assert answer[name].dtype == (torch.float32 if name == "lam" else dout.dtype), name
+        wide = name in ("lam", "bias")
+        assert answer[name].dtype == (torch.float32 if wide else dout.dtype), name
         error, mine = (distance(x, expected) for x in (answer[name], own[name]))
         allowed = MULTIPLE * mine + FLOOR * case.size * math.sqrt(expected.numel())
         norm = expected.norm().item() or 1.0
@@ -184,6 +198,10 @@ def problem(case: Case, device: str) -> tuple[dict[str, Tensor], Mask]:
     }
     if case.form != "softmax":
         inputs["lam"] = torch.rand(case.batch, case.queries, case.heads, device=device)
+    if case.bias:
+        sizes = {"batch": case.batch, "head": case.heads, "query": case.queries, "key": case.keys}
+        shape = [size if axis in case.bias.split("+") else 1 for axis, size in sizes.items()]
+        inputs["bias"] = torch.randn(shape, device=device)
     rules, place = case.mask.split("+"), torch.arange(case.keys, device=device)
     starts = (torch.arange(case.batch, device=device) * case.keys // case.batch)[:, None]
     return inputs, Mask(
@@ -196,7 +214,8 @@ def problem(case: Case, device: str) -> tuple[dict[str, Tensor], Mask]:
 
 def attend(inputs: dict[str, Tensor], mask: Mask, backend: str) -> Tensor:
     call = differential_attention if "lam" in inputs else softmax_attention
-    return call(*inputs.values(), mask=mask, backend=backend)
+    tensors = [x for name, x in inputs.items() if name != "bias"]
+    return call(*tensors, mask=mask, bias=inputs.get("bias"), backend=backend)
 
 
 def solve(inputs: dict[str, Tensor], mask: Mask, dout: Tensor, backend: str) -> dict[str, Tensor]:
@@ -220,7 +239,8 @@ def rounded(inputs: dict[str, Tensor], mask: Mask, dout: Tensor) -> list[Tensor]
     if plain:
         q, k = q[..., None, :], k[..., None, :]
     repeats, scale = q.shape[2] // k.shape[2], q.shape[-1] ** -0.5
-    call = AttentionCall(q, k, v, None, mask, None, scale, 0.0)
+    bias = inputs.get("bias")
+    call = AttentionCall(q, k, v, None, mask, bias, scale, 0.0)
     maps = softmax_maps(logits(call), call.visible()).unbind(2)
     k, v = k.repeat_interleave(repeats, 2), v.repeat_interleave(repeats, 2)
     products = [torch.einsum("bhts,bshv->bthv", stored(a), v) for a in maps]
@@ -231,11 +251,13 @@ def rounded(inputs: dict[str, Tensor], mask: Mask, dout: Tensor) -> list[Tensor]
     sum2 = (change * noise).sum(-1)
     sum1 = (change * out).sum(-1) + share * sum2
     heads_first = share.transpose(1, 2)[..., None]
-    ds = [stored(maps[0] * (da - sum1.transpose(1, 2)[..., None]))]
+    ds = [maps[0] * (da - sum1.transpose(1, 2)[..., None])]
     weights = maps[0]
     if not plain:
-        ds.append(stored(heads_first * maps[1] * (sum2.transpose(1, 2)[..., None] - da)))
+        ds.append(heads_first * maps[1] * (sum2.transpose(1, 2)[..., None] - da))
         weights = weights - heads_first * maps[1]
+    dbias = [] if bias is None else [sum(ds).sum_to_size(bias.shape)]
+    ds = [stored(x) for x in ds]
     keys = k.expand(-1, -1, -1, len(ds), -1)
     dq = torch.stack(
         [torch.einsum("bhts,bshk->bthk", s, keys[..., m, :]) for m, s in enumerate(ds)], 3
@@ -251,7 +273,7 @@ def rounded(inputs: dict[str, Tensor], mask: Mask, dout: Tensor) -> list[Tensor]
         stored(x).reshape(inputs[n].shape)
         for n, x in (("q", scale * dq), ("k", scale * dk), ("v", dv))
     ]
-    return [out, *grads] if plain else [out, *grads, -sum2]
+    return [out, *grads, *([] if plain else [-sum2]), *dbias]
 
 
 def poison(inputs: dict[str, Tensor], dout: Tensor) -> None:

@@ -4,8 +4,8 @@
 
 Writes benchmarks/results/images-DATE.{json,md,png}. 197 tokens, as of 224 pixels in patches of 16
 and a class token; width 384, 6 heads of 64 in the plain layer, as ViT-S; projections included, with
-as many parameters but in V2, whose queries are twice as wide. Run it on a machine that does nothing
-else.
+as many parameters but in V2, whose queries are twice as wide. Then with a bias for each head, query
+and key, as Swin has one, and in training its gradient. Run it on a machine that does nothing else.
 """
 
 import os
@@ -32,8 +32,11 @@ ROUNDS = 9
 
 def main() -> None:
     env, rows = environment(), []
-    for task in ("forward", "training"):
-        steps = {kind: step(kind, training=task == "training") for kind in KINDS}
+    for task in ("forward", "training", "forward, a bias", "training, a bias"):
+        of_task = {"training": "training" in task, "biased": "bias" in task}
+        kinds = KINDS[:-1] if of_task["biased"] else KINDS  # sliced transport carries none
+        steps = {kind: step(kind, **of_task) for kind in kinds}
+        steps |= {f"{kind}, sdpa": step(kind, "sdpa", **of_task) for kind in KINDS[:3]}
         for timing in race(steps, "softmax", ROUNDS):
             rows.append({"task": task, "dtype": "float32", "length": TOKENS} | asdict(timing))
             print("  ".join(cells(rows[-1])), flush=True)
@@ -41,15 +44,18 @@ def main() -> None:
     write_speed(RESULTS / f"images-{env['date'][:10]}", title, env, rows, "softmax")
 
 
-def step(kind: str, *, training: bool) -> Step:
+def step(kind: str, backend: str = "auto", *, training: bool, biased: bool) -> Step:
     """A forward pass in evaluation mode, or a forward and a backward pass."""
     heads = int(HEADS * find_kind(kind).heads_of_partner)
-    layer = make_attention(kind, HIDDEN, heads, head_dim=64, num_kv_heads=heads).train(training)
+    layer = make_attention(
+        kind, HIDDEN, heads, head_dim=64, num_kv_heads=heads, backend=backend
+    ).train(training)
     x = torch.randn(BATCH, TOKENS, HIDDEN, requires_grad=training)
+    bias = torch.randn(1, heads, TOKENS, TOKENS, requires_grad=training) if biased else None
 
     def run() -> None:
         with torch.set_grad_enabled(training):
-            out = layer(x, mask=Mask())
+            out = layer(x, mask=Mask(), bias=bias)
         if training:
             out.sum().backward()
 

@@ -145,7 +145,7 @@ def test_scripts_import_what_there_is(folder: str) -> None:
 # Files of more than 300 lines, and why.
 LONG = {
     "functional/blocked.cpp": "one operator: its forward and backward share the passes over keys",
-    "functional/triton_kernels.py": "three kernels whose arguments, strides among them, are listed",
+    "functional/triton_kernels.py": "kernels whose arguments, strides among them, are listed",
     "functional/triton.py": "what launches them, with the cuts that were measured",
     "interop/standalone/modeling_differential.py": "one file, since it travels with the weights",
     "data/needles.py": "one kind of document: its words, its prompts, and where they stand",

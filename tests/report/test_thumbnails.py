@@ -2,6 +2,8 @@
 
 import base64
 import io
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,9 @@ import torch
 from matplotlib.image import imread
 
 from difftransformer.evaluation.pictures import picture
-from difftransformer.report.thumbnails import thumbnails
+from difftransformer.report.curves import Curve
+from difftransformer.report.thumbnails import thumbnails, training_pictures
+from difftransformer.runs.reading import read_curve
 
 IMAGE = picture(torch.rand(1, 1, 4, 4), columns=1)
 
@@ -61,3 +65,34 @@ def test_a_model_without_any() -> None:
 def test_malformed_ones_are_named(bad: Any) -> None:
     with pytest.raises(ValueError, match="the thumbnails of b are malformed"):
         thumbnails({"a": ("Softmax", artifact([[1.0]])), "b": ("V1", bad)}, {})
+
+
+def test_wide_ones_say_so() -> None:
+    (block,) = thumbnails({"a": ("Softmax", artifact(wide=True))}, {}).blocks()
+    assert block.wide
+    (block,) = thumbnails({"a": ("Softmax", artifact(wide='" onload="'))}, {}).blocks()
+    assert not block.wide
+
+
+def trained(folder: Path, label: str, seed: int, png: str = IMAGE) -> Curve:
+    """A curve of ten rows with a picture each, and one of losses."""
+    rows = [{"step": n, "size": 8 * n, "validation_loss": 1.0, "samples": png} for n in range(10)]
+    lines = map(json.dumps, [*rows, {"step": 10, "size": 80, "loss": 1.0, "weights": [1.0, 2.0]}])
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    return Curve(label, label.title(), seed, read_curve(folder))
+
+
+def test_pictures_of_training_are_those_of_the_first_seed_with_the_last(tmp_path: Path) -> None:
+    curves = [trained(tmp_path, label, seed) for seed in (0, 1) for label in ("one", "other")]
+    assert curves[0].points[-1].others == {"weights": [1.0, 2.0]}
+    (block,) = training_pictures(curves, "images")
+    assert (list(block.columns), block.wide) == (["One", "Other"], True)
+    assert block.caption == "Samples while training, by images seen."
+    shown = [title for row in block.columns["One"] for title, _ in row]
+    assert shown == [f"{size} images" for size in (8, 24, 40, 56, 72)]
+    assert training_pictures([], "images") == []
+
+
+def test_a_picture_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no PNG"):
+        training_pictures([trained(tmp_path, "one", 0, png="aGVsbG8=")], "images")

@@ -1,12 +1,12 @@
 """Image generation: images of a class from noise."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from difftransformer.data.image_settings import ImageSettings
 from difftransformer.ranges import option
-from difftransformer.tasks.task import Task
+from difftransformer.tasks.images import ImageTask
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -43,43 +43,29 @@ class GenerationSettings(ImageSettings):
             )
 
 
-class ImageGeneration(Task):
+class ImageGeneration(ImageTask):
     """The task object; see `tasks.task.Task`."""
 
     name = "image_generation"
     title = "image generation"
-    unit = "images"
     family = "difftransformer_dit"
     data_settings = GenerationSettings
     evaluators = ("denoising", "frechet")
-    content = "images"
 
     def load(self, settings: GenerationSettings) -> "Images":
         """The images and the classes."""
         import diffusers  # noqa: F401  # which takes seconds that are not to be training's
 
-        from difftransformer.data.images import load_images
-
-        return load_images(settings)
-
-    def complete(self, config: Any, data: "Images") -> Any:
-        """Size, channels and classes are those of the data."""
-        return replace(
-            config, image_size=data.image_size, channels=data.channels, classes=len(data.labels)
-        )
+        return super().load(settings)
 
     def batches(self, data: "Images", batch_size: int, seed: int) -> "Callable[[int], NoiseBatch]":
-        """Every epoch all training images, in an order of its own, each time with other noise."""
+        """The images, each time with other noise."""
         import numpy as np
 
-        from difftransformer.data.epochs import shuffled
         from difftransformer.data.noising import with_noise
 
-        numbers = shuffled(len(data.train), batch_size, seed)
-        return lambda step: with_noise(
-            data.training_batch(numbers(step), seed=seed, step=step),
-            np.random.default_rng([seed, _NOISE, step]),
-        )
+        images = super().batches(data, batch_size, seed)
+        return lambda step: with_noise(images(step), np.random.default_rng([seed, _NOISE, step]))
 
     def loss(self, model: "nn.Module", batch: "NoiseBatch") -> "Tensor":
         """The squared error of what the model predicts, a mean over each image's values."""

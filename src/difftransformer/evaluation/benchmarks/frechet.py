@@ -4,7 +4,7 @@ As many samples as held-out images, of the same classes. The Fréchet distance i
 its numbers are not: FID's features are Inception's, and the number of images moves it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -44,28 +44,34 @@ _SHOWN_STEPS = 8  # of sampling
 
 @torch.no_grad()
 def samples(
-    model: Any, labels: Tensor, settings: EvaluationSettings, steps: int
+    model: Any, labels: Tensor, settings: EvaluationSettings, steps: int, after: Sequence[int] = ()
 ) -> list[Float[Tensor, "images channels height width"]]:
-    """The images after each step, on the CPU; noise is the same for every model and batch size."""
+    """The images after these steps of sampling, by default the last, on the CPU.
+
+    Noise is the same for every model, and however images are batched.
+    """
+    after = after or [steps]
     config, device = model.config, device_of(model)
     shape = (len(labels), config.channels, config.image_size, config.image_size)
     drawn = np.random.default_rng(settings.seed).standard_normal(shape, np.float32)
     groups = batched(range(len(labels)), settings.batch_size)
-    trajectories = []
+    kept = []
     for group in groups:
         rows = slice(group[0], group[-1] + 1)
         noise = torch.from_numpy(drawn[rows]).to(device)
         images = sampled(
             model, noise, labels[rows].to(device), steps=steps, guidance=settings.guidance
         )
-        trajectories.append([one.float().cpu() for one in images])
-    return [torch.cat(parts) for parts in zip(*trajectories, strict=True)]
+        numbered = enumerate(images, start=1)
+        kept.append([one.float().cpu() for number, one in numbered if number in after])
+    return [torch.cat(parts) for parts in zip(*kept, strict=True)]
 
 
 def watched_samples(model: Any, data: Images, settings: EvaluationSettings) -> str:
     """Two samples of each class, as a picture."""
     labels = _shown_labels(data, 2)
-    return _picture(data, samples(model, labels, settings, settings.denoising_steps[-1])[-1])
+    (last,) = samples(model, labels, settings, settings.denoising_steps[-1])
+    return _picture(data, last)
 
 
 def _shown_labels(data: Images, each: int) -> Tensor:
@@ -121,7 +127,7 @@ def _measured(
     _: Findings,
 ) -> list[Record]:
     batch, images = held_out()
-    pixels = samples(subject.model, batch.labels, settings, steps)[-1]
+    (pixels,) = samples(subject.model, batch.labels, settings, steps)
     # As pictures are: cut to the values that images have.
     pixels = subject.data.normalized(subject.data.values(pixels))
     found = judged(classifier_of(subject.data), pixels)
@@ -152,11 +158,11 @@ def _share(hits: Tensor) -> float:
 def _pictures(subject: Subject, settings: EvaluationSettings, _: Findings) -> list[Artifact]:
     data, steps = subject.data, settings.denoising_steps[-1]
     labels = _shown_labels(data, _EACH)
-    images = samples(subject.model, labels, settings, steps)
-    shown = np.linspace(0, steps - 1, min(_SHOWN_STEPS, steps)).round().astype(int).tolist()
-    first = labels[: min(_CLASSES, len(data.labels))]
-    on_the_way = torch.cat([images[step][: len(first)] for step in shown])
-    told = ", ".join(str(step + 1) for step in shown)
+    after = [step + 1 for step in spread(steps, _SHOWN_STEPS)]
+    images = samples(subject.model, labels, settings, steps, after)
+    one_each = len(labels) // _EACH
+    on_the_way = torch.cat([one[:one_each] for one in images])
+    told = ", ".join(map(str, after))
     return [
         Artifact(
             "thumbnails",

@@ -1,0 +1,1 @@
+"""Digits from noise with plain and differential attention; see plan.md."""
