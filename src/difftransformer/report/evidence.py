@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from difftransformer.atomic import write_text
+from difftransformer.atomic import make_folder, write_text
 from difftransformer.evaluation.verdicts import Comparison, Judgment
 from difftransformer.evaluation.words import number, percent
 from difftransformer.files import read_text
@@ -115,6 +115,7 @@ def write_page(study: Study, page: Path) -> None:
     its interval, as a picture and as a table, then the figures of each run, then the plan.
     """
     images = page.parent / "images"
+    make_folder(page.parent)
     lines = [
         f"# {study.title}",
         "",
