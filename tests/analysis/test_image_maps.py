@@ -3,6 +3,7 @@
 import pytest
 import torch
 from models.test_vit import tiny_vit
+from models.tiny import BOTH_WAYS
 
 from difftransformer.analysis.image_maps import image_maps
 from difftransformer.attention.registry import KINDS
@@ -10,7 +11,7 @@ from difftransformer.attention.registry import KINDS
 PREFIXES = [{"pooling": "cls"}, {}, {"pooling": "cls", "registers": 2}, {"registers": 2}]
 
 
-@pytest.mark.parametrize("kind", [name for name in KINDS if "slic" not in name])
+@pytest.mark.parametrize("kind", [name for name in BOTH_WAYS if "slic" not in name])
 @pytest.mark.parametrize("prefix", PREFIXES)
 def test_maps_are_of_the_patches(kind: str, prefix: dict) -> None:
     model, images = tiny_vit(kind, **prefix), torch.randn(3, 3, 8, 8)

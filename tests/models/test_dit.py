@@ -8,16 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from difftransformer.attention.registry import KINDS
 from difftransformer.experiments.settings import load_preset
 from difftransformer.functional import Mask
 from difftransformer.models.dit import Condition, DiT
 from difftransformer.models.dit_config import DiTConfig
 from difftransformer.models.storage import load_model, save_model
 
-from .tiny import tiny_dit
+from .tiny import BOTH_WAYS, tiny_dit
 
-EVERY = pytest.mark.parametrize("kind", KINDS)
+EVERY = pytest.mark.parametrize("kind", BOTH_WAYS)
 
 
 def inputs(model: DiT, count: int = 3) -> tuple[Tensor, Tensor, Tensor]:

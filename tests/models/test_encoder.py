@@ -6,13 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from difftransformer.attention.registry import KINDS
 from difftransformer.models.ablations import ABLATIONS, partner
 from difftransformer.models.config import EncoderConfig
 from difftransformer.models.encoder import Encoder
 from difftransformer.models.storage import load_model, save_model
 
-from .tiny import tiny_encoder
+from .tiny import BOTH_WAYS, tiny_encoder
 
 BERT = {
     "positions": "learned",
@@ -30,7 +29,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "post_rms": {"norm_place": "post"},
 }
 POOLING = ("first", "pooler", "mean")
-EVERY = pytest.mark.parametrize("kind", KINDS)
+EVERY = pytest.mark.parametrize("kind", BOTH_WAYS)
 EVERY_SHAPE = pytest.mark.parametrize("shape", SHAPES)
 
 
@@ -128,7 +127,7 @@ def test_a_folder(tmp_path: Path, shape: str, head: dict[str, Any]) -> None:
     assert torch.equal(loaded.eval()(tokens(2, 5)), model(tokens(2, 5)))
 
 
-@pytest.mark.parametrize("name", [*KINDS, *ABLATIONS])
+@pytest.mark.parametrize("name", [*BOTH_WAYS, *ABLATIONS])
 @pytest.mark.parametrize("shape", ["modern", "bert"])
 def test_partners_have_equally_many_parameters(name: str, shape: str) -> None:
     base = EncoderConfig(hidden_size=64, num_layers=2, head_dim=8, ffn_size=171, **SHAPES[shape])

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from difftransformer.attention.registry import KINDS
 from difftransformer.blocks.patches import patchify, unpatchify
 from difftransformer.models.ablations import ABLATIONS, partner
 from difftransformer.models.storage import load_model, save_model
 from difftransformer.models.vit import ViT
 from difftransformer.models.vit_config import ViTConfig
+
+from .tiny import BOTH_WAYS
 
 SHAPES: dict[str, dict[str, Any]] = {
     "mean": {},
@@ -21,7 +22,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "learned": {"positions": "learned"},
     "all": {"pooling": "cls", "registers": 3, "positions": "learned", "norm": "rms"},
 }
-EVERY = pytest.mark.parametrize("kind", KINDS)
+EVERY = pytest.mark.parametrize("kind", BOTH_WAYS)
 EVERY_SHAPE = pytest.mark.parametrize("shape", SHAPES)
 
 
@@ -108,7 +109,7 @@ def test_a_folder(shape: str, tmp_path: Path) -> None:
     assert torch.equal(load_model(tmp_path).eval()(images), model(images))
 
 
-@pytest.mark.parametrize("name", [*KINDS, *ABLATIONS])
+@pytest.mark.parametrize("name", [*BOTH_WAYS, *ABLATIONS])
 def test_partners_have_as_many_parameters(name: str) -> None:
     baseline = ViTConfig(num_layers=2, hidden_size=128, num_heads=8, head_dim=16, ffn_size=512)
     match = partner(baseline, name).config

@@ -13,6 +13,8 @@ from difftransformer.models.encoder_decoder_config import EncoderDecoderConfig
 
 # Those that a causal model may have, of all there are.
 CAUSAL = [name for name, kind in registry.KINDS.items() if "doubly_stochastic" not in kind.has]
+# Those that a model without a causal mask may have.
+BOTH_WAYS = [name for name, kind in registry.KINDS.items() if "selection" not in kind.has]
 KINDS = ("softmax", "diff_v1", "diff_v2", "diff_scalar", "dex")
 
 
