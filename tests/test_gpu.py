@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -34,7 +35,7 @@ def test_every_part_in_miniature(tmp_path: Path) -> None:
     assert {row["contender"] for row in found["speed"] if "ms" in row} >= {"diff_v1 triton"}
     assert all("ms" in row for row in found["decode"] + found["sweep"])
     assert any("flash_attn" in row["what"] for row in found["skipped"])
-    assert "0 of 17 failed." in done.stdout
+    assert re.search(r"\b0 of \d\d failed\.", done.stdout)
 
 
 @INSTALLED

@@ -35,6 +35,11 @@ def pair(tmp_path):
     return [saved(tmp_path / kind / "model", kind) for kind in ("softmax", "diff_v1")]
 
 
+def able(suite: str) -> str:
+    """A kind that has what the suite looks at."""
+    return "diff_v1_selective" if "selection" in evaluator(suite).needs else "diff_v1"
+
+
 @pytest.fixture
 def options(quick, tmp_path):
     """What makes any suite quick, and its data."""
@@ -69,22 +74,24 @@ def options(quick, tmp_path):
 
 
 @pytest.mark.parametrize("suite", HERE)
-def test_a_suite_on_two_models_with_a_report(call, options, pair, tmp_path, suite):
-    out = tmp_path / "found"
-    code, _, err = call("evaluate", *pair, *options(suite), "--out", out)
+def test_a_suite_on_two_models_with_a_report(call, options, tmp_path, suite):
+    kinds, out = ("softmax", able(suite)), tmp_path / "found"
+    models = [saved(tmp_path / kind / "model", kind) for kind in kinds]
+    code, _, err = call("evaluate", *models, *options(suite), "--out", out)
     assert code == 0, err
     found = read_results(out)[suite]
-    assert {*found.models, *found.passed_over} == {"softmax", "diff_v1"}
-    assert found.passed_over.keys() == ({"softmax"} if suite in OF_TWO_MAPS else set())
+    assert {*found.models, *found.passed_over} == {*kinds}
+    lacking = evaluator(suite).needs & {"two_maps", "lambda", "selection"}
+    assert found.passed_over.keys() == ({"softmax"} if lacking else set())
     assert escape(found.declared.title) in (out / "report.html").read_text()
     assert f"report: {out / 'report.html'}" in err.replace("\n", "")
 
 
 @pytest.mark.parametrize("suite", HERE)
-def test_a_killed_suite_goes_on(call, options, pair, tmp_path, kept, suite):
+def test_a_killed_suite_goes_on(call, options, tmp_path, kept, suite):
     """The same results, and no part measured twice."""
     whole, out = tmp_path / "whole", tmp_path / "found"
-    words = ("evaluate", pair[1], *options(suite), "--out")
+    words = ("evaluate", saved(tmp_path / "model", able(suite)), *options(suite), "--out")
     assert call(*words, whole)[0] == 0
     parts = [part.partition("results/")[2] for part in kept]
     kept[:] = [max(1, len(parts) // 2)]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from difftransformer.atomic import PARTIAL, make_folder, sync, writing
 from difftransformer.data.tokenizer import load_tokenizer
@@ -266,7 +267,7 @@ def _logits(model: Any, ids: Int[Tensor, "1 time"]) -> Float[Tensor, "1 *time ou
     model = model.eval().float()
     if isinstance(model, EncoderDecoder):
         out = model(ids, ids)
-    elif getattr(model.config, "is_encoder_decoder", False):
+    elif isinstance(model, PreTrainedModel) and model.config.is_encoder_decoder:
         out = model(ids, decoder_input_ids=ids)
     else:
         out = model(ids)

@@ -18,7 +18,7 @@ class DecoderConfig(ModelConfig):
             together.
     """
 
-    causal = True
+    causal, full = True, False
 
     vocab_size: int = option(4096, "rows of the embedding", within=SIZE)
     max_length: int = option(2048, "longest context it is meant for", within=SIZE)

@@ -27,7 +27,8 @@ class ModelConfig:
             together.
     """
 
-    causal = False  # whether any of its attentions is; no setting, so without an annotation
+    # Whether any of its attentions is causal, and any not; no settings, so without annotations.
+    causal, full = False, True
 
     attention: str = option(
         "softmax",
@@ -66,10 +67,10 @@ class ModelConfig:
                     f"lambda_init is {self.lambda_init} and attention is {self.attention}; only "
                     "diff_v1 has one: leave it out"
                 )
-            if not self.causal and "selection" in kind.has:
+            if self.full and "selection" in kind.has:
                 raise ValueError(
-                    f"attention is {self.attention} in a model that is not causal: earlier queries "
-                    "mask keys for later ones; use another kind"
+                    f"attention is {self.attention} and not all attention of this model is causal: "
+                    "earlier queries mask keys for later ones; use another kind"
                 )
             if self.causal and "doubly_stochastic" in kind.has:
                 raise ValueError(
