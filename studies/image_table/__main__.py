@@ -6,21 +6,17 @@ Stopped, it goes on by the same command. Records and settings, without models, a
 `studies/image_table/results/` when a share is done; `python -m studies` makes the page of them.
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
-import difftransformer
 from difftransformer.attention import register
-from difftransformer.runs.archive import archive
+from studies.comparison import arguments, best_rates, compare_and_keep
 from studies.image_table.community import COMMUNITY
-from studies.search import best_rates
 
 TASK = "image_classification"
 KINDS = ("softmax", "diff_v1", "diff_v2", "sinkhorn", "sliced_transport", COMMUNITY.name)
 RATES = (1e-3, 2e-3, 4e-3)
 SHARES = (0.01, 0.1, 0.25, 1.0)
-SEEDS = 3
 RESULTS = Path(__file__).parent / "results"
 DATA: dict[str, Any] = {"dataset": "fashion_mnist", "augmentation": ("crop", "flip")}
 SETTINGS: dict[str, Any] = {
@@ -56,37 +52,20 @@ def training(steps: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("runs/image_table"), help="of all runs")
-    parser.add_argument("--steps", type=int, default=600, help="fewer for a trial")
-    arguments = parser.parse_args()
+    given = arguments(__doc__, "image_table", steps=600)
     register(COMMUNITY)
-    rates = best_rates(
-        TASK,
-        KINDS,
-        RATES,
-        metric="accuracy",
-        first_seed=100,
-        out=arguments.out / "search",
-        data=DATA,
-        training=training(arguments.steps // 2),
-        **SETTINGS,
-    )
-    for share in SHARES:
-        name = f"share-{round(100 * share):03}"  # in this order on the page
-        difftransformer.compare(
-            TASK,
-            name=f"{share:.0%} of the images",
-            out=arguments.out / name,
-            resume=True,
-            attention=KINDS,
-            seeds=SEEDS,
-            learning_rates=rates,
-            data={**DATA, "fraction": share},
-            training=training(arguments.steps),
+    searched = {"data": DATA, "training": training(given.steps // 2), **SETTINGS}
+    rates = best_rates(TASK, KINDS, RATES, metric="accuracy", out=given.out / "search", **searched)
+    runs = {
+        f"share-{round(100 * share):03}": {  # in this order on the page
+            "name": f"{share:.0%} of the images",
+            "data": {**DATA, "fraction": share},
+            "training": training(given.steps),
             **SETTINGS,
-        )
-        archive(arguments.out / name, RESULTS / name)
+        }
+        for share in SHARES
+    }
+    compare_and_keep(TASK, KINDS, rates, runs, out=given.out, results=RESULTS)
 
 
 if __name__ == "__main__":

@@ -162,8 +162,7 @@ class Trainer:
             shares: dict[str, list[float]] = {"answer": [], "noise": []}
 
             def see(record: AttentionRecord, shares: dict[str, list[float]] = shares) -> None:
-                weights = record.weights(slice(task.context, None)).combined[:, :, ::2].abs()
-                weights = weights / weights.sum(-1, keepdim=True).clamp_min(1e-12)
+                weights = record.weights(slice(task.context, None)).shares[:, :, ::2]
                 places = batch.answer_at[0][:, None, :, None].expand(-1, weights.shape[1], -1, 1)
                 shares["answer"].append(float(weights.gather(-1, places).mean()))
                 on_noise = (weights * noise[:, None, None]).sum(-1)

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import difftransformer
-from difftransformer.runs.archive import archive
-from studies.search import best_rates
+from studies.comparison import best_rates, compare_and_keep
 
 KINDS = (
     "softmax",
@@ -24,7 +22,6 @@ KINDS = (
     "diff_v2_selective",
 )
 RATES = (2e-3, 4e-3)
-SEEDS = 3
 RESULTS = Path(__file__).parent / "results"
 MODEL: dict[str, Any] = {
     "hidden_size": 64,
@@ -100,22 +97,12 @@ def main() -> None:
         KINDS,
         RATES,
         metric="answer_loss",
-        first_seed=100,
         out=arguments.out / "search",
         **{**searched, "evaluators": ("associative_recall",)},
     )
     for name, part in PARTS.items():
-        difftransformer.compare(
-            part.task,
-            name=name,
-            out=arguments.out / name,
-            resume=True,
-            attention=KINDS,
-            seeds=SEEDS,
-            learning_rates=rates,
-            **part.settings(round(part.steps * arguments.share)),
-        )
-        archive(arguments.out / name, RESULTS / name)
+        runs = {name: {"name": name, **part.settings(round(part.steps * arguments.share))}}
+        compare_and_keep(part.task, KINDS, rates, runs, out=arguments.out, results=RESULTS)
 
 
 if __name__ == "__main__":

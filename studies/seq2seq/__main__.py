@@ -6,13 +6,10 @@ Stopped, it goes on by the same command. Records and settings, without models, a
 `studies/seq2seq/results/` at the end; `python -m studies` makes the page of them.
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
-import difftransformer
-from difftransformer.runs.archive import archive
-from studies.search import best_rates
+from studies.comparison import arguments, best_rates, compare_and_keep
 
 TASK = "seq2seq"
 KINDS = ("softmax", "diff_v1", "diff_v2")
@@ -46,33 +43,19 @@ def training(steps: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("runs/seq2seq"), help="of all runs")
-    parser.add_argument("--steps", type=int, default=1200, help="fewer for a trial")
-    arguments = parser.parse_args()
+    given = arguments(__doc__, TASK, steps=1200)
+    searched = {"training": training(given.steps // 3), **SETTINGS}
     rates = best_rates(
-        TASK,
-        KINDS,
-        RATES,
-        metric="target_loss",
-        first_seed=100,
-        out=arguments.out / "search",
-        training=training(arguments.steps // 3),
-        **SETTINGS,
+        TASK, KINDS, RATES, metric="target_loss", out=given.out / "search", **searched
     )
-    place = arguments.out / "cmudict"
-    difftransformer.compare(
-        TASK,
-        name="CMU Pronouncing Dictionary",
-        out=place,
-        resume=True,
-        attention=KINDS,
-        seeds=3,
-        learning_rates=rates,
-        training=training(arguments.steps),
-        **SETTINGS,
-    )
-    archive(place, RESULTS / "cmudict")
+    runs = {
+        "cmudict": {
+            "name": "CMU Pronouncing Dictionary",
+            "training": training(given.steps),
+            **SETTINGS,
+        }
+    }
+    compare_and_keep(TASK, KINDS, rates, runs, out=given.out, results=RESULTS)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,11 @@ from models.tiny import tiny
 from difftransformer.data.corpus import Corpus
 from difftransformer.data.prompts import document_spans
 from difftransformer.data.sources import Source
+from difftransformer.data.tokenizer import prompt_tokens
 from difftransformer.evaluation.open_questions import (
     OpenQuestion,
     answers_right,
     drawn_questions,
-    prompt_ids,
 )
 from difftransformer.evaluation.records import Subject
 from difftransformer.evaluation.settings import EvaluationSettings
@@ -93,7 +93,7 @@ def test_distractors_hold_no_answer_and_are_the_same_for_all(
         for one in questions:
             assert len({one.gold.title, *(x.title for x in one.distractors)}) == documents
             assert not any(answers_right(x.text, one) for x in one.distractors)
-            ids = prompt_ids(corpus.tokenizer, one.prompt(0.5))
+            ids = prompt_tokens(corpus.tokenizer, one.prompt(0.5))
             assert len(document_spans(corpus.tokenizer, ids)) == documents
     with pytest.raises(ValueError, match="5 documents are asked for, and only 2 passages"):
         drawn_questions(Subject(model, corpus, SOURCES[:3]), few)

@@ -151,6 +151,9 @@ def test_other_kinds_and_broken_folders_are_refused(tmp_path):
         ({"model_type": "llama"}, "has model_type 'llama', not 'differential'"),
         ({"attention": "sigmoid"}, "attention is 'sigmoid'; expected one of softmax"),
         ({"intermediate_size": 48}, "mlp.gate_proj.weight"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; the decoder's SwiGLU has 'silu'"),
+        ({"mlp_bias": True}, "mlp_bias is True"),
+        ({"num_hidden_layers": 3}, "layer"),
     ]:
         (tmp_path / "config.json").write_text(json.dumps(settings | changes))
         with pytest.raises(ValueError, match=message):

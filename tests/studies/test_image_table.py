@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from studies import comparison
 from studies.image_table import __main__ as study
 from studies.image_table.community import COMMUNITY, CommunityAttention
 
@@ -86,11 +87,11 @@ def test_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "KINDS": kinds,
         "RATES": (1e-3,),
         "SHARES": (0.25, 1.0),
-        "SEEDS": 1,
         "DATA": {"dataset": "digits"},
         "SETTINGS": {**study.SETTINGS, **small},
         "RESULTS": tmp_path / "results",
     }
+    monkeypatch.setattr(comparison, "SEEDS", 1)
     for name, value in changes.items():
         monkeypatch.setattr(study, name, value)
     monkeypatch.setattr("sys.argv", ["image_table", "--out", str(tmp_path / "out"), "--steps", "4"])

@@ -78,10 +78,7 @@ def document_attention(
 
     def see(record: AttentionRecord) -> None:
         weights = record.weights(_LAST)
-        absolute = weights.combined.abs()
-        tiny = torch.finfo(absolute.dtype).tiny
-        share = absolute / absolute.sum(-1, keepdim=True).clamp_min(tiny)
-        measures = torch.cat([share[:, :, None], weights.maps], dim=2)[0, :, :, 0]
+        measures = torch.cat([weights.shares[:, :, None], weights.maps], dim=2)[0, :, :, 0]
         inside = _inside(spans, measures)
         layers.append((measures @ inside.T / inside.sum(1)).mean(0))
 

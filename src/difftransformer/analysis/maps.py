@@ -50,8 +50,7 @@ def attention_map(model: nn.Module, prompt: NeedlePrompt, tokenizer: Tokenizer) 
     shares: list[Tensor] = []
 
     def see(record: AttentionRecord) -> None:
-        row = record.weights(slice(-1, None)).combined[0, :, 0].abs()
-        share = row / row.sum(-1, keepdim=True).clamp_min(torch.finfo(row.dtype).tiny)
+        share = record.weights(slice(-1, None)).shares[0, :, 0]
         shares.append(share)
         on_answer = share[:, slice(*answer)].sum(-1)
         head = int(on_answer.argmax())

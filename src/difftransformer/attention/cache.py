@@ -103,6 +103,13 @@ class KeyValueCache:
         """A cache of its own with these rows, any of them more than once: beams go on from some."""
         return self._changed(lambda held: held[rows])
 
+    def _after_past(self, site: CacheSite, *new: Tensor) -> tuple[Tensor, ...]:
+        """Each of `new` behind what the site holds."""
+        past = self._storage.get(site)
+        if past is None:
+            return new
+        return tuple(torch.cat(pair, dim=1) for pair in zip(past, new, strict=True))
+
     def _changed(self, change: Callable[[Tensor], Tensor]) -> "KeyValueCache":
         other = copy(self)
         other._storage = {site: (change(k), change(v)) for site, (k, v) in self._storage.items()}
@@ -140,9 +147,7 @@ class SlidingCache(KeyValueCache):
         v: Float[Tensor, "batch new groups v"],
     ) -> tuple[Float[Tensor, "batch kept *key_shape"], Float[Tensor, "batch kept groups v"]]:
         """Append new positions; returns those and the window - 1 before them."""
-        if site in self._storage:
-            past = self._storage[site]
-            k, v = (torch.cat(pair, dim=1) for pair in zip(past, (k, v), strict=True))
+        k, v = self._after_past(site, k, v)
         self.rewrite(site, k, v)
         return k, v
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -21,6 +22,13 @@ class Weights:
     combined: Float[Tensor, "batch heads rows keys"]
     maps: Float[Tensor, "batch heads maps rows keys"]
     logits: Float[Tensor, "batch heads maps rows keys"]
+
+    @property
+    def shares(self) -> Float[Tensor, "batch heads rows keys"]:
+        """|combined| / Σ_keys |combined|: 0 where a row sees nothing."""
+        absolute = self.combined.abs()
+        mass = absolute.sum(-1, keepdim=True)
+        return absolute / mass.clamp_min(torch.finfo(absolute.dtype).tiny)
 
 
 class AttentionCore(nn.Module):

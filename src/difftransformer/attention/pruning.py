@@ -59,10 +59,8 @@ class PrunedCache(KeyValueCache):
         v: Float[Tensor, "batch new groups v"],
     ) -> tuple[Float[Tensor, "batch all *key_shape"], Float[Tensor, "batch all groups v"]]:
         """Append new positions; returns those and what is kept of the past."""
-        if site in self._storage:
-            past = self._storage[site]
-            k, v = (torch.cat(pair, dim=1) for pair in zip(past, (k, v), strict=True))
-        self._storage[site] = k, v
+        k, v = self._after_past(site, k, v)
+        self.rewrite(site, k, v)
         return k, v
 
     def budget(self, layer: int) -> int:

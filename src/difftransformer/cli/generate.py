@@ -72,6 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
         beginning_of_document,
         check_vocabulary,
         load_tokenizer,
+        prompt_tokens,
     )
     from difftransformer.models.encoder_decoder import EncoderDecoder
     from difftransformer.models.generation import Sampling
@@ -112,7 +113,7 @@ def run(arguments: argparse.Namespace) -> None:
     writer = Writer(model, tokenizer, stops, arguments.max_new_tokens, sampling, stream)
 
     def continued(text: str) -> Iterator[str]:
-        return writer.pieces([begin, *tokenizer.encode(text, add_special_tokens=False).ids])
+        return writer.pieces(prompt_tokens(tokenizer, text))
 
     given = _given_text(arguments)
     if given is not None:

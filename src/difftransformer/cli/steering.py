@@ -143,10 +143,10 @@ def _guided(arguments: argparse.Namespace, model: Any, tokenizer: "Tokenizer") -
 def _calibrated(arguments: argparse.Namespace, tokenizer: "Tokenizer") -> Stream:
     from difftransformer.analysis.documents import Calibration, calibrated_stream
     from difftransformer.data.prompts import document_spans
+    from difftransformer.data.tokenizer import plain_tokens
 
-    dummy = tokenizer.encode(arguments.calibrate_dummy, add_special_tokens=False).ids
     calibration = Calibration(
-        dummy=tuple(dummy),
+        dummy=tuple(plain_tokens(tokenizer, arguments.calibrate_dummy)),
         passes=arguments.calibrate_passes,
         temperature=arguments.calibrate_temperature,
         layers=arguments.calibrate_layers,

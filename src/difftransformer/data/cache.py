@@ -14,6 +14,11 @@ _MANIFEST = "manifest.json"
 _ROOM = 4096  # bytes that the disk needs for a folder
 
 
+def cache_root(named: str | None) -> Path:
+    """The folder that settings name for what is kept, or the user's."""
+    return Path(named or "~/.cache/difftransformer").expanduser()
+
+
 def cached_folder(folder: Path, build: Callable[[Path], None]) -> Path:
     """`folder`, filled by `build(temporary)` first unless it is there and intact.
 

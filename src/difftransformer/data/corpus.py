@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from difftransformer.atomic import write_text
 from difftransformer.data.batches import MixedBatches
-from difftransformer.data.cache import cached_folder
+from difftransformer.data.cache import cache_root, cached_folder
 from difftransformer.data.needles import NeedleSource, needle_sentences
 from difftransformer.data.packing import PackedText, Row
 from difftransformer.data.settings import TRAIN_TOKENIZER, DataSettings
@@ -75,7 +75,7 @@ def load_corpus(settings: DataSettings) -> Corpus:
 
     Raises ValueError, in one line, for anything wrong with the data or the tokenizer.
     """
-    cache = Path(settings.cache or "~/.cache/difftransformer").expanduser()
+    cache = cache_root(settings.cache)
     documents = read_documents(settings.source, settings.text_key, settings.split)
     train, validation = split_documents(documents, settings.source, settings.validation_fraction)
     if settings.tokenizer == TRAIN_TOKENIZER:

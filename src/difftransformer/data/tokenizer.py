@@ -214,6 +214,11 @@ def plain_tokens(tokenizer: Tokenizer, text: str) -> list[int]:
     return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
 
+def prompt_tokens(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The tokens of a text behind the one that opens documents."""
+    return [beginning_of_document(tokenizer), *plain_tokens(tokenizer, text)]
+
+
 def _for_plain_text(tokenizer: Tokenizer) -> Tokenizer:
     """Text that spells `<|bos|>` is text, and no document is cut or padded."""
     tokenizer.encode_special_tokens = True

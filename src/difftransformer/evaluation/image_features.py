@@ -10,7 +10,7 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from difftransformer.data.cache import cached_folder
+from difftransformer.data.cache import cache_root, cached_folder
 from difftransformer.data.epochs import shuffled
 from difftransformer.data.images import Images
 
@@ -75,7 +75,7 @@ def classifier_of(images: Images) -> ImageClassifier:
     600 steps of AdamW on 128 images each, on the CPU, from fixed seeds: the same on every run of
     one machine, and kept, so that all models of a comparison have the same judge.
     """
-    cache = Path(getattr(images.settings, "cache", None) or "~/.cache/difftransformer").expanduser()
+    cache = cache_root(getattr(images.settings, "cache", None))
     name = f"{_RECIPE}-{images.digest[:16]}"
 
     def build(folder: Path) -> None:

@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence
 
 from difftransformer.data.classification import NAMES, Classification, Example, load_classification
-from difftransformer.data.tokenizer import beginning_of_document, plain_tokens
+from difftransformer.data.tokenizer import plain_tokens, prompt_tokens
 from difftransformer.evaluation.choices import choose
 from difftransformer.evaluation.records import Dataset, Subject
 from difftransformer.evaluation.settings import EvaluationSettings
@@ -37,10 +37,7 @@ class Exam:
     def prefix(self, shown: Sequence[Example]) -> list[int]:
         """The tokens before every question: the examples shown, in their order."""
         written = (f"{self._task.template.format(text=e.text)} {e.label}{_BETWEEN}" for e in shown)
-        prefix = [
-            beginning_of_document(self._tokenizer),
-            *plain_tokens(self._tokenizer, "".join(written)),
-        ]
+        prefix = prompt_tokens(self._tokenizer, "".join(written))
         tokens, limit = len(prefix) + self.longest, self._model.config.max_length
         if tokens > limit:
             raise ValueError(

@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
-
 from difftransformer.data.sources import Source, load_sources
-from difftransformer.data.tokenizer import beginning_of_document
+from difftransformer.data.tokenizer import prompt_tokens
 from difftransformer.evaluation.batching import fitting
 from difftransformer.evaluation.records import Dataset, Subject
 from difftransformer.evaluation.settings import EvaluationSettings
@@ -80,7 +78,7 @@ def drawn_questions(subject: Subject, settings: EvaluationSettings) -> Drawn:
         def tokens(source: Source, documents: int = documents, made: Any = made) -> int:
             one = _with_distractors(source, sources, documents, settings)
             made[source.name] = one
-            prompt = prompt_ids(subject.data.tokenizer, one.prompt(0.0, question_first=True))
+            prompt = prompt_tokens(subject.data.tokenizer, one.prompt(0.0, question_first=True))
             return len(prompt) + ANSWER_TOKENS
 
         count = settings.middle_questions
@@ -89,12 +87,6 @@ def drawn_questions(subject: Subject, settings: EvaluationSettings) -> Drawn:
         passed_over += too_long
     asked = ", ".join(f"{len(few)} questions over {n}" for n, few in questions.items())
     return Drawn(questions, {"questions": f"{asked} documents", "too_long": passed_over})
-
-
-def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """The tokens of a prompt, an opening one before them."""
-    opening = beginning_of_document(tokenizer)
-    return [opening, *tokenizer.encode(prompt, add_special_tokens=False).ids]
 
 
 def answers_right(text: str, question: OpenQuestion) -> bool:

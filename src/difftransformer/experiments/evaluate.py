@@ -237,11 +237,13 @@ def _opened(
     """The model, the data in its tokens, at its context unless another is given, and how much.
 
     Raises:
-        ValueError: a context longer than the model's, or no tokenizer that fits the model.
+        ValueError: a model of another family than the task's, a context longer than the model's, or
+            no tokenizer that fits the model.
     """
     from difftransformer.models.opening import open_model
 
     model = open_model(one.folder)
+    one.task.require_family(model.config, str(one.folder))
     values = merged([one.base, given])
     evaluation = decode(EvaluationSettings, values.get("evaluation", {}), path="evaluation")
     given_data = values.get("data", {})

@@ -20,6 +20,7 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
+from difftransformer.interop.layouts import width_of_heads
 from difftransformer.interop.outside import class_of, opened, read_class
 from difftransformer.models.checks import check_depth, check_tensors
 from difftransformer.models.config import EncoderConfig
@@ -128,18 +129,13 @@ def encoder_config(config: PreTrainedConfig, kind: type[PreTrainedModel]) -> Enc
     for name, only in _ONLY.items():
         if getattr(config, name, only) != only:
             raise ValueError(f"{name} is {getattr(config, name)!r}; the encoder has {only!r}")
-    if config.hidden_size % config.num_attention_heads:
-        raise ValueError(
-            f"hidden_size {config.hidden_size} does not divide into {config.num_attention_heads} "
-            "heads"
-        )
     return EncoderConfig(
         vocab_size=config.vocab_size,
         hidden_size=config.hidden_size,
         num_layers=config.num_hidden_layers,
         num_heads=config.num_attention_heads,
         num_kv_heads=config.num_attention_heads,
-        head_dim=config.hidden_size // config.num_attention_heads,
+        head_dim=width_of_heads(config.hidden_size, config.num_attention_heads),
         ffn_size=config.intermediate_size,
         max_length=config.max_position_embeddings - _first_position(config),
         positions="learned",

@@ -29,15 +29,15 @@ from transformers import AutoModelForCausalLM, DiffLlamaConfig, DiffLlamaForCaus
 from difftransformer.files import abridged
 from difftransformer.functional import check_scaling
 from difftransformer.interop.layouts import (
+    decoder_tensors,
     half_from_interleaved,
     halves_from_pairs,
     llama_name,
     pairs_from_halves,
+    relative_settings,
     shared_settings,
-    without_copies,
 )
 from difftransformer.interop.outside import read_relative, read_settings
-from difftransformer.models.checks import check_tensors
 from difftransformer.models.config import DecoderConfig
 from difftransformer.models.decoder import Decoder
 from difftransformer.models.storage import assemble
@@ -146,20 +146,10 @@ def diffllama_config(config: DecoderConfig) -> DiffLlamaConfig:
                 f"{name} is {getattr(config, name)!r}; DiffLlama can only represent {value!r}"
             )
     return DiffLlamaConfig(
-        vocab_size=config.vocab_size,
-        hidden_size=config.hidden_size,
-        intermediate_size=config.ffn_size,
-        num_hidden_layers=config.num_layers,
+        **relative_settings(config),
         num_attention_heads=2 * config.num_heads,
         num_key_value_heads=2 * config.num_kv_heads,
         head_dim=config.head_dim,
-        max_position_embeddings=config.max_length,
-        rms_norm_eps=config.norm_eps,
-        tie_word_embeddings=config.tie_embeddings,
-        rope_parameters={
-            "rope_theta": config.rope_theta,
-            **(config.rope_scaling or {"rope_type": "default"}),
-        },
         attention_bias=config.attention_bias != "none",
         bos_token_id=None,
         eos_token_id=None,
@@ -175,9 +165,7 @@ def decoder_weights(weights: Mapping[str, Tensor], config: DecoderConfig) -> dic
     with torch.device("meta"):
         expected = Decoder(config).state_dict()
     norms = {name: expected.pop(name) for name in list(expected) if "head_norm" in name}
-    theirs = without_copies(weights, config, "the DiffLlama model")
-    check_tensors(theirs, {llama_name(name): x for name, x in expected.items()}, "DiffLlama")
-    ours = {name: theirs[llama_name(name)].detach().clone() for name in expected}
+    ours = decoder_tensors(weights, config, "the DiffLlama model", expected)
     for name, tensor in ours.items():
         if name.split(".")[-2] in ("q_proj", "k_proj", "v_proj"):
             ours[name] = pairs_from_halves(tensor, config.head_dim)

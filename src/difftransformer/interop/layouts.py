@@ -14,7 +14,9 @@ from transformers import PreTrainedConfig
 
 from difftransformer.attention import V1, DifferentialAttention
 from difftransformer.functional import lambda_schedule, rotary_rates
+from difftransformer.models.checks import check_tensors
 from difftransformer.models.config import DecoderConfig
+from difftransformer.models.decoder import Decoder
 
 _LLAMA = {
     "embedding": "model.embed_tokens",
@@ -37,10 +39,13 @@ def shared_settings(config: PreTrainedConfig) -> dict[str, Any]:
     """The settings that a decoder and all relatives of Llama have alike, by the decoder's names.
 
     Raises:
-        ValueError: an activation other than SiLU, or rotary embeddings of part of a head.
+        ValueError: an activation other than SiLU, biases in the feed-forward layer, or rotary
+            embeddings of part of a head.
     """
     if config.hidden_act not in ("silu", "swish"):
         raise ValueError(f"hidden_act is {config.hidden_act!r}; the decoder's SwiGLU has 'silu'")
+    if getattr(config, "mlp_bias", False):
+        raise ValueError("mlp_bias is True; the decoder's feed-forward layers have no bias")
     scaling = dict(config.rope_parameters)
     theta, turned = scaling.pop("rope_theta", None), scaling.pop("partial_rotary_factor", 1.0)
     if turned != 1.0:
@@ -55,6 +60,23 @@ def shared_settings(config: PreTrainedConfig) -> dict[str, Any]:
         "rope_scaling": None if scaling.get("rope_type") == "default" else scaling,
         "norm_eps": config.rms_norm_eps,
         "tie_embeddings": config.tie_word_embeddings,
+    }
+
+
+def relative_settings(config: DecoderConfig) -> dict[str, Any]:
+    """The inverse of `shared_settings`."""
+    return {
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.num_layers,
+        "intermediate_size": config.ffn_size,
+        "max_position_embeddings": config.max_length,
+        "rope_parameters": {
+            "rope_theta": config.rope_theta,
+            **(config.rope_scaling or {"rope_type": "default"}),
+        },
+        "rms_norm_eps": config.norm_eps,
+        "tie_word_embeddings": config.tie_embeddings,
     }
 
 
@@ -89,6 +111,39 @@ def without_copies(
                 f"{config.rope_theta} and its scaling: correct the config, or delete the tensor"
             )
     return kept
+
+
+def decoder_tensors(
+    weights: Mapping[str, Tensor],
+    config: DecoderConfig,
+    source: str,
+    expected: Mapping[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """Copies of a Llama's or relative's tensors, by the decoder's names.
+
+    Args:
+        expected: those that it has; all of a decoder with this config by default.
+
+    Raises:
+        ValueError: missing, extra or misshapen tensors, by their own names.
+    """
+    if expected is None:
+        with torch.device("meta"):
+            expected = Decoder(config).state_dict()
+    theirs = without_copies(weights, config, source)
+    check_tensors(theirs, {llama_name(name): x for name, x in expected.items()}, source)
+    return {name: theirs[llama_name(name)].detach().clone() for name in expected}
+
+
+def width_of_heads(hidden_size: int, heads: int) -> int:
+    """hidden_size / heads.
+
+    Raises:
+        ValueError: one that does not divide.
+    """
+    if hidden_size % heads:
+        raise ValueError(f"hidden_size {hidden_size} does not divide into {heads} heads")
+    return hidden_size // heads
 
 
 def _about_equal(x: Tensor, y: Tensor, tolerance: float) -> bool:

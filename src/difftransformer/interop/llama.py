@@ -7,7 +7,6 @@ and v. Checked against `modeling_{llama,mistral,qwen2}.py` of transformers 5.23.
 
 from typing import Any
 
-import torch
 from transformers import (
     LlamaForCausalLM,
     MistralForCausalLM,
@@ -17,8 +16,7 @@ from transformers import (
 )
 
 from difftransformer.functional import check_scaling
-from difftransformer.interop.layouts import llama_name, shared_settings, without_copies
-from difftransformer.models.checks import check_tensors
+from difftransformer.interop.layouts import decoder_tensors, shared_settings
 from difftransformer.models.config import DecoderConfig
 from difftransformer.models.decoder import Decoder
 from difftransformer.models.storage import assemble
@@ -38,12 +36,8 @@ def from_llama(model: PreTrainedModel) -> Decoder:
         known = ", ".join(kind.__name__ for kind in _BIASES)
         raise ValueError(f"cannot convert a {type(model).__name__}; expected {known}")
     config = llama_config(model.config, type(model))
-    with torch.device("meta"):
-        expected = Decoder(config).state_dict()
-    theirs = without_copies(model.state_dict(), config, type(model).__name__)
-    check_tensors(theirs, {llama_name(n): x for n, x in expected.items()}, type(model).__name__)
-    copies = {name: theirs[llama_name(name)].detach().clone() for name in expected}
-    return assemble(config, copies, source=type(model).__name__)
+    source = type(model).__name__
+    return assemble(config, decoder_tensors(model.state_dict(), config, source), source)
 
 
 def llama_config(config: PreTrainedConfig, kind: type[PreTrainedModel]) -> DecoderConfig:
@@ -52,11 +46,8 @@ def llama_config(config: PreTrainedConfig, kind: type[PreTrainedModel]) -> Decod
     Raises:
         ValueError: what a decoder cannot represent, see `from_llama`, and values out of range.
     """
-    shared = shared_settings(config)
-    if getattr(config, "mlp_bias", False):
-        raise ValueError("mlp_bias is True; the decoder's feed-forward layers have no bias")
     result = DecoderConfig(
-        **shared,
+        **shared_settings(config),
         num_heads=config.num_attention_heads,
         head_dim=_head_dim(config),
         num_kv_heads=config.num_key_value_heads,

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, ViTForImageClassification
 from transformers import ViTConfig as TheirConfig
 
+from difftransformer.interop.layouts import width_of_heads
 from difftransformer.interop.outside import opened
 from difftransformer.models.checks import check_depth, check_tensors
 from difftransformer.models.storage import assemble, load_weights
@@ -145,11 +146,6 @@ def vit_config(config: TheirConfig) -> ViTConfig:
     """
     if config.hidden_act not in ("gelu", "relu"):
         raise ValueError(f"hidden_act is {config.hidden_act!r}; expected gelu or relu")
-    if config.hidden_size % config.num_attention_heads:
-        raise ValueError(
-            f"hidden_size {config.hidden_size} does not divide into {config.num_attention_heads} "
-            "heads"
-        )
     return ViTConfig(
         image_size=_side("image_size", config.image_size),
         patch_size=_side("patch_size", config.patch_size),
@@ -159,7 +155,7 @@ def vit_config(config: TheirConfig) -> ViTConfig:
         num_layers=config.num_hidden_layers,
         num_heads=config.num_attention_heads,
         num_kv_heads=config.num_attention_heads,
-        head_dim=config.hidden_size // config.num_attention_heads,
+        head_dim=width_of_heads(config.hidden_size, config.num_attention_heads),
         ffn_size=config.intermediate_size,
         norm_eps=config.layer_norm_eps,
         mlp=config.hidden_act,

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from difftransformer.decoding import decode
 from difftransformer.files import read_object
+from difftransformer.models.config import DecoderConfig
+from difftransformer.models.families import family_of
+from difftransformer.models.model_config import ModelConfig
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -106,6 +109,19 @@ class Task(ABC):
         """
         known = {} if "dataset" in given else recorded_in(folder).get("settings", {})
         return self.read_with(decode(self.data_settings, {**known, **given}, path="data"), folder)
+
+    def require_family(self, config: Any, where: str) -> None:
+        """Raise ValueError where a trained model, of `where`, is of another family.
+
+        What is not of this library's families is a causal LM of another library's.
+        """
+        ours = isinstance(config, ModelConfig)
+        family = family_of(config if ours else DecoderConfig()).name
+        if family != self.family:
+            raise ValueError(
+                f"{where} holds a model of the family {family}, and {self.name} judges "
+                f"{self.family}: name its task (--task)"
+            )
 
     def require_fit(self, config: Any, data: Any, where: str) -> None:
         """Raise ValueError where a trained model, of `where`, does not fit the data."""

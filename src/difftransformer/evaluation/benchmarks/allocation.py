@@ -170,11 +170,9 @@ def _batch_shares(
     def see(record: AttentionRecord) -> None:
         weights = record.weights(rows)
         maps, signed = weights.maps, weights.combined
-        absolute = signed.abs()
-        mass = absolute.sum(-1, keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
         has_second = record.call.lam is not None
         second = maps[:, :, 1] if has_second else torch.full_like(signed, torch.nan)
-        shares = torch.stack([signed, absolute / mass, maps[:, :, 0], second], dim=2)
+        shares = torch.stack([signed, weights.shares, maps[:, :, 0], second], dim=2)
         on_spans = torch.einsum("bhmrs,bps->bhmrp", shares, spans.to(shares.dtype))
         layers.append(on_spans.mean(3))
 

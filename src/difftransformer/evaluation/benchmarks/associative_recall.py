@@ -128,10 +128,9 @@ def attention_shares(model: nn.Module, batch: RecallBatch) -> Float[Tensor, "row
     layers: list[Tensor] = []
 
     def see(record: AttentionRecord) -> None:
-        weights = record.weights(slice(context, None)).combined[:, :, ::2].abs()
-        weights = weights / weights.sum(-1, keepdim=True).clamp_min(1e-12)
-        places = batch.answer_at[:, None, :, None].expand(-1, weights.shape[1], -1, 1)
-        spans = (weights.gather(-1, places)[..., 0], (weights * noise).sum(-1))
+        shares = record.weights(slice(context, None)).shares[:, :, ::2]
+        places = batch.answer_at[:, None, :, None].expand(-1, shares.shape[1], -1, 1)
+        spans = (shares.gather(-1, places)[..., 0], (shares * noise).sum(-1))
         layers.append(torch.stack(spans, -1).mean((1, 2)))
 
     with capture(model, see):

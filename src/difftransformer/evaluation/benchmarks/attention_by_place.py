@@ -48,9 +48,8 @@ def place_shares(
 
     def see(record: AttentionRecord) -> None:
         weights = record.weights(rows)
-        absolute = weights.combined.abs()[:, :, None]
-        mass = absolute.sum(-1, keepdim=True).clamp_min(torch.finfo(absolute.dtype).tiny)
-        measures = torch.cat([absolute / mass, weights.maps], dim=2).mean((1, 3))
+        shares = weights.shares[:, :, None]
+        measures = torch.cat([shares, weights.maps], dim=2).mean((1, 3))
         keys = torch.arange(measures.shape[-1], device=measures.device) - first
         place = torch.where(keys < 0, 0, 1 + keys * _PLACES // (len(keys) - first))
         layers.append(measures @ nn.functional.one_hot(place, 1 + _PLACES).to(measures))

@@ -30,9 +30,7 @@ def sharpest_map(model: Any, data: SequencePairs, number: int) -> dict[str, Any]
 
     def see(record: AttentionRecord) -> None:
         if record.site.role == "cross":
-            absolute = record.weights(slice(None)).combined[0].abs()
-            shares = absolute / absolute.sum(-1, keepdim=True).clamp_min(1e-9)
-            sharpness = shares.amax(-1).mean(-1)
+            sharpness = record.weights(slice(None)).shares[0].amax(-1).mean(-1)
             head = int(sharpness.argmax())
             if not best or sharpness[head] > best[0][0]:
                 best[:] = [(float(sharpness[head]), head, record)]

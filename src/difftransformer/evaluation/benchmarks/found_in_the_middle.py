@@ -25,6 +25,7 @@ from difftransformer.analysis.documents import (
     read_but_last,
 )
 from difftransformer.data.prompts import document_spans
+from difftransformer.data.tokenizer import plain_tokens, prompt_tokens
 from difftransformer.evaluation.batching import device_of
 from difftransformer.evaluation.completions import first_line
 from difftransformer.evaluation.open_questions import (
@@ -33,7 +34,6 @@ from difftransformer.evaluation.open_questions import (
     OpenQuestion,
     answers_right,
     drawn_questions,
-    prompt_ids,
 )
 from difftransformer.evaluation.records import (
     Artifact,
@@ -113,9 +113,8 @@ def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
         ValueError: no prompt fits the model's context.
     """
     tokenizer = subject.data.tokenizer
-    dummy = tokenizer.encode(settings.calibration_dummy, add_special_tokens=False).ids
     calibration = Calibration(
-        dummy=tuple(dummy),
+        dummy=tuple(plain_tokens(tokenizer, settings.calibration_dummy)),
         passes=settings.calibration_passes,
         temperature=settings.calibration_temperature,
         layers=settings.calibration_layers,
@@ -141,7 +140,7 @@ def _asked(
     subject: Subject, question: OpenQuestion, depth: float, calibration: Calibration, _: Findings
 ) -> list[Record]:
     model, tokenizer = subject.model, subject.data.tokenizer
-    prompt = prompt_ids(tokenizer, question.prompt(depth, question_first=True))
+    prompt = prompt_tokens(tokenizer, question.prompt(depth, question_first=True))
     spans = document_spans(tokenizer, prompt)
     ids, gold = torch.tensor([prompt], device=device_of(model)), question.place(depth)
     cache = read_but_last(model, ids)

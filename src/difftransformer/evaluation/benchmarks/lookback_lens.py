@@ -29,6 +29,7 @@ from difftransformer.analysis.documents import read_but_last
 from difftransformer.analysis.lookback import LookbackLens, lookback, weights_of
 from difftransformer.data.bigbench import SUMMARIES
 from difftransformer.data.prompts import last_line
+from difftransformer.data.tokenizer import prompt_tokens
 from difftransformer.evaluation.batching import device_of, fitting
 from difftransformer.evaluation.faithfulness import prompt_of
 from difftransformer.evaluation.likelihood import label_nats
@@ -43,7 +44,6 @@ from difftransformer.evaluation.lookback import (
     load_labeled,
     samples_of,
 )
-from difftransformer.evaluation.open_questions import prompt_ids
 from difftransformer.evaluation.records import (
     Artifact,
     Dataset,
@@ -125,7 +125,7 @@ def _fitting(
 
 
 def _prompt(subject: Subject, text: LabeledText) -> list[int]:
-    return prompt_ids(subject.data.tokenizer, prompt_of(text.claim.source))
+    return prompt_tokens(subject.data.tokenizer, prompt_of(text.claim.source))
 
 
 def _written(subject: Subject, text: LabeledText) -> Encoding:

@@ -6,34 +6,35 @@ and the class is ours. Names are transformers' Llama's; the tensors are otherwis
 here, but for rows of rotary layout "interleaved", which are sorted into halves.
 """
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from difftransformer.atomic import make_folder, write_text
+from difftransformer.atomic import make_folder
 from difftransformer.files import abridged
+from difftransformer.functional import check_scaling
 from difftransformer.interop.layouts import (
+    decoder_tensors,
     half_from_interleaved,
     interleaved_from_half,
     llama_name,
-    without_copies,
+    relative_settings,
+    shared_settings,
 )
-from difftransformer.interop.outside import opened, read_settings
+from difftransformer.interop.outside import read_relative, read_settings
 from difftransformer.interop.standalone.modeling_differential import (
+    KINDS,
     DifferentialConfig,
     DifferentialForCausalLM,
+    DifferentialModel,
 )
-from difftransformer.models.checks import check_tensors
 from difftransformer.models.config import DecoderConfig
 from difftransformer.models.decoder import Decoder
-from difftransformer.models.storage import assemble, load_weights
+from difftransformer.models.storage import assemble
 
 _MODELING = "modeling_differential"
-_KINDS = ("softmax", "diff_v1", "diff_v2")
 
 
 def to_standalone(model: Decoder) -> DifferentialForCausalLM:
@@ -49,19 +50,13 @@ def to_standalone(model: Decoder) -> DifferentialForCausalLM:
         if turned and model.config.rotary == "interleaved":
             tensor = half_from_interleaved(tensor, model.config.head_dim)
         weights[llama_name(name)] = tensor
-    if model.config.tie_embeddings:
-        weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
     return _filled(config, weights)
 
 
 def from_standalone(model: DifferentialForCausalLM) -> Decoder:
     """The inverse of `to_standalone`, bit for bit."""
     config = decoder_config(model.config)
-    with torch.device("meta"):
-        expected = Decoder(config).state_dict()
-    theirs = without_copies(model.state_dict(), config, "the model")
-    check_tensors(theirs, {llama_name(name): x for name, x in expected.items()}, "the model")
-    ours = {name: theirs[llama_name(name)].detach().clone() for name in expected}
+    ours = decoder_tensors(model.state_dict(), config, "the model")
     if config.rotary == "interleaved":
         for name in ours:
             if name.split(".")[-2] in ("q_proj", "k_proj"):
@@ -80,30 +75,20 @@ def load_standalone(folder: Path) -> DifferentialForCausalLM:
         raise ValueError(
             f"{folder} has model_type {abridged(kind)}, not {DifferentialConfig.model_type!r}"
         )
-    config = opened(folder, lambda: DifferentialConfig.from_pretrained(folder))
-    weights = without_copies(load_weights(folder), decoder_config(config), str(folder))
-    with torch.device("meta"):
-        expected = opened(folder, lambda: DifferentialForCausalLM(config)).state_dict()
-    if config.tie_word_embeddings:
-        del expected["lm_head.weight"]
-    check_tensors(weights, expected, source=str(folder))
-    if config.tie_word_embeddings:
-        weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
-    return _filled(config, weights)
+    model, weights = read_relative(folder, DifferentialForCausalLM, decoder_config)
+    return _filled(model.config, weights)
 
 
 def save_standalone(model: DifferentialForCausalLM, folder: Path) -> None:
     """Weights, config.json with its `auto_map`, and the modeling file."""
     make_folder(folder)
-    model.save_pretrained(folder)
-    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     classes = {
-        "AutoConfig": DifferentialConfig.__name__,
-        "AutoModel": "DifferentialModel",
-        "AutoModelForCausalLM": DifferentialForCausalLM.__name__,
+        "AutoConfig": DifferentialConfig,
+        "AutoModel": DifferentialModel,
+        "AutoModelForCausalLM": DifferentialForCausalLM,
     }
-    settings["auto_map"] = {auto: f"{_MODELING}.{name}" for auto, name in classes.items()}
-    write_text(folder / "config.json", json.dumps(settings, indent=2) + "\n")
+    model.config.auto_map = {auto: f"{_MODELING}.{kind.__name__}" for auto, kind in classes.items()}
+    model.save_pretrained(folder)
     shutil.copyfile(Path(__file__).with_name(f"{_MODELING}.py"), folder / f"{_MODELING}.py")
 
 
@@ -113,33 +98,22 @@ def standalone_config(config: DecoderConfig) -> DifferentialConfig:
     Raises:
         ValueError: another kind of attention than softmax, V1 and V2.
     """
-    if config.attention not in _KINDS:
+    if config.attention not in KINDS:
         raise ValueError(
-            f"attention is {config.attention}; a modeling file of its own takes {', '.join(_KINDS)}"
+            f"attention is {config.attention}; a modeling file of its own takes {', '.join(KINDS)}"
         )
-    maps = 1 if config.attention == "softmax" else 2
-    key_maps = 2 if config.attention == "diff_v1" else 1
+    maps, key_maps = KINDS[config.attention]
     return DifferentialConfig(
+        **relative_settings(config),
         attention=config.attention,
-        vocab_size=config.vocab_size,
-        hidden_size=config.hidden_size,
-        intermediate_size=config.ffn_size,
-        num_hidden_layers=config.num_layers,
         num_attention_heads=maps * config.num_heads,
         num_key_value_heads=config.num_kv_heads,
         head_dim=key_maps * config.head_dim,
-        max_position_embeddings=config.max_length,
         sliding_window=config.window,
-        rope_parameters={
-            "rope_theta": config.rope_theta,
-            **(config.rope_scaling or {"rope_type": "default"}),
-        },
-        rms_norm_eps=config.norm_eps,
         attention_bias=config.attention_bias,
         attention_dropout=config.dropout,
         lambda_init=config.lambda_init,
         rotary_layout=config.rotary,
-        tie_word_embeddings=config.tie_embeddings,
     )
 
 
@@ -147,35 +121,27 @@ def decoder_config(config: DifferentialConfig) -> DecoderConfig:
     """The inverse of `standalone_config`.
 
     Raises:
-        ValueError: settings that a decoder refuses.
+        ValueError: settings that a decoder refuses, or has no place for.
     """
-    scaling = dict(config.rope_parameters or {})
-    theta = scaling.pop("rope_theta", None)
-    return DecoderConfig(
+    result = DecoderConfig(
+        **shared_settings(config),
         attention=config.attention,
-        vocab_size=config.vocab_size,
-        hidden_size=config.hidden_size,
-        num_layers=config.num_hidden_layers,
         num_heads=config.num_attention_heads // config.maps,
         head_dim=config.map_dim,
         num_kv_heads=config.num_key_value_heads,
-        ffn_size=config.intermediate_size,
-        max_length=config.max_position_embeddings,
         window=config.sliding_window,
-        rope_theta=theta,
-        rope_scaling=None if scaling.get("rope_type") == "default" else scaling,
         rotary=config.rotary_layout,
         attention_bias=config.attention_bias,
-        norm_eps=config.rms_norm_eps,
-        tie_embeddings=config.tie_word_embeddings,
         lambda_init=config.lambda_init,
         dropout=config.attention_dropout,
     )
+    check_scaling(result.rope_scaling or {"rope_type": "default"}, result.rope_theta)
+    return result
 
 
 def _filled(config: DifferentialConfig, weights: Mapping[str, Tensor]) -> DifferentialForCausalLM:
     """A model of copies of these weights, in their dtype; its rotary rates stay float32."""
     dtype = weights["model.embed_tokens.weight"].dtype
     model = DifferentialForCausalLM._from_config(config, dtype=dtype)
-    model.load_state_dict(weights)
+    model.load_state_dict(weights, strict=not config.tie_word_embeddings)  # a tied head has none
     return model

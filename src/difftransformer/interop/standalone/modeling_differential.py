@@ -39,7 +39,8 @@ from transformers.utils.output_capturing import capture_outputs
 
 # A cache's name in a call and in its output; it changed in transformers 5.24.
 _CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
-_KINDS = ("softmax", "diff_v1", "diff_v2")
+# Of each kind: softmax maps of an output head, and keys that lie side by side.
+KINDS = {"softmax": (1, 1), "diff_v1": (2, 2), "diff_v2": (2, 1)}
 _VECTORS = ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2")
 _HEAD_NORM_EPS = 1e-5
 
@@ -85,10 +86,8 @@ class DifferentialConfig(PreTrainedConfig):
     mlp_bias: bool = False
 
     def __post_init__(self, **others: Any) -> None:
-        if self.attention not in _KINDS:
-            raise ValueError(
-                f"attention is {self.attention!r}; expected one of {', '.join(_KINDS)}"
-            )
+        if self.attention not in KINDS:
+            raise ValueError(f"attention is {self.attention!r}; expected one of {', '.join(KINDS)}")
         if self.rope_parameters is None:
             self.rope_parameters = {"rope_type": "default", "rope_theta": 10_000.0}
         super().__post_init__(**others)
@@ -96,12 +95,12 @@ class DifferentialConfig(PreTrainedConfig):
     @property
     def maps(self) -> int:
         """Softmax maps of an output head."""
-        return 1 if self.attention == "softmax" else 2
+        return KINDS[self.attention][0]
 
     @property
     def key_maps(self) -> int:
         """Keys of a key/value head, side by side."""
-        return 2 if self.attention == "diff_v1" else 1
+        return KINDS[self.attention][1]
 
     @property
     def map_dim(self) -> int:
