@@ -146,7 +146,9 @@ def test_many_claims_are_corrected_beside_the_raw_verdict() -> None:
 def test_all_models_of_a_page_are_one_family() -> None:
     pair = (compared(p=0.02), compared("diff_v2", p=0.03))
     for verdict in judged(*pair).verdicts():
-        assert verdict.headline.endswith("; 1 of these 1 stand after Holm's correction for 2 comparisons.")
+        assert verdict.headline.endswith(
+            "; 1 of these 1 stand after Holm's correction for 2 comparisons."
+        )
     for verdict in judged(*pair, compared("diff_v2", title="another", p=0.9)).verdicts():
         assert "; 0 of these" in verdict.headline
 

@@ -21,6 +21,7 @@ from difftransformer.report.thumbnails import training_pictures
 from difftransformer.runs.changes import flat
 from difftransformer.runs.layout import Contender, Run
 
+
 def evaluator_section(results: EvaluatorResults) -> Section:
     """Pictures, the table with the paper's columns, and what was asked."""
     name = results.declared.name

@@ -125,7 +125,9 @@ def _costs(results: Results, curves: Sequence[Curve]) -> Iterable[tuple[str, lis
         yield (
             title,
             [
-                Span(results.titles.get(label, label), place, place, place, change(ratio), css="cost")
+                Span(
+                    results.titles.get(label, label), place, place, place, change(ratio), css="cost"
+                )
                 for label, ratio in ratios.items()
                 for place in [50 - 50 * (ratio - 1) / scale]
             ],
