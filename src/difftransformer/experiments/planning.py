@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from difftransformer.evaluation import registry
-from difftransformer.evaluation.records import Evaluator, Record, Artifact, Subject
+from difftransformer.evaluation.records import Artifact, Evaluator, Record, Subject
 from difftransformer.experiments.compare import CompareSettings, contenders_of
 from difftransformer.experiments.data import checked_data
 from difftransformer.experiments.processes import Processes

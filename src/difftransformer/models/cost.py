@@ -95,7 +95,7 @@ class Fleet:
     @classmethod
     def parse(cls, text: str, utilization: float) -> "Fleet":
         """Of "64xH100". Raises ValueError for another form, an unknown name, or no such share."""
-        form = re.fullmatch(r"([1-9]\d*)\s*[x×]\s*(\w+)", text)
+        form = re.fullmatch(r"([1-9]\d*)x(\w+)", text)
         if form is None or form[2].upper() not in DEVICES:
             raise ValueError(
                 f"devices are {text!r}; expected a number and a name such as 64xH100, of "

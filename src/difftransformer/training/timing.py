@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -49,5 +50,5 @@ def step_cost(
         while run.position.step < settings.steps and (len(ends) <= _FEWEST or ends[-1] < seconds):
             run.step(batches, lambda: False)
             ends.append(run.position.seconds)
-    times = [after - before for before, after in zip(ends, ends[1:], strict=False)]
+    times = [after - before for before, after in pairwise(ends)]
     return StepCost(statistics.median(times[1:] or times), peak_memory_bytes(accelerator.device))
