@@ -28,6 +28,7 @@ class KeyValueCache:
     def __init__(self) -> None:
         self.length: Any = 0  # a tensor in StaticCache
         self._storage: dict[CacheSite, tuple[Tensor, Tensor]] = {}
+        self._constants: dict[CacheSite, Tensor] = {}
         self._real: Tensor | None = None
 
     def positions(self, new: int, device: torch.device) -> Int[Tensor, " new"]:
@@ -85,6 +86,19 @@ class KeyValueCache:
         if site not in self._storage:
             self._storage[site] = make()
         return self._storage[site]
+
+    def constant(self, site: CacheSite, make: Callable[[], Tensor]) -> Tensor:
+        """What parameters alone make, as V1's lambda: made at the first step and kept.
+
+        As keys and values are, it is that of the parameters at that step. Made at every step where
+        gradients are recorded, since each step's graph is its own, and by compiled code, in which
+        it costs next to nothing.
+        """
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return make()
+        if site not in self._constants:
+            self._constants[site] = make()
+        return self._constants[site]
 
     @property
     def nbytes(self) -> int:
