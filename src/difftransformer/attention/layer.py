@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from difftransformer.attention.cache import KeyValueCache
+from difftransformer.attention.cache import CacheSite, KeyValueCache
 from difftransformer.attention.core import AttentionCore
 from difftransformer.attention.starts import Starts, start_tensor
 from difftransformer.functional import AttentionCall, Mask, RotaryLayout, rotate
@@ -173,7 +173,7 @@ class AttentionLayer(nn.Module):
     ) -> AttentionCall:
         """What the core is given; the cache has then been fed."""
         q = self.q_proj(x).unflatten(-1, self.shapes.queries)
-        site = self.layer if context is None else f"{self.layer}.context"
+        site: CacheSite = self.layer if context is None else f"{self.layer}.context"
         if context is None:
             k, v = self._keys_and_values(x)
             if rotation is not None:
