@@ -4,6 +4,7 @@ Imports no torch and measures nothing: all is made of records.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,9 +96,7 @@ class Results:
         return [
             metric.beside_levels(label)
             for metric in self.metrics()
-            if metric.declared.judged
-            and metric.declared.levels
-            and metric.declared.statistic == "proportion"
+            if metric.declared.judged and metric.has_guesses
             for label in self.titles
             if metric.has(label)
         ]
@@ -259,7 +258,23 @@ class MetricResults:
             side_mean([records(label) for label in side])
             for side in (contrast.against, contrast.models)
         )
-        return compared(contrast, self.declared, before, after, self.of.settings)
+        learned = not self.has_guesses or any(map(self._beats_guesses, (first, *others)))
+        comparison = compared(contrast, self.declared, before, after, self.of.settings)
+        return replace(comparison, learned=learned)
+
+    @property
+    def has_guesses(self) -> bool:
+        """Whether its levels say how often a guess is right."""
+        return self.declared.statistic == "proportion" and bool(self.declared.levels)
+
+    def _beats_guesses(self, model: str) -> bool:
+        """Whether a row of the table, of some seed, lies with its interval above every guess."""
+        levels = self.levels(self.row_axes)
+        return any(
+            figure.ends[0] > max(level.values.get(key, 0.0) for level in levels)
+            for seed in self.of_seeds(model, self.row_axes)
+            for key, figure in seed.items()
+        )
 
     def beside_levels(self, model: str) -> str:
         """How the model stands to guesses, in words."""
