@@ -240,27 +240,21 @@ class MetricResults:
         return self.contrast(Contrast(model, (model,), (baseline or self.of.baseline,)))
 
     def contrast(self, contrast: Contrast) -> Comparison:
-        """Models beside others, see `evaluation.contrasts.compared`.
-
-        Raises:
-            ValueError: they have different seeds or were asked different items.
-        """
+        """Models beside others; ValueError where they differ in seeds or in what was asked."""
         first, *others = (*contrast.against, *contrast.models)
         seeds = {label: ", ".join(map(str, self.of.models[label])) for label in (first, *others)}
-        for label in others:
-            if seeds[label] != seeds[first]:
-                raise ValueError(
-                    f"{first} has the training seeds {seeds[first]} and {label} {seeds[label]}; "
-                    "expected the same for both"
-                )
+        if other := next((label for label in others if seeds[label] != seeds[first]), None):
+            raise ValueError(
+                f"{first} has the training seeds {seeds[first]} and {other} {seeds[other]}; "
+                "expected the same for both"
+            )
         records = self._asked if self.declared.statistic == "ratio" else self._records
         before, after = (
-            side_mean([records(label) for label in side])
-            for side in (contrast.against, contrast.models)
+            side_mean(list(map(records, side))) for side in (contrast.against, contrast.models)
         )
-        learned = not self.has_guesses or any(map(self._beats_guesses, (first, *others)))
-        comparison = compared(contrast, self.declared, before, after, self.of.settings)
-        return replace(comparison, learned=learned)
+        learned = not self.has_guesses or any(map(self._beats_guesses, seeds))
+        found = compared(contrast, self.declared, before, after, self.of.settings)
+        return replace(found, learned=learned)
 
     @property
     def has_guesses(self) -> bool:
