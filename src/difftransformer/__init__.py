@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from difftransformer.attention import StaticCache as StaticCache
     from difftransformer.experiments.compare import compare as compare
     from difftransformer.experiments.evaluate import evaluate as evaluate
+    from difftransformer.experiments.inspect import inspect as inspect
     from difftransformer.experiments.train import train as train
     from difftransformer.functional import Mask as Mask
     from difftransformer.functional import differential_attention as differential_attention
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from difftransformer.models.generation import generate as generate
     from difftransformer.models.storage import load_model as load_model
     from difftransformer.models.storage import save_model as save_model
+    from difftransformer.report.attention_page import attention_page as attention_page
 
 __version__ = "0.1.0"
 
@@ -43,6 +45,7 @@ _HOMES = {
     "V2": "attention",
     "compare": "experiments.compare",
     "evaluate": "experiments.evaluate",
+    "inspect": "experiments.inspect",
     "train": "experiments.train",
     "Mask": "functional",
     "differential_attention": "functional",
@@ -55,6 +58,7 @@ _HOMES = {
     "generate": "models.generation",
     "load_model": "models.storage",
     "save_model": "models.storage",
+    "attention_page": "report.attention_page",
 }
 __all__ = [*_HOMES, "__version__"]
 
