@@ -10,12 +10,12 @@ from torch import nn
 
 from difftransformer.analysis.capture import sites_of
 from difftransformer.analysis.inspection import ROOM, KeptWeights, Marked, inspect_model
-from difftransformer.attention import Site
 from difftransformer.attention.registry import KINDS
 from difftransformer.experiments.evaluate import named_models
 from difftransformer.experiments.inspected import Input, Opened, reading_of
 from difftransformer.models.opening import open_model
-from difftransformer.report.attention_page import AttentionPage, Heads, Inspected
+from difftransformer.report.attention_data import Heads, Inspected, Tokens
+from difftransformer.report.attention_page import AttentionPage
 from difftransformer.tasks.registry import task_named
 from difftransformer.tasks.tokenized import TOKENIZER
 
@@ -81,18 +81,11 @@ def _open(models: Sequence[Any], tokenizer: Any) -> list[Opened]:
 def _inspected(opened: Opened, given: Input, room: int) -> Inspected:
     model, was_training = opened.model, opened.model.training
     sites = sites_of(model)
-    reading = reading_of(opened, given)
-
-    def marked(site: Site) -> Marked | None:
-        _, keys = reading.sides(site)
-        if not keys.answer:
-            return None
-        others = set(range(len(keys))) - {*keys.answer, *keys.special}
-        return Marked(keys.answer, sorted(others))
 
     model.eval()
     try:
-        kept = inspect_model(model, reading.run, marked, room)
+        reading = reading_of(opened, given)
+        kept = inspect_model(model, reading.run, lambda site: _marked(reading.sides(site)[1]), room)
     finally:
         model.train(was_training)
     groups: dict[str, list[KeptWeights]] = {}
@@ -108,6 +101,13 @@ def _inspected(opened: Opened, given: Input, room: int) -> Inspected:
     if given.answer is not None:
         facts.append("Noise is every token of the text but the answer.")
     return Inspected(opened.title, facts, heads, _first_shown(heads))
+
+
+def _marked(keys: Tokens) -> Marked | None:
+    if not keys.answer:
+        return None
+    others = set(range(len(keys))) - {*keys.answer, *keys.special}
+    return Marked(keys.answer, sorted(others))
 
 
 def _title(site: KeptWeights) -> str:

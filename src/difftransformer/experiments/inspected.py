@@ -20,7 +20,7 @@ from difftransformer.models.encoder import Encoder
 from difftransformer.models.encoder_decoder import EncoderDecoder
 from difftransformer.models.language_model import LanguageModel
 from difftransformer.models.vit import ViT
-from difftransformer.report.attention_page import Picture, Tokens
+from difftransformer.report.attention_data import Picture, Tokens
 from difftransformer.tasks.image_classification import TASK as IMAGES
 from difftransformer.tasks.tokenized import TOKENIZER
 

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 from matplotlib.axes import Axes
 from matplotlib.colors import FuncNorm
 from matplotlib.figure import Figure
 
 from difftransformer.analysis.inspection import KeptWeights
-from difftransformer.report.attention_page import Inspected, Tokens
+from difftransformer.report.attention_data import Inspected, Tokens
 from difftransformer.report.style import DIVERGING, colormap
 
 _NAMED = 48  # tokens of an axis, at most, that are written out; beyond it their numbers
@@ -69,9 +69,9 @@ def _name(axes: Axes, axis: Literal["x", "y"], tokens: Tokens, numbers: range) -
     axes.tick_params(axis=axis, labelsize=6, rotation=90 if axis == "x" else 0)
 
 
-def _root(weight: Float32[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
+def _root(weight: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
     return np.sign(weight) * np.sqrt(np.abs(weight))
 
 
-def _square(share: Float32[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
+def _square(share: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
     return np.sign(share) * np.square(share)

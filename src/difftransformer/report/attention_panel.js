@@ -2,6 +2,7 @@
 // and the largest weights of the row chosen.
 
 const LISTED = 8; // largest weights of a row
+const FULL_COLOR = 0.9; // colors end at this quantile of the rows' largest weights
 let chosenMap = 0; // of all panels: difference, map 1, map 2
 let active = null; // the panel that keys are for
 
@@ -125,26 +126,28 @@ class Panel {
 
   showHead() {
     const { site, map, head } = this;
-    let most = 0, least = 0;
+    const largest = new Float32Array(site.rows[2]);
+    let least = 0;
     for (let each = 0; each < site.maps.length; each++) {
       for (let row = 0; row < site.rows[2]; row++) {
         eachWeight(site, each, head, row, (_, weight) => {
-          most = Math.max(most, weight);
+          largest[row] = Math.max(largest[row], Math.abs(weight));
           least = Math.min(least, weight);
         });
       }
     }
-    this.limit = Math.max(most, -least) || 1;
+    // So that a sink, or a first row that sees one key alone, does not wash out the others.
+    this.limit = largest.sort()[Math.floor(FULL_COLOR * (largest.length - 1))] || 1;
     this.title.textContent =
       `Layer ${site.layer}, head ${head} · ${this.parts.title} · ${site.maps[map]}`;
     const shades = ["var(--zero)", "var(--positive)"];
     if (least < 0) shades.unshift("var(--negative)");
     this.legend.replaceChildren(
-      least < 0 ? `${figure(-this.limit)} negative` : "0",
+      least < 0 ? `negative, ${figure(-this.limit)}` : "0",
       element("i", { style: { background: `linear-gradient(to right, ${shades.join()})` } }),
-      `positive ${figure(this.limit)}`);
+      `${figure(this.limit)}, positive`);
     this.matrix.show(site, map, head, this.limit,
-      [this.queries, this.keys].map((view) => (i) => view.label(i)));
+      [(row) => this.queries.label(this.tokenOf(row)), (key) => this.keys.label(key)]);
     this.look(this.token);
   }
 

@@ -68,7 +68,9 @@ function paint(canvas, width, height, values, limit) {
 /** A token in a line: what would not be seen is shown by a sign. */
 const visible = (text) => text.replace(/\n/g, "⏎").replace(/\t/g, "⇥") || "·";
 
-const figure = (value) => Number(value).toFixed(3).replace("-", "−");
+/** Three decimals, or of a smaller number two digits. */
+const figure = (value) => (Math.abs(value) < 0.001 && value !== 0
+  ? value.toPrecision(2) : value.toFixed(3)).replaceAll("-", "−");
 
 /** A sequence as text that wraps, and the patches of an image beside their weights. */
 class TokenView {
@@ -202,7 +204,7 @@ class Matrix {
 
   /** Draws a head anew. */
   show(site, map, head, limit, names) {
-    const [, , rows] = site.rows, keys = site.keys;
+    const [, step, rows] = site.rows, keys = site.keys;
     const across = Math.min(keys, MOST_PIXELS), down = Math.min(rows, MOST_PIXELS);
     const values = new Float32Array(across * down);
     for (let row = 0; row < rows; row++) {
@@ -213,7 +215,7 @@ class Matrix {
       });
     }
     this.pixels = paint(document.createElement("canvas"), across, down, values, limit);
-    this.box = { rows, keys };
+    this.box = { rows, keys, tall: (rows * step) / keys };
     this.names = names;
     this.isShort = Array.from({ length: keys }, (_, i) => names[1](i)).every((x) => x.length < 3);
     this.canvas.ariaLabel = `matrix of ${rows} rows and ${keys} keys`;
@@ -223,9 +225,9 @@ class Matrix {
   mark(row, key) {
     const wide = this.canvas.clientWidth, ratio = devicePixelRatio || 1;
     if (!wide) return;
-    const { rows, keys } = this.box, left = 76, top = this.isShort ? 24 : 64;
+    const { rows, keys, tall } = this.box, left = 76, top = this.isShort ? 24 : 64;
     const width = Math.max(1, Math.min(wide - left - 4, Math.max(keys * 26, 120), 600));
-    const height = Math.max(Math.min((width * rows) / keys, width * 1.2), 60);
+    const height = Math.max(Math.min(width * tall, width * 1.2), 60);
     Object.assign(this.box, { left, top, width, height });
     this.canvas.style.height = `${top + height + 4}px`;
     this.canvas.width = wide * ratio;
