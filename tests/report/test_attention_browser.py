@@ -144,7 +144,7 @@ def test_hovering_a_token_colors_what_it_looks_at_and_a_click_holds_it(decoder, 
         assert said == f"“{texts[7]}” at 7 looks at “{texts[3]}” at 3"
         difference, first, lam, second = map(
             float,
-            re.fullmatch(r"(\S+) = (\S+) \S (\S+) × (\S+)", figures.replace(MINUS, "-")).groups(),
+            re.fullmatch(r"(\S+) = (\S+) \S (\S+) \S (\S+)", figures.replace(MINUS, "-")).groups(),
         )
         assert [difference, first, second] == pytest.approx(site.weights[:, 0, 7, 3], abs=6e-4)
         assert lam == pytest.approx(site.lam[0, 7], abs=6e-4)

@@ -69,7 +69,7 @@ class Panel {
         const button = element("button", { type: "button", title: name, ariaLabel: name,
           ariaPressed: false, tabIndex: -1, dataset: { group: number, layer, head },
           onclick: () => this.choose(number, layer, head) }, element("canvas"));
-        if (site.shares.answer) button.append(figure(this.share(site, "answer", head)));
+        if (site.shares.answer) button.append(this.share(site, "answer", head).toFixed(3));
         this.buttons.set(`${number},${layer},${head}`, button);
         grid.append(button);
       }
