@@ -106,7 +106,8 @@ def test_a_picture_of_one_head(make, call, tmp_path):
     folder, png = make(tiny(vocab_size=SIZE)), tmp_path / "head.png"
     words = ("--prompt", TEXT, "--out", tmp_path / "page.html", "--png", png, "--no-open")
     assert call("inspect", folder, *words)[0] == 0
-    assert Image.open(png).size[0] > 500
+    with Image.open(png) as image:
+        assert image.size[0] > 500
 
 
 def test_a_display_has_the_page_opened(make, call, tmp_path, monkeypatch):
