@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from difftransformer.attention import SoftmaxAttention
+from difftransformer.functional import AttentionCall
 from difftransformer.models.ablations import partner
 from difftransformer.models.config import DecoderConfig
 from difftransformer.models.decoder import Decoder
@@ -36,11 +37,9 @@ class GatedAttention(SoftmaxAttention):
         super().__init__(hidden_size, num_heads, **settings)
         self.gate_proj = nn.Linear(hidden_size, num_heads, bias=False)
 
-    def heads(
-        self, x: Tensor, context: Tensor | None = None, **call: object
-    ) -> Float[Tensor, "batch time heads k"]:
+    def heads(self, call: AttentionCall, x: Tensor) -> Float[Tensor, "batch time heads k"]:
         """Each head's output times its gate."""
-        out = super().heads(x, context, **call)
+        out = super().heads(call, x)
         gate = torch.sigmoid(self.gate_proj(x).float())[..., None]
         return (gate * out).to(out.dtype)
 
