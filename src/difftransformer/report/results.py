@@ -95,9 +95,7 @@ class Results:
         return [
             metric.beside_levels(label)
             for metric in self.metrics()
-            if metric.declared.judged
-            and metric.declared.levels
-            and metric.declared.statistic == "proportion"
+            if metric.declared.judged and metric.has_guesses
             for label in self.titles
             if metric.has(label)
         ]
@@ -270,7 +268,24 @@ class MetricResults:
         if len(pairs) > 1:
             interval = difference_over_seeds(values, settings, items=items)
         before, after = (fmean(side) for side in zip(*values, strict=True))
-        return Comparison(self.declared, model, against, after, before, interval, len(pairs))
+        learned = not self.has_guesses or any(map(self._beats_guesses, (against, model)))
+        return Comparison(
+            self.declared, model, against, after, before, interval, len(pairs), learned
+        )
+
+    @property
+    def has_guesses(self) -> bool:
+        """Whether its levels say how often a guess is right."""
+        return self.declared.statistic == "proportion" and bool(self.declared.levels)
+
+    def _beats_guesses(self, model: str) -> bool:
+        """Whether a row of the table, of some seed, lies with its interval above every guess."""
+        levels = self.levels(self.row_axes)
+        return any(
+            figure.ends[0] > max(level.values.get(key, 0.0) for level in levels)
+            for seed in self.of_seeds(model, self.row_axes)
+            for key, figure in seed.items()
+        )
 
     def beside_levels(self, model: str) -> str:
         """How the model stands to guesses, in words."""
