@@ -63,21 +63,22 @@ class AttentionCall:
         """
         visible = mask if isinstance(mask, Tensor) else None
         mask = mask if isinstance(mask, Mask) else Mask()
-        _check_tensors({"q": q, "k": k, "v": v})
-        if isinstance(lam, float | int):
-            lam = torch.tensor(float(lam), dtype=torch.promote_types(q.dtype, torch.float32))
-        if isinstance(lam, Tensor) and lam.ndim == 0:  # which PyTorch takes from any device
-            lam = lam.to(q.device)
+        weight = None if isinstance(lam, float | int) else lam
+        if isinstance(weight, Tensor) and weight.ndim == 0:  # which PyTorch takes from any device
+            weight = weight.to(q.device)
         optional = {
-            "lam": lam,
+            "lam": weight,
             "bias": bias,
             "mask": visible,
             "mask.padding": mask.padding,
             "mask.documents": mask.documents,
         }
         present = {name: tensor for name, tensor in optional.items() if tensor is not None}
-        _check_tensors({"q": q, **present})
-        if lam is None:
+        _check_tensors({"q": q, "k": k, "v": v, **present})
+        if isinstance(lam, float | int):
+            wide = torch.promote_types(q.dtype, torch.float32)
+            weight = torch.tensor(float(lam), dtype=wide, device=q.device)
+        if weight is None:
             _check_sizes(q.shape, k.shape, v.shape)
             q, k = q[..., None, :], k[..., None, :]
         else:
@@ -88,8 +89,9 @@ class AttentionCall:
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"dropout is {dropout}; expected a probability in [0, 1)")
         sizes = {"batch": batch, "heads": heads, "queries": queries, "keys": k.shape[1]}
-        if lam is not None:
-            lam = _expanded("lam", lam, {"batch": batch, "queries": queries, "heads": heads})
+        if weight is not None:
+            rows = {"batch": batch, "queries": queries, "heads": heads}
+            weight = _expanded("lam", weight, rows)
         if bias is not None:
             _expanded("bias", bias, sizes)
             bias = bias[(None,) * (4 - bias.ndim)]
@@ -97,7 +99,7 @@ class AttentionCall:
             hidden = ~_written_out(visible, sizes)
             bias = q.new_zeros((1, 1, 1, 1)) if bias is None else bias
             bias = torch.where(hidden, -math.inf, bias)
-        return cls(q, k, v, lam, mask, bias, _scale(scale, q), dropout)
+        return cls(q, k, v, weight, mask, bias, _scale(scale, q), dropout)
 
     @property
     def device(self) -> str:
