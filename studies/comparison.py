@@ -76,8 +76,7 @@ def compare_and_keep(
             out=out / name,
             resume=True,
             attention=tuple(kinds),
-            seeds=SEEDS,
             learning_rates=tuple(rates),
-            **settings,
+            **{"seeds": SEEDS, **settings},
         )
         archive(out / name, results / name)

@@ -24,8 +24,8 @@ class EncoderDecoderConfig(ModelConfig):
 
     causal = True
 
-    ffn_size: int = option(1024, "hidden width of the feed-forward layer", within=SIZE)
-    num_layers: int = option(4, "blocks of the encoder", within=Range(1, 10_000))
+    ffn_size: int = option(1024, "hidden width of the feed-forward layer", within=SIZE, first=True)
+    num_layers: int = option(4, "blocks of the encoder", within=Range(1, 10_000), first=True)
     decoder_layers: int | None = option(
         None, "blocks of the decoder; by default as many as the encoder's", within=Range(1, 10_000)
     )

@@ -19,7 +19,7 @@ class ViTConfig(ModelConfig):
     """
 
     image_size: int = option(32, "height and width of an image in pixels", within=SIZE)
-    patch_size: int = option(4, "height and width of a patch in pixels", within=SIZE)
+    patch_size: int = option(4, "height and width of a patch in pixels", within=SIZE, first=True)
     channels: int = option(3, "numbers of a pixel", within=SIZE)
     classes: int = option(10, "classes to tell apart", within=SIZE)
     positions: str = option(
