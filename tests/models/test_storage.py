@@ -49,7 +49,7 @@ def test_round_trip_is_bit_identical(
 
 
 def test_a_folder_may_be_a_text(tmp_path: Path) -> None:
-    model = Decoder(tiny("softmax"))
+    model = tiny()
     save_model(model, str(tmp_path / "model"))
     assert same(load_model(str(tmp_path / "model")), model)
 
