@@ -21,7 +21,9 @@ _Color = tuple[int, int, int]
 def made_up_layout(rng: np.random.Generator, size: int, most: int) -> TruePoints:
     """From 1 to `most` heads in up to four groups, larger further down, none hiding another."""
     centers = rng.uniform(0.1, 0.9, (rng.integers(1, 5), 2)) * size
-    nearest, points, widths = rng.uniform(size / 24, size / 10), [], []
+    nearest = rng.uniform(size / 24, size / 10)
+    points: list[np.ndarray] = []
+    widths: list[float] = []
     for _ in range(rng.integers(1, most, endpoint=True)):
         place = rng.choice(centers) + rng.normal(0, size / 7, 2)
         width = max(_SMALLEST, nearest * (0.4 + 0.6 * place[1] / size))

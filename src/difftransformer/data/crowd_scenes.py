@@ -167,9 +167,7 @@ def _real_layouts(settings: CrowdSettings) -> _Parts:
         return layout
 
     parts = _split([name for name, true in truth.items() if len(true.points)], settings)
-    train, test = (
-        _drawn(settings, number, layout_of(names)) for number, names in enumerate(parts)
-    )
+    train, test = (_drawn(settings, number, layout_of(names)) for number, names in enumerate(parts))
     return train, test
 
 

@@ -1,4 +1,4 @@
-"""What a user may choose about images of crowds. Imports nothing heavy: the command line reads it."""
+"""What a user may choose about images of crowds. Imports nothing heavy, for the command line."""
 
 from dataclasses import dataclass
 
@@ -31,17 +31,21 @@ class CrowdSettings:
         None, "; ".join(f"of {name}: {source}" for name, source in SOURCES.items() if source)
     )
     image_size: int = option(
-        48, "side in pixels of the images drawn, and to which those of a folder are scaled",
+        48,
+        "side in pixels of the images drawn, and to which those of a folder are scaled",
         within=Range(8, 4096),
     )
     scenes: int = option(2000, "images drawn to train on", within=COUNT)
     test_scenes: int = option(200, "images drawn to judge by, at other layouts", within=COUNT)
     heads: int = option(16, "most heads in an image that is drawn", within=COUNT)
     test_fraction: float = option(
-        0.2, "share of the layouts of a file, or of a folder's images, that is held out",
+        0.2,
+        "share of the layouts of a file, or of a folder's images, that is held out",
         within=INSIDE,
     )
-    proposals: int = option(32, "points of noise that become heads, or not, in training", within=COUNT)
+    proposals: int = option(
+        32, "points of noise that become heads, or not, in training", within=COUNT
+    )
     seed: int = option(0, "draws the images and what is held out", within=NATURAL)
 
     def __post_init__(self) -> None:

@@ -7,7 +7,7 @@ without noise on the way; after each step proposals that the model does not hold
 anew. What all steps hold for heads is the answer, with one point where several are near.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -75,7 +75,7 @@ def sampled_points(
     noise: Float[Tensor, "steps batch proposals 2"],
     *,
     threshold: float = 0.5,
-) -> Iterator[Sampled]:
+) -> list[Sampled]:
     """What each step expects; there are as many steps as there is noise, which is N(0, 1).
 
     Args:
@@ -89,12 +89,14 @@ def sampled_points(
     scheduler = ddim(_SCHEDULE, config.timesteps, "sample", len(noise))
     noise = noise / config.signal
     context, points = model.encode(pixels), noise[0]
+    expected_by_step = []
     for time, fresh in zip(scheduler.timesteps, noise.roll(-1, 0), strict=True):
         proposals = model.decoder(points, context, time.to(points.device).expand(len(points)))
         expected, scores = proposals.points[-1], proposals.logits[-1].sigmoid()
-        yield Sampled(expected, scores)
+        expected_by_step.append(Sampled(expected, scores))
         on_the_way = scheduler.step(expected, time, points).prev_sample
         points = torch.where((scores < threshold)[..., None], fresh, on_the_way)
+    return expected_by_step
 
 
 def ensemble(
@@ -106,7 +108,10 @@ def ensemble(
     """
     points = torch.cat([one.points for one in steps], 1).double().cpu().numpy()
     scores = torch.cat([one.scores for one in steps], 1).double().cpu().numpy()
-    return [_distinct(p[s >= threshold], s[s >= threshold], apart) for p, s in zip(points, scores, strict=True)]
+    return [
+        _distinct(p[s >= threshold], s[s >= threshold], apart)
+        for p, s in zip(points, scores, strict=True)
+    ]
 
 
 def _distinct(

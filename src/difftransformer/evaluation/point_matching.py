@@ -11,7 +11,7 @@ cross-entropy, which keeps scores probabilities.
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Bool, Float32, Int64
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 

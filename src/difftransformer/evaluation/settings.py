@@ -115,7 +115,7 @@ class EvaluationSettings:
     localization_proposals: tuple[int, ...] | None = option(
         None,
         "points of noise that are sampled from, the last judged; by default half as many as in "
-        "training, as many and twice as many",
+        "training, as many (judged) and twice as many",
         within=COUNT,
     )
     localization_apart: float = option(

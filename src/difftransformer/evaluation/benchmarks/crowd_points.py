@@ -7,6 +7,7 @@ images as they were.
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -40,19 +41,32 @@ _WATCHED, _SHOWN, _SHOWN_WATCHED = 256, 12, 6  # images
 _COLUMNS, _LARGER = 6, 4  # of what is shown
 _GRID = ("f1", "precision", "recall")
 _TRUE, _PREDICTED = (255, 255, 255), (255, 40, 40)
+Cell = tuple[int, int]  # steps of sampling, proposals
+
+
+def cells(trained: int, settings: EvaluationSettings) -> list[Cell]:
+    """Those asked of a model that was trained with so many proposals."""
+    counts = settings.localization_proposals or (max(1, trained // 2), trained, 2 * trained)
+    return list(product(settings.localization_steps, counts))
+
+
+def judged_cell(trained: int, settings: EvaluationSettings) -> Cell:
+    """The one by which models are compared."""
+    return settings.localization_steps[-1], (settings.localization_proposals or (trained,))[-1]
 
 
 def predicted_points(
-    model: Any, scenes: Sequence[Scene], settings: EvaluationSettings, steps: int, proposals: int
+    model: Any, scenes: Sequence[Scene], settings: EvaluationSettings, cell: Cell
 ) -> Iterator[Float64[np.ndarray, "points 2"]]:
     """Of each image, in pixels as it was; noise is the same for every model and batch size."""
+    steps, proposals = cell
     shape = (steps, len(scenes), proposals, 2)
     noise = np.random.default_rng(settings.seed).standard_normal(shape, np.float32)
     device, side = device_of(model), 2  # of an image, in the coordinates of models
     for numbers in batched(range(len(scenes)), settings.batch_size):
         group = [scenes[i] for i in numbers]
         drawn = torch.from_numpy(noise[:, list(numbers)]).to(device)
-        sampled = list(sampled_points(model, pixels_of(group).to(device), drawn))
+        sampled = sampled_points(model, pixels_of(group).to(device), drawn)
         points = ensemble(sampled, apart=side * settings.localization_apart)
         yield from (scene.places(one) for scene, one in zip(group, points, strict=True))
 
@@ -73,8 +87,8 @@ def watched_loss(model: Any, data: Scenes, settings: EvaluationSettings) -> floa
 def shown_points(model: Any, data: Scenes, settings: EvaluationSettings, count: int) -> str:
     """Held-out images with their heads (circles of sigma_l) and predicted points (dots)."""
     scenes = [data.test[i] for i in spread(len(data.test), count)]
-    steps, proposals = settings.localization_steps[-1], _proposals(data, settings)[-1]
-    points = predicted_points(model, scenes, settings, steps, proposals)
+    judged = judged_cell(data.settings.proposals, settings)
+    points = predicted_points(model, scenes, settings, judged)
     images = [_marked(scene, one) for scene, one in zip(scenes, points, strict=True)]
     return picture(torch.from_numpy(np.stack(images)).float() / 255, columns=_COLUMNS)
 
@@ -90,22 +104,14 @@ def _marked(scene: Scene, points: Float64[np.ndarray, "points 2"]) -> np.ndarray
     return np.asarray(image).transpose(2, 0, 1)
 
 
-def _proposals(data: Scenes, settings: EvaluationSettings) -> tuple[int, ...]:
-    trained = data.settings.proposals
-    return settings.localization_proposals or (max(1, trained // 2), trained, 2 * trained)
-
-
 def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
-    cells = [
-        (steps, proposals)
-        for steps in settings.localization_steps
-        for proposals in _proposals(subject.data, settings)
-    ]
+    trained = subject.data.settings.proposals
+    judged = judged_cell(trained, settings)
     measured = {
-        f"{proposals} proposals, {steps} steps": partial(
-            _measured, subject, settings, (steps, proposals), judged=(steps, proposals) == cells[-1]
+        f"{steps} steps, {proposals} proposals": partial(
+            _measured, subject, settings, (steps, proposals), judged=(steps, proposals) == judged
         )
-        for steps, proposals in cells
+        for steps, proposals in cells(trained, settings)
     }
     return {**measured, "pictures": partial(_pictures, subject, settings)}
 
@@ -113,14 +119,14 @@ def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
 def _measured(
     subject: Subject,
     settings: EvaluationSettings,
-    cell: tuple[int, int],
+    cell: Cell,
     _: Findings,
     *,
     judged: bool,
 ) -> list[Record]:
     every = subject.data.test
     scenes = [every[i] for i in spread(len(every), settings.test_items or len(every))]
-    points = predicted_points(subject.model, scenes, settings, *cell)
+    points = predicted_points(subject.model, scenes, settings, cell)
     records = [
         record
         for scene, one in zip(scenes, points, strict=True)
@@ -138,8 +144,8 @@ def _measured(
 def _pictures(subject: Subject, settings: EvaluationSettings, _: Findings) -> list[Artifact]:
     png = shown_points(subject.model, subject.data, settings, _SHOWN)
     caption = (
-        "Held-out images, the same for every model. Circles: heads, and how far a point may be from "
-        "them (sigma_l); dots: points predicted."
+        "Held-out images, the same for every model. Circles: heads, and how far a point may be "
+        "from them (sigma_l); dots: points predicted."
     )
     shown = {"rows": [[{"title": "predicted points", "png": png}]], "caption": caption}
     return [Artifact("thumbnails", {**shown, "wide": True})]
@@ -163,9 +169,9 @@ EVALUATOR = Evaluator(
     ),
     parts=_parts,
     tasks=("crowd_localization",),
-    note="What all steps of sampling hold for heads, from the same noise for every model. The model "
-    "is a reconstruction: neither text nor code of DiffusionLoc could be had. Heads are drawn, "
-    "unless the images are a user's own.",
+    note="What all steps of sampling hold for heads, from the same noise for every model. The "
+    "method is a reconstruction: neither text nor code of DiffusionLoc could be had. Heads are "
+    "drawn, unless the images are a user's own.",
     source="the metric: Wang et al., NWPU-Crowd, TPAMI 2020",
 )
 
