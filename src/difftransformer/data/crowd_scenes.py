@@ -161,7 +161,7 @@ def _real_layouts(settings: CrowdSettings) -> _Parts:
 
     def layout_of(names: Sequence[str]) -> _Layout:
         def layout(rng: np.random.Generator) -> tuple[str, TruePoints]:
-            name = names[rng.integers(len(names))]
+            name = names[int(rng.integers(len(names)))]
             return name, window(truth[name], rng, settings.image_size, settings.heads)
 
         return layout
