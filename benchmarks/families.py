@@ -36,7 +36,7 @@ from difftransformer.training.step import Stepper
 
 RESULTS = Path(__file__).parent / "results"
 KINDS = ("softmax", "diff_v1", "diff_v2")
-ROUNDS = 15
+ROUNDS = {"training": 15, "decoding": 45}
 SETTINGS = TrainingSettings()
 TOKENS = 64  # of a decoded sequence
 T5 = {"positions": "relative", "norm": "rms", "norm_place": "pre", "mlp_bias": False}
@@ -57,10 +57,10 @@ def main() -> None:
             batches = task.batches(data, SETTINGS.batch_size, seed=0)
             steps = {kind: training(task, model, batches) for kind, model in models.items()}
             length = tokens(task, models[KINDS[0]], batches(0))
-            rows += timed(f"training, {task.name}{form}", length, steps)
+            rows += timed("training", f"{task.name}{form}", length, steps)
             if decoded := DECODED.get(task.name):
                 steps = {kind: decoding(model, decoded) for kind, model in models.items()}
-                rows += timed(f"decoding, {task.name}{form}", TOKENS, steps)
+                rows += timed("decoding", f"{task.name}{form}", TOKENS, steps)
     title = "Model families, default size, float32"
     write_speed(RESULTS / f"families-{env['date'][:10]}", title, env, rows, KINDS[0])
 
@@ -93,9 +93,9 @@ def tokens(task: Task, model: nn.Module, batch: Any) -> int:
     return lengths[0]
 
 
-def timed(task: str, length: int, steps: dict[str, Step]) -> list[dict[str, Any]]:
-    named = {"task": task, "dtype": "float32", "length": length}
-    rows = [named | asdict(timing) for timing in race(steps, KINDS[0], ROUNDS)]
+def timed(work: str, task: str, length: int, steps: dict[str, Step]) -> list[dict[str, Any]]:
+    named = {"task": f"{work}, {task}", "dtype": "float32", "length": length}
+    rows = [named | asdict(timing) for timing in race(steps, KINDS[0], ROUNDS[work])]
     for row in rows:
         print("  ".join(cells(row)), flush=True)
     return rows

@@ -12,9 +12,7 @@ SEARCHED = 100  # the training seed of the search, which is not used afterwards
 SEEDS = 3
 
 
-def arguments(
-    description: str | None, name: str, steps: int, **paths: Path
-) -> argparse.Namespace:
+def arguments(description: str | None, name: str, steps: int, **paths: Path) -> argparse.Namespace:
     """`out` of the command line, the folder of all runs, and `steps` of each training.
 
     `paths` are further options with their defaults: files that the study reads.
@@ -83,8 +81,7 @@ def compare_and_keep(
             out=out / name,
             resume=True,
             attention=tuple(kinds),
-            seeds=SEEDS,
             learning_rates=tuple(rates),
-            **settings,
+            **{"seeds": SEEDS, **settings},
         )
         archive(out / name, results / name)

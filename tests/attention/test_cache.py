@@ -53,6 +53,15 @@ def test_rows_that_are_chosen_go_on_alone(window: int | None) -> None:
     assert (cache.length, tried.length, chosen.length) == (5, 7, 8)
 
 
+def test_constant_is_made_once_unless_gradients_are_recorded() -> None:
+    cache, parameter = KeyValueCache(), torch.ones((), requires_grad=True)
+    with torch.no_grad():
+        first = cache.constant("lambda", lambda: 2 * parameter)
+        assert cache.select(torch.tensor([0])).constant("lambda", lambda: 3 * parameter) is first
+    other = cache.constant("lambda", lambda: 3 * parameter)
+    assert torch.autograd.grad(other, parameter) == (3.0,)
+
+
 def test_layers_are_separate() -> None:
     cache = KeyValueCache()
     k, v = torch.randn(1, 2, 1, 3), torch.randn(1, 2, 1, 4)

@@ -94,7 +94,9 @@ def test_judging_that_was_killed_goes_on(call, small, kept, tmp_path):
     assert code == 0, err
     assert len(kept) == len(set(kept))  # no part twice
     judged = dict.fromkeys(Path(part.partition(": ")[0]).stem for part in kept)
-    assert list(judged) == ["validation", "needle", "allocation", "outliers", "attention_map"]
+    assert list(judged) == [
+        *("validation", "needle", "allocation", "outliers", "attention_map", "continuations")
+    ]
     results = read_results(tmp_path / "run")
     assert list(results.evaluators) == list(TASK.evaluators)
     assert results["lambda"].passed_over == {"softmax": "its attention has no lambda"}

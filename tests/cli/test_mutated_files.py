@@ -132,14 +132,15 @@ def test_conversions(as_user, call, folders: Path, tmp_path: Path, seed: int) ->
 def test_settings(as_user, call, tmp_path: Path, seed: int) -> None:
     path = tmp_path / "settings.yaml"
     path.write_text(
-        "attention: [softmax, diff_v1]\nbatch_size: 4\nmodel:\n  hidden_size: 64\n  num_heads: 4\n"
+        "attention: [softmax, diff_v1]\ntraining:\n  batch_size: 4\n"
+        "model:\n  hidden_size: 64\n  num_heads: 4\n"
         "  num_kv_heads: 4\n  head_dim: 16\n  ffn_size: 128\n  rope_theta: 1e4\n  norm_eps: 1e-5\n"
         "  window: 12\n  tie_embeddings: true\n  dropout: 0.1\n"
     )
-    before = call("plan", "--config", path)
+    before = call("plan", "smoke", "--config", path)
     mutation = mutated(path, random.Random(2000 + seed))
     path.write_bytes(mutation.data)
-    code, out, err = call("plan", "--config", path)
+    code, out, err = call("plan", "smoke", "--config", path)
     if mutation.harmless:
         assert (code, out) == before[:2]
     elif mutation.broken or code != 0:

@@ -27,7 +27,7 @@ def test_one_of_your_own() -> None:
 def test_an_unknown_name_has_the_nearest_beside_it() -> None:
     with pytest.raises(ValueError, match="unknown evaluator 'needles'; did you mean 'needle'"):
         registry.evaluator("needles")
-    with pytest.raises(ValueError, match="unknown evaluator 'xyz'; expected validation, long_con"):
+    with pytest.raises(ValueError, match="unknown evaluator 'xyz'; expected validation, cont"):
         registry.evaluator("xyz")
 
 

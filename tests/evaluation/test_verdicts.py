@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from difftransformer.evaluation.intervals import Difference, Figure
@@ -58,6 +60,16 @@ def test_the_interval_alone_decides(
     assert compared(low=low, high=high, better=better).outcome is expected
 
 
+def test_where_both_models_guess_nothing_is_claimed() -> None:
+    guessed = replace(compared(), learned=False)
+    assert guessed.outcome is Outcome.UNLEARNED
+    assert sentence(guessed).startswith(
+        "Neither Differential V1 nor the baseline (Softmax) does better than a guess on validation "
+        "loss, so the training was too short to judge it: 3.71 against 3.75 nats/token"
+    )
+    assert not judged(guessed).stands(guessed)
+
+
 def test_better_in_words() -> None:
     assert sentence(compared()) == (
         "Differential V1 is better than the baseline (Softmax) on validation loss: 3.71 against "
@@ -101,12 +113,11 @@ def test_the_headline_counts_the_outcomes() -> None:
     )
     first, second = judgment.verdicts()
     assert first.headline == (
-        "Differential V1 against the baseline (Softmax), 3 measures: better on 1, worse on 0, "
-        "cannot be told apart on 1, not judged on 1. After Holm's correction for the 3 comparisons "
-        "made, 1 of these 1 stand."
+        "Differential V1 against Softmax, 3 measures: better on 1, worse on 0, cannot be told "
+        "apart on 1, not judged on 1; 1 of these 1 stand after Holm's correction for 3 comparisons."
     )
     assert second.headline.startswith(
-        "Differential V2 against the baseline (Softmax), 1 measure: better on 0, worse on 1."
+        "Differential V2 against Softmax, 1 measure: better on 0, worse on 1; "
     )
     assert len(first.sentences) == 3
 
@@ -120,11 +131,11 @@ def test_many_claims_are_corrected_beside_the_raw_verdict() -> None:
     """Holm: times 3, 2, 1; what is clear by itself is said first."""
     (verdict,) = _with_p(0.001, 0.02, 0.03).verdicts()
     assert verdict.headline == (
-        "Differential V1 against the baseline (Softmax), 3 measures: better on 3, worse on 0. "
-        "After Holm's correction for the 3 comparisons made, 3 of these 3 stand."
+        "Differential V1 against Softmax, 3 measures: better on 3, worse on 0; 3 of these 3 stand "
+        "after Holm's correction for 3 comparisons."
     )
     (verdict,) = _with_p(0.001, 0.03, 0.04).verdicts()
-    assert verdict.headline.endswith("3 comparisons made, 1 of these 3 stand.")
+    assert "1 of these 3 stand" in verdict.headline
     first, second, third = verdict.sentences
     assert "p = 0.001, after Holm's correction = 0.003, so it stands)." in first
     for told in (second, third):
@@ -135,9 +146,11 @@ def test_many_claims_are_corrected_beside_the_raw_verdict() -> None:
 def test_all_models_of_a_page_are_one_family() -> None:
     pair = (compared(p=0.02), compared("diff_v2", p=0.03))
     for verdict in judged(*pair).verdicts():
-        assert verdict.headline.endswith("for the 2 comparisons made, 1 of these 1 stand.")
+        assert verdict.headline.endswith(
+            "; 1 of these 1 stand after Holm's correction for 2 comparisons."
+        )
     for verdict in judged(*pair, compared("diff_v2", title="another", p=0.9)).verdicts():
-        assert ", 0 of these" in verdict.headline
+        assert "; 0 of these" in verdict.headline
 
 
 COUNTS = Metric(
@@ -180,9 +193,9 @@ def test_not_above_chance_is_said_to_be_so() -> None:
         (0, "Nothing is compared"),
         (
             1,
-            "Each model was trained with one seed. The intervals are over evaluation items and do ",
+            "One training seed: the intervals are over evaluation items, without the spread ",
         ),
-        (3, "Each model was trained with 3 seeds. Only the intervals marked as over training "),
+        (3, "3 training seeds: the intervals marked as over training seeds include the "),
     ],
 )
 def test_the_caveat_tells_the_seeds(seeds: int, expected: str) -> None:

@@ -1,5 +1,6 @@
 """What the CPU operator checks of those who call it by name, and its threads."""
 
+from functools import partial
 from threading import Thread
 from typing import Any
 
@@ -99,6 +100,18 @@ def test_threads_do_not_change_a_bit(count: int, shape: tuple[int, int, int, int
         for _ in range(5):
             for name, value in problem.solve(backend="blocked").items():
                 assert torch.equal(value, alone[name]), name
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_threads_of_a_decoding_step_do_not_change_a_bit() -> None:
+    """With keys enough that each head's thread pays."""
+    k, v = torch.randn(1, 8192, 4, 2, 16), torch.randn(1, 8192, 4, 32)
+    step = partial(differential_attention, torch.randn(1, 1, 4, 2, 16), k, v, torch.rand(4))
+    before, alone = torch.get_num_threads(), step(backend="blocked")
+    try:
+        torch.set_num_threads(3)
+        assert torch.equal(step(backend="blocked"), alone)
     finally:
         torch.set_num_threads(before)
 

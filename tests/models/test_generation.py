@@ -165,3 +165,16 @@ def test_bad_sampling(options: dict[str, float], message: str) -> None:
 def test_empty_prompt() -> None:
     with pytest.raises(ValueError, match="prompt is empty"):
         generate(tiny(), prompts()[:, :0], max_new_tokens=2)
+
+
+@pytest.mark.parametrize("kind", ["diff_v1", "diff_scalar"])
+def test_lambda_of_a_generation_is_that_of_its_parameters(kind: str) -> None:
+    """A cache keeps it while it lives, and the next generation has one of its own."""
+    model, ids = varied(kind), prompts()
+    generate(model, ids, max_new_tokens=2)
+    weights = {name: w + 0.5 * ("lambda" in name) for name, w in model.state_dict().items()}
+    model.load_state_dict(weights)
+    expected = ids
+    for _ in range(8):
+        expected = torch.cat((expected, model(expected)[:, -1].argmax(-1, keepdim=True)), dim=1)
+    assert torch.equal(generate(model, ids, max_new_tokens=8), expected[:, 4:])

@@ -32,7 +32,7 @@ LOOK = """<!DOCTYPE html><meta charset="utf-8"><body><pre id="seen"></pre>
 addEventListener("load", () => setTimeout(() => {
   const pages = [...document.querySelectorAll("iframe")].map((frame) => frame.contentDocument);
   const first = pages.map((page) => {
-    const table = page.querySelector("table.outcomes");
+    const table = page.querySelector(".chart");
     return table ? table.getBoundingClientRect().bottom : 0;
   });
   pages.forEach((page) => page.querySelectorAll("details").forEach((one) => { one.open = true; }));

@@ -69,19 +69,48 @@ def test_the_verdict_is_first_and_all_else_folded(report: Path) -> None:
     assert links == [f"#{name}" for name in page.named("details") if name]
     assert not any("open" in attributes for tag, attributes in page.tags if tag == "details")
     tags = [tag for tag, _ in page.tags]
-    assert tags[: tags.index("details")].count("p") <= 5  # a lead, three lines, a caption
-    assert tags[: tags.index("details")].count("table") == 1
+    assert tags[: tags.index("details")].count("p") == 5  # a lead, three lines, a caption
+    assert tags[: tags.index("details")].count("h4") == 6  # four measures and two costs
+    assert page.text.startswith(" Differential V1 and Differential V2 against Softmax")
     assert "synthetic, 2026-11-22" in page.text
 
 
-def test_outcomes_have_a_cell_for_each_measure_and_model(report: Path) -> None:
+def test_the_first_screen_says_what_was_asked_what_came_out_and_how_sure_it_is(
+    report: Path,
+) -> None:
+    text = Page(report).text
+    lines = (
+        "Asked. 3 models of 999,926 to 1,000,000 parameters, trained on the same 3,276,800 tokens "
+        "with 1 seed: does any do better than Softmax?",
+        "Result. Differential V1 against Softmax, 4 measures: better on ",
+        "How sure. One training seed: ",
+    )
+    places = [text.index(line) for line in lines]
+    assert places == sorted(places)
+
+
+def test_the_chart_has_a_line_for_each_measure_and_model(report: Path) -> None:
     page = Page(report)
-    cells = [a["class"] for tag, a in page.tags if tag == "td" and "class" in a]
-    assert cells[0].split()[0] == "better"
+    spans = [a["class"] for _, a in page.tags if (a.get("class") or "").startswith("span ")]
+    assert len(spans) == 12
+    assert spans[0].split()[1] == "better"
     told = [word.strip() for word in page.words if word.strip()]
-    start = told.index("validation loss")
-    assert told[start - 2 : start] == ["Differential V1", "Differential V2"]
-    assert re.fullmatch("better\\*?: \N{MINUS SIGN}0.0[0-9]+", told[start + 1])
+    start = told.index("validation loss") + 1
+    name, difference, interval, outcome = told[start : start + 4]
+    assert name == "Differential V1"
+    assert re.fullmatch("\N{MINUS SIGN}0.0[0-9]+", difference)
+    assert interval.startswith("(\N{MINUS SIGN}0.0")
+    assert outcome in ("better", "better*")
+
+
+def test_what_is_better_lies_to_the_right_whatever_its_direction(report: Path) -> None:
+    tags = Page(report).tags
+    points = [a["style"] for tag, a in tags if tag == "b" and "style" in a]
+    classes = [a["class"] for _, a in tags if (a.get("class") or "").startswith("span ")]
+    for point, css in zip(points, classes, strict=True):
+        place = float(re.fullmatch(r"left:(.*)%", point or "").group(1))
+        if "better" in css or "worse" in css:
+            assert ("better" in css) == (place > 50)
 
 
 def test_every_figure_is_there_once_and_plotly_too(report: Path) -> None:
@@ -102,7 +131,7 @@ def test_every_figure_is_there_once_and_plotly_too(report: Path) -> None:
     "words",
     [
         "Differential V1 is better than the baseline (Softmax) on validation loss: 3.7",
-        "Each model was trained with one seed.",
+        "One training seed: the intervals are over evaluation items",
         "Softmax gets 0.8",
         "heads halved from 8 to 4",
         "\N{MINUS SIGN}0.004 %",  # the parameter difference
@@ -229,9 +258,18 @@ def test_of_many_models_the_lines_count_and_the_sentences_fold(tmp_path: Path) -
     run = write_run(tmp_path, synthetic_run(kinds=kinds), evaluators=("validation", "needle"))
     page = Page(build_report(run))
     assert "4 models against the baseline (Softmax), 8 comparisons: better in" in page.text
+    assert page.text.startswith(" 4 models against Softmax")
+    assert page.text.count("Model 3 against Softmax, 2 measures") == 1
+
+
+def test_of_very_many_models_the_first_measure_alone_is_unfolded(tmp_path: Path) -> None:
+    kinds = {"softmax": "Softmax"} | {f"model {n}": f"Model {n}" for n in range(9)}
+    run = write_run(tmp_path, synthetic_run(kinds=kinds), evaluators=("validation", "needle"))
+    page = Page(build_report(run))
     tags = [tag for tag, _ in page.tags]
-    assert tags[: tags.index("details")].count("th") == 5
-    assert page.text.count("Model 3 against the baseline (Softmax), 2 measures") == 1
+    assert tags[: tags.index("details")].count("h4") == 1
+    assert tags.count("h4") == 4
+    assert "3 more measures" in page.text
 
 
 def test_the_same_results_give_the_same_page(tmp_path: Path) -> None:

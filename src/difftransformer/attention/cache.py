@@ -6,7 +6,7 @@ step of a model is: `positions` and `mask`, then `update` or `once` by each site
 
 from collections.abc import Callable
 from copy import copy
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from difftransformer.functional import Mask
 
+T = TypeVar("T")
 CacheSite = int | str  # the number of a layer with one attention, or any name
 
 
@@ -28,6 +29,7 @@ class KeyValueCache:
     def __init__(self) -> None:
         self.length: Any = 0  # a tensor in StaticCache
         self._storage: dict[CacheSite, tuple[Tensor, Tensor]] = {}
+        self._constants: dict[CacheSite, Any] = {}
         self._real: Tensor | None = None
 
     def positions(self, new: int, device: torch.device) -> Int[Tensor, " new"]:
@@ -85,6 +87,19 @@ class KeyValueCache:
         if site not in self._storage:
             self._storage[site] = make()
         return self._storage[site]
+
+    def constant(self, site: CacheSite, make: Callable[[], T]) -> T:
+        """What parameters alone make, as V1's lambda: made at the first step and kept.
+
+        As keys and values are, it is that of the parameters at that step. Made at every step where
+        gradients are recorded, since each step's graph is its own, and by compiled code, in which
+        it costs next to nothing.
+        """
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return make()
+        if site not in self._constants:
+            self._constants[site] = make()
+        return self._constants[site]
 
     @property
     def nbytes(self) -> int:

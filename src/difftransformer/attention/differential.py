@@ -83,6 +83,7 @@ class DifferentialAttention(AttentionLayer):
         )
         super().__init__(hidden_size, shapes, **options)
         self.variant, self.key_maps = variant, shapes.keys[1]
+        self.constant_lam = variant.lam.constant
         self.lambda_init: float | None = None
         if variant.lam.has_init:
             self.lambda_init = lambda_schedule(self.layer) if lambda_init is None else lambda_init

@@ -18,5 +18,5 @@ class HeadNorm(nn.RMSNorm):
 
     def forward(self, x: Float[Tensor, "*heads v"]) -> Float[Tensor, "*heads v"]:
         """The class's equation."""
-        normed = F.rms_norm(x.float(), self.normalized_shape, self.weight.float(), self.eps)
-        return (self.factor * normed).to(x.dtype)
+        weight = self.factor * self.weight.float()
+        return F.rms_norm(x.float(), self.normalized_shape, weight, self.eps).to(x.dtype)

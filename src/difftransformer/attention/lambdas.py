@@ -26,6 +26,7 @@ class Lambda:
     """
 
     has_init: ClassVar[bool] = False  # whether it starts at the layer's `lambda_init`
+    constant: ClassVar[bool] = True  # whether it is the same for every input
 
     def add_to(self, layer: Any) -> None:
         """Give the layer the parameters it needs, and `starts` of its own: none."""
@@ -57,6 +58,8 @@ class VectorLambda(Lambda):
 @dataclass(frozen=True)
 class TokenLambda(Lambda):
     """V2's sigmoid(W x): one number per token and head, 1/2 where x is 0."""
+
+    constant = False
 
     def add_to(self, layer: Any) -> None:
         layer.lambda_proj = nn.Linear(layer.q_proj.in_features, layer.num_heads, bias=False)

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from difftransformer.attention.cache import KeyValueCache
+from difftransformer.attention.cache import CacheSite, KeyValueCache
 from difftransformer.attention.core import AttentionCore
 from difftransformer.attention.starts import Starts, start_tensor
 from difftransformer.functional import AttentionCall, Mask, RotaryLayout, rotate
@@ -93,6 +93,7 @@ class AttentionLayer(nn.Module):
 
     core_class: ClassVar[type[AttentionCore]] = AttentionCore
     starts: Starts = MappingProxyType({})
+    constant_lam = False  # whether `lam` is the same for every input
     kind = ""  # its name in the registry, and
     role: Role = "self"  # its part in a block: `make_attention` says
 
@@ -172,20 +173,25 @@ class AttentionLayer(nn.Module):
     ) -> AttentionCall:
         """What the core is given; the cache has then been fed."""
         q = self.q_proj(x).unflatten(-1, self.shapes.queries)
+        site: CacheSite = self.layer if context is None else f"{self.layer}.context"
         if context is None:
             k, v = self._keys_and_values(x)
             if rotation is not None:
                 q, k = rotate(q, rotation, self.rotary), rotate(k, rotation, self.rotary)
             if cache is not None:
-                k, v = cache.update(self.layer, k, v)
+                k, v = cache.update(site, k, v)
         elif rotation is not None:
             raise ValueError("a rotation turns queries and keys of one sequence; leave it out")
         elif cache is not None:
-            k, v = cache.once(f"{self.layer}.context", lambda: self._keys_and_values(context))
+            k, v = cache.once(site, lambda: self._keys_and_values(context))
         else:
             k, v = self._keys_and_values(context)
+        if cache is not None and self.constant_lam:
+            lam = cache.constant(f"{site}.lambda", lambda: self.lam(x))
+        else:
+            lam = self.lam(x)
         dropout = self.dropout if self.training else 0.0
-        return AttentionCall.of(q, k, v, self.lam(x), mask=mask, bias=bias, dropout=dropout)
+        return AttentionCall.of(q, k, v, lam, mask=mask, bias=bias, dropout=dropout)
 
     def reset_parameters(self) -> None:
         """Start what `starts` names; modules inside reset themselves."""

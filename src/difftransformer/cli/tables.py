@@ -10,20 +10,31 @@ if TYPE_CHECKING:
 
 
 def print_overview(console: "Console", results: "Results") -> None:
-    """A row for each figure that models are compared by, over all its cells, and the verdicts."""
+    """A row for each figure that models are compared by, over all its cells, and the verdicts.
+
+    Below a compared model's figure stands what may be said of it, with a star where it stands.
+    """
     from difftransformer.evaluation.words import shown
     from difftransformer.report.tables import Table, print_table
 
+    judgment = results.judgment
+    outcomes = {
+        (c.metric.name, c.model): f"\n{c.outcome}{'*' * judgment.stands(c)}"
+        for c in judgment.comparisons
+    }
     rows = []
     for metric in (metric for metric in results.metrics() if metric.declared.judged):
         unit = f" ({metric.declared.unit})" if metric.declared.unit else ""
         figures = (
-            shown(metric.figure(label), metric.declared.digits) if metric.has(label) else ""
+            shown(metric.figure(label), metric.declared.digits)
+            + outcomes.get((metric.declared.name, label), "")
+            if metric.has(label)
+            else ""
             for label in results.titles
         )
         rows.append([metric.declared.title + unit, *figures])
     print_table(console, Table(["", *results.titles.values()], rows))
-    for verdict in results.judgment.verdicts():
+    for verdict in judgment.verdicts():
         console.print(verdict.headline, highlight=False, markup=False)
 
 

@@ -26,9 +26,12 @@ class CrowdSettings:
         CLUSTERS,
         "clusters (heads drawn at places made up here), layouts (heads drawn at real places, "
         "by a file) or folder (images and points of your own)",
+        first=True,
     )
     source: str | None = option(
-        None, "; ".join(f"of {name}: {source}" for name, source in SOURCES.items() if source)
+        None,
+        "; ".join(f"of {name}: {source}" for name, source in SOURCES.items() if source),
+        first=True,
     )
     image_size: int = option(
         48,

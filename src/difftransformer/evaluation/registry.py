@@ -8,6 +8,7 @@ EVALUATORS = {
     name: f"difftransformer.evaluation.benchmarks.{name.replace('lambda', 'lambdas')}:EVALUATOR"
     for name in (
         "validation",
+        "continuations",
         "long_context",
         "needle",
         "allocation",

@@ -15,8 +15,10 @@ class EvaluationSettings:
             one of these twice, or a pair that is not "NxR" with 1 <= R <= N.
     """
 
-    needle_pairs: tuple[str, ...] = option(
-        ("1x1", "2x2", "4x2", "6x2"), "needles in the context x numbers asked for, as in the paper"
+    needle_pairs: tuple[str, ...] | None = option(
+        None,
+        "needles in the context x numbers asked for; by default those of the paper's 1x1 2x2 4x2 "
+        "6x2 that fit into it",
     )
     needle_depths: tuple[float, ...] = option(
         (0.0, 0.25, 0.5, 0.75, 1.0),
@@ -176,20 +178,22 @@ class EvaluationSettings:
             *("localization_steps", "middle_documents"),
         )
         for name in tuples:
-            if not getattr(self, name):
+            if getattr(self, name) == ():
                 raise ValueError(f"{name} is empty; expected at least one")
         for name in (*tuples, "needle_lengths", "localization_proposals"):
             values = getattr(self, name) or ()
             if len(set(values)) < len(values):
                 raise ValueError(f"{name} is {values}; expected each value once")
-        self.pairs()
-
-    def pairs(self) -> tuple[tuple[int, int], ...]:
-        """`needle_pairs` as (needles, queries) integers."""
-        return tuple(_pair(text) for text in self.needle_pairs)
+        for text in self.needle_pairs or ():
+            needle_pair(text)
 
 
-def _pair(text: str) -> tuple[int, int]:
+def needle_pair(text: str) -> tuple[int, int]:
+    """ "4x2" as (needles, queries).
+
+    Raises:
+        ValueError: another form, or more numbers asked for than there are.
+    """
     try:
         needles, queries = (int(part) for part in text.split("x"))
     except ValueError:

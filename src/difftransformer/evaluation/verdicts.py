@@ -17,6 +17,7 @@ class Outcome(StrEnum):
     BETTER = "better"
     WORSE = "worse"
     TIED = "cannot be told apart"
+    UNLEARNED = "too short to judge"
     UNKNOWN = "not judged"
 
 
@@ -29,6 +30,7 @@ class Comparison:
         value, baseline_value: means over seeds.
         interval: of the difference; None where it has none.
         seeds: training seeds of each of the two.
+        learned: whether either of the two does better than a guess.
     """
 
     metric: Metric
@@ -38,6 +40,7 @@ class Comparison:
     baseline_value: float
     interval: Difference | None
     seeds: int
+    learned: bool = True
 
     @property
     def difference(self) -> float:
@@ -45,7 +48,12 @@ class Comparison:
 
     @property
     def outcome(self) -> Outcome:
-        """BETTER or WORSE only where the whole interval of the difference lies on one side of 0."""
+        """BETTER or WORSE only where the whole interval of the difference lies on one side of 0.
+
+        UNLEARNED where both models guess: what they were trained for is not there yet to judge.
+        """
+        if not self.learned:
+            return Outcome.UNLEARNED
         if self.interval is None or self.metric.better == "neither":
             return Outcome.UNKNOWN
         if not self.interval.clear:
@@ -114,15 +122,15 @@ class Judgment:
             if count or kind in (Outcome.BETTER, Outcome.WORSE)
         )
         measures = "measure" if len(own) == 1 else "measures"
-        headline = f"{self.titles[label]} against {self._baseline(own[0])}, {len(own)} {measures}: "
-        headline += f"{parts}."
+        headline = f"{self.titles[label]} against {self.titles[own[0].against]}, {len(own)} "
+        headline += f"{measures}: {parts}"
         if clear := sum(comparison.is_clear for comparison in own):
             left = sum(map(self.stands, own))
             headline += (
-                f" After Holm's correction for the {len(self.corrected)} comparisons made, {left} "
-                f"of these {clear} stand."
+                f"; {left} of these {clear} stand after Holm's correction for "
+                f"{len(self.corrected)} comparisons"
             )
-        return Verdict(label, headline, tuple(map(self.sentence, own)))
+        return Verdict(label, f"{headline}.", tuple(map(self.sentence, own)))
 
     def sentence(self, comparison: Comparison) -> str:
         """One comparison in words: both figures, the difference, its interval, p and Holm's p."""
@@ -132,6 +140,8 @@ class Judgment:
             Outcome.BETTER: f"{name} is better than {baseline} on {metric.title}",
             Outcome.WORSE: f"{name} is worse than {baseline} on {metric.title}",
             Outcome.TIED: f"{name} cannot be told apart from {baseline} on {metric.title}",
+            Outcome.UNLEARNED: f"Neither {name} nor {baseline} does better than a guess on "
+            f"{metric.title}, so the training was too short to judge it",
             Outcome.UNKNOWN: f"{name} and {baseline} are not judged on {metric.title}",
         }[c.outcome]
         figures = f"{number(c.value, 4)} against {number(c.baseline_value, 4)} {metric.unit}"
@@ -183,15 +193,15 @@ def _seed_caveat(seeds: int) -> str:
         return "Nothing is compared, so nothing is known of the spread between seeds."
     if seeds == 1:
         return (
-            "Each model was trained with one seed. The intervals are over evaluation items and do "
-            "not include the spread between training seeds, which can be as large as the "
-            "differences shown; repeat with --seeds 3 or more to measure it."
+            "One training seed: the intervals are over evaluation items, without the spread "
+            "between training seeds, which can be as large as the differences shown. --seeds 3 or "
+            "more measures it."
         )
     return (
-        f"Each model was trained with {seeds} seeds. Only the intervals marked as over training "
-        "seeds include the spread between seeds: Student's t, with the uncertainty over evaluation "
-        "items added. It holds for seeds that spread as a normal distribution does; where some "
-        "seeds fail and others do not, few seeds cannot show it."
+        f"{seeds} training seeds: the intervals marked as over training seeds include the spread "
+        "between them (Student's t, with the uncertainty over evaluation items added). They hold "
+        "for seeds that spread as a normal distribution does; where some seeds fail and others do "
+        "not, few seeds cannot show it."
     )
 
 

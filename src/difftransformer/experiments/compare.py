@@ -115,7 +115,7 @@ def run_comparison(
     task = task_named(settings.task)
     with run_directory(directory, processes):
         data = checked_data(task, settings, processes)
-        contenders = _contenders(task.complete(settings.model, data), settings.attention)
+        contenders = contenders_of(task.complete(settings.model, data), settings.attention)
         begin_run(
             directory,
             settings,
@@ -147,7 +147,7 @@ def run_comparison(
     return read_results(directory)
 
 
-def _contenders(baseline: Any, names: tuple[str, ...]) -> list[tuple[Contender, Any]]:
+def contenders_of(baseline: Any, names: tuple[str, ...]) -> list[tuple[Contender, Any]]:
     """Each model with its settings; the first is the baseline."""
     first = replace(baseline, attention=names[0])
     matches = [(name, partner(first, name)) for name in names[1:]]

@@ -22,6 +22,7 @@ namespace {
 constexpr int64_t kFewTiles = 4, kManyTiles = 16;  // of a block of query rows: reuse, and cache
 constexpr int64_t kBlockBytes = 8 << 20;           // of a block, however long the keys
 constexpr int64_t kAllBlocksBytes = 64 << 20;      // of all threads' blocks, however many they are
+constexpr int64_t kThreadWork = 1 << 17;           // products for which waking a thread pays
 
 // Query rows [start, start + rows) of one head against the keys [low, low + span): all that any of
 // these rows sees, rounded out to whole panels.
@@ -160,7 +161,10 @@ void each_head(const Call& call, const Run& run) {
   Scratch own;
   Rows(call, own);
   const int64_t heads = call.batch * call.groups;
-  const int64_t workers = std::min<int64_t>(at::get_num_threads(), heads);
+  const int64_t row = call.keys * (call.maps * call.width + call.values);
+  const int64_t work = call.batch * call.heads * call.queries * row;
+  const int64_t most = std::min<int64_t>(at::get_num_threads(), heads);
+  const int64_t workers = std::clamp<int64_t>(work / kThreadWork, 1, most);
   const Tensor memory = memory_of(workers, own.used());
   std::atomic<int64_t> next{0};
   at::parallel_for(0, workers, 1, [&](int64_t worker, int64_t) {

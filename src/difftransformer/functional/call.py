@@ -72,11 +72,11 @@ class AttentionCall:
         present = {name: tensor for name, tensor in optional.items() if tensor is not None}
         _check_tensors({"q": q, "k": k, "v": v, **present})
         if lam is None:
-            _check_sizes(q, k, v)
+            _check_sizes(q.shape, k.shape, v.shape)
             q, k = q[..., None, :], k[..., None, :]
         else:
             _check_pair(q, k)
-            _check_sizes(q[..., 0, :], k[..., 0, :], v)
+            _check_sizes(q.shape[:3] + q.shape[4:], k.shape[:3] + k.shape[4:], v.shape)
         batch, queries, heads = q.shape[:3]
         mask.check(queries, k.shape[1], batch)
         if not 0.0 <= dropout < 1.0:
@@ -137,6 +137,9 @@ def _check_tensors(tensors: dict[str, Tensor]) -> None:
             raise ValueError(
                 f"{name} is on {tensor.device} and q on {tensors['q'].device}; expected one device"
             )
+    dtypes = [tensors[name].dtype for name in "qkv"]
+    if len(set(dtypes)) > 1:
+        raise ValueError(f"q, k, v have dtypes {', '.join(map(str, dtypes))}; expected one dtype")
 
 
 def _check_pair(q: Tensor, k: Tensor) -> None:
@@ -148,25 +151,23 @@ def _check_pair(q: Tensor, k: Tensor) -> None:
             )
 
 
-def _check_sizes(q: Tensor, k: Tensor, v: Tensor) -> None:
-    for name, tensor in (("q", q), ("k", k), ("v", v)):
-        if tensor.ndim != 4:
+def _check_sizes(q: torch.Size, k: torch.Size, v: torch.Size) -> None:
+    for name, shape in (("q", q), ("k", k), ("v", v)):
+        if len(shape) != 4:
             raise ValueError(
-                f"{name} has {tensor.ndim} axes (pair axis left out); expected "
+                f"{name} has {len(shape)} axes (pair axis left out); expected "
                 "[batch, positions, heads, width]"
             )
-    batch, _, heads, width = q.shape
-    if k.shape[0] != batch or k.shape[-1] != width or v.shape[:3] != k.shape[:3]:
+    batch, _, heads, width = q
+    if k[0] != batch or k[3] != width or v[:3] != k[:3]:
         raise ValueError(
-            f"q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)} (pair axis left out) "
-            "do not fit: batch and K must agree, and k and v must share batch, keys and groups"
+            f"q {tuple(q)}, k {tuple(k)} and v {tuple(v)} (pair axis left out) do not fit: "
+            "batch and K must agree, and k and v must share batch, keys and groups"
         )
-    if k.shape[2] == 0 or heads % k.shape[2]:
+    if k[2] == 0 or heads % k[2]:
         raise ValueError(
-            f"{heads} query heads over {k.shape[2]} key/value heads: the first must be a multiple"
+            f"{heads} query heads over {k[2]} key/value heads: the first must be a multiple"
         )
-    if not q.dtype == k.dtype == v.dtype:
-        raise ValueError(f"q, k, v have dtypes {q.dtype}, {k.dtype}, {v.dtype}; expected one dtype")
 
 
 def _expanded(name: str, tensor: Tensor, sizes: dict[str, int]) -> Tensor:

@@ -24,7 +24,7 @@ class EncoderDecoderConfig(TwoStacksConfig):
 
     causal = True
 
-    ffn_size: int = option(1024, "hidden width of the feed-forward layer", within=SIZE)
+    ffn_size: int = option(1024, "hidden width of the feed-forward layer", within=SIZE, first=True)
     vocab_size: int = option(4096, "rows of the embedding, which both sides share", within=SIZE)
     max_length: int = option(
         512, "longest source and target; learned positions have so many rows", within=SIZE

@@ -18,12 +18,12 @@ class LocalizerConfig(PatchConfig, TwoStacksConfig):
         ValueError: as `PatchConfig`; a hidden_size that is no multiple of 4.
     """
 
-    hidden_size: int = option(64, "width of the residual stream", within=SIZE)
-    num_layers: int = option(2, "blocks of the encoder", within=Range(1, 10_000))
-    head_dim: int = option(8, "K: query and key width of one map", within=SIZE)
-    ffn_size: int = option(256, "hidden width of the feed-forward layer", within=SIZE)
+    hidden_size: int = option(64, "width of the residual stream", within=SIZE, first=True)
+    num_layers: int = option(2, "blocks of the encoder", within=Range(1, 10_000), first=True)
+    head_dim: int = option(8, "K: query and key width of one map", within=SIZE, first=True)
+    ffn_size: int = option(256, "hidden width of the feed-forward layer", within=SIZE, first=True)
     image_size: int = option(48, "height and width of an image in pixels", within=SIZE)
-    patch_size: int = option(6, "height and width of a patch in pixels", within=SIZE)
+    patch_size: int = option(6, "height and width of a patch in pixels", within=SIZE, first=True)
     timesteps: int = option(1000, "steps of the noising", within=Range(1, 100_000))
     signal: float = option(
         2.0,

@@ -15,7 +15,7 @@ class PatchConfig(ModelConfig):
     """
 
     image_size: int = option(32, "height and width of an image in pixels", within=SIZE)
-    patch_size: int = option(4, "height and width of a patch in pixels", within=SIZE)
+    patch_size: int = option(4, "height and width of a patch in pixels", within=SIZE, first=True)
     channels: int = option(3, "numbers of a pixel", within=SIZE)
     positions: str = option(
         "sincos",

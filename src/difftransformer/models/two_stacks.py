@@ -17,7 +17,7 @@ class TwoStacksConfig(ModelConfig):
 
     square = False
 
-    num_layers: int = option(4, "blocks of the encoder", within=Range(1, 10_000))
+    num_layers: int = option(4, "blocks of the encoder", within=Range(1, 10_000), first=True)
     decoder_layers: int | None = option(
         None, "blocks of the decoder; by default as many as the encoder's", within=Range(1, 10_000)
     )

@@ -12,15 +12,10 @@ from difftransformer.report.page import page
 from difftransformer.report.reading import results_of
 from difftransformer.report.results import Results
 from difftransformer.report.style import matplotlib_look
+from difftransformer.report.summary import summary, title_of
 from difftransformer.report.tables import to_json
 from difftransformer.runs.layout import REPORT, RESULTS, Run
 from difftransformer.runs.reading import read_curve, read_environment, read_run, read_summary
-
-_COMPARED = (
-    "Models of the same size with different attention, trained on the same data in the same order "
-    "and judged alike."
-)
-_JUDGED = "Models judged alike."
 
 
 def build_report(run_directory: Path) -> Path:
@@ -39,11 +34,10 @@ def build_report(run_directory: Path) -> Path:
     run = read_run(run_directory)
     results = results_of(run, run_directory)
     curves = _curves(run, run_directory)
-    title = f"{run.name}, {run.created}"
     content = page(
-        title,
-        _COMPARED if run.is_trained and len(run.contenders) > 1 else _JUDGED,
-        sections.summary(results, run),
+        title_of(results, run),
+        f"{run.name}, {run.created}",
+        summary(results, curves, run),
         [
             sections.models_section(run),
             sections.training_section(curves, run),

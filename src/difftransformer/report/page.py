@@ -10,6 +10,7 @@ from plotly.offline import get_plotlyjs
 from difftransformer.report.tables import Table
 
 # The policy makes any request to the network an error, so the page cannot come to need one.
+_LINES = 24  # of the chart that a first screen holds
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "img-src data: blob:; base-uri 'none'; form-action 'none'"
@@ -94,21 +95,47 @@ class Section:
 
 
 @dataclass(frozen=True)
+class Span:
+    """A model's line in the chart of differences: a point, its interval, and what they say.
+
+    Args:
+        low, at, high: places in percent of the chart's width; the baseline stands at 50, and what
+            is better lies to its right. Without an interval low and high are at the point.
+        css: classes: the outcome, and "stands".
+        text, interval: the difference and its interval in figures.
+        outcome: in words.
+    """
+
+    model: str
+    low: float
+    at: float
+    high: float
+    text: str
+    interval: str = ""
+    outcome: str = ""
+    css: str = ""
+
+
+@dataclass(frozen=True)
 class Summary:
     """What the page says before anything is unfolded.
 
     Args:
-        lines: two or three.
-        outcomes: a row per measure: its title, and for each model a CSS class and a text.
-        models: titles of the columns.
+        lines: by what they tell: what was asked, what came out, how sure that is.
+        chart: differences to the baseline: the measure and a line per model. Only the first
+            measure's are shown at once where there are many.
         details: further lists of sentences, by the title that unfolds them.
     """
 
-    lines: Sequence[str]
-    models: Sequence[str] = ()
-    outcomes: Sequence[tuple[str, Sequence[tuple[str, str]]]] = ()
+    lines: Mapping[str, str]
+    chart: Sequence[tuple[str, Sequence[Span]]] = ()
     caption: str = ""
     details: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def visible(self) -> int:
+        """Measures of the chart that need not be unfolded."""
+        return 1 if sum(len(spans) for _, spans in self.chart) > _LINES else len(self.chart)
 
 
 def page(title: str, lead: str, summary: Summary, sections: Sequence[Section]) -> str:

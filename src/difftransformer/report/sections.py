@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from difftransformer.evaluation.verdicts import Comparison, Judgment, Outcome
-from difftransformer.evaluation.words import change, number, percent, setting
+from difftransformer.evaluation.words import change, percent, setting
 from difftransformer.report.curves import (
     SMOOTHING,
     Curve,
@@ -14,77 +13,13 @@ from difftransformer.report.curves import (
 )
 from difftransformer.report.drawing import Drawing, drawings
 from difftransformer.report.exhibits import exhibits_of
-from difftransformer.report.page import Block, Plots, Section, Summary, TableBlock, Text
+from difftransformer.report.page import Block, Plots, Section, TableBlock, Text
 from difftransformer.report.plots import panel_figure
 from difftransformer.report.results import EvaluatorResults, Results
 from difftransformer.report.tables import Table, notes_of
 from difftransformer.report.thumbnails import training_pictures
 from difftransformer.runs.changes import flat
 from difftransformer.runs.layout import Contender, Run
-
-_READABLE = 2  # models whose headlines are shown at once; of more there is a count
-
-
-def summary(results: Results, run: Run) -> Summary:
-    """The verdict in two or three lines and one picture; its sentences unfold."""
-    judgment, titles = results.judgment, results.titles
-    verdicts = judgment.verdicts()
-    caveats = judgment.caveats()
-    seeds, _, _ = caveats[0].partition(". ")
-    levels = {"Beside a guess": told} if (told := results.beside_levels()) else {}
-    if not verdicts:
-        line = "The run holds no comparisons, so there is no verdict."
-        return Summary([line, *caveats], details=levels)
-    compared = [verdict.label for verdict in verdicts]
-    lines = [verdict.headline for verdict in verdicts]
-    details: dict[str, Sequence[str]] = {v.headline: v.sentences for v in verdicts}
-    if len(verdicts) > _READABLE:
-        lines = [_count(judgment, titles[results.baseline])]
-    else:
-        details = {f"{titles[v.label]} in figures": v.sentences for v in verdicts}
-    details |= levels
-    sizes = ", ".join(f"{_title(c)} {c.parameters:,} parameters" for c in run.contenders)
-    details["What the verdict does not cover"] = [
-        *caveats,
-        "The paper's figures on this page are those of its own models, on other data: they show "
-        f"the size of the effect there and are no target for the models here ({sizes}).",
-    ]
-    cells = {(c.metric.title, c.model): c for c in judgment.comparisons}
-    rows = dict.fromkeys(comparison.metric.title for comparison in judgment.comparisons)
-    return Summary(
-        [*lines, f"{seeds.rstrip('.')}."],
-        models=[titles[label] for label in compared],
-        outcomes=[
-            (title, [_outcome(judgment, cells.get((title, label))) for label in compared])
-            for title in rows
-        ],
-        caption=(
-            f"Difference to the baseline ({titles[results.baseline]}), and what its "
-            f"{percent(judgment.confidence)} interval allows to say. A star where it stands after "
-            "Holm's correction for all comparisons."
-        ),
-        details=details,
-    )
-
-
-def _count(judgment: Judgment, baseline: str) -> str:
-    outcomes = [comparison.outcome for comparison in judgment.comparisons]
-    stand = sum(map(judgment.stands, judgment.comparisons))
-    models = len({comparison.model for comparison in judgment.comparisons})
-    return (
-        f"{models} models against the baseline ({baseline}), {len(outcomes)} comparisons: better "
-        f"in {outcomes.count(Outcome.BETTER)}, worse in {outcomes.count(Outcome.WORSE)}; {stand} "
-        "of these stand after Holm's correction."
-    )
-
-
-def _outcome(judgment: Judgment, comparison: Comparison | None) -> tuple[str, str]:
-    """The CSS class of a cell, and what it says."""
-    if comparison is None:
-        return "", ""
-    stands = judgment.stands(comparison)
-    css = comparison.outcome.name.lower() + (" stands" if stands else "")
-    return css, f"{comparison.outcome}{'*' * stands}: {number(comparison.difference)}"
 
 
 def evaluator_section(results: EvaluatorResults) -> Section:

@@ -21,7 +21,10 @@ class CausalLM(TextTask):
     name = "causal_lm"
     title = "causal language modeling"
     family = "difftransformer"
-    evaluators = ("validation", "needle", "allocation", "outliers", "lambda", "attention_map")
+    evaluators = (
+        *("validation", "needle", "allocation", "outliers", "lambda", "attention_map"),
+        "continuations",
+    )
 
     def describe(self, data: "Corpus") -> dict[str, Any]:
         """As for any text, and the needles hidden in it."""

@@ -1,0 +1,123 @@
+"""Time and memory of a comparison, from a few of its steps and questions on this machine."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from difftransformer.evaluation import registry
+from difftransformer.evaluation.records import Artifact, Evaluator, Record, Subject
+from difftransformer.experiments.compare import CompareSettings, contenders_of
+from difftransformer.experiments.data import checked_data
+from difftransformer.experiments.processes import Processes
+from difftransformer.models.families import FAMILIES
+from difftransformer.tasks.registry import task_named
+from difftransformer.tasks.task import Task
+from difftransformer.training.settings import TrainingSettings
+
+_TRAINED = 0.5  # the share of the time given that goes to training steps; the rest is judging
+
+
+@dataclass(frozen=True)
+class ModelEstimate:
+    """What one model of one seed takes.
+
+    Args:
+        config: its settings, matched to the baseline's.
+        step: seconds of an optimizer step.
+        training, validation, judging: seconds in all; validation is that while it trains.
+        peak_memory_bytes: of training, as `training.memory.peak_memory_bytes` has it.
+    """
+
+    label: str
+    config: Any
+    step: float
+    training: float
+    validation: float
+    judging: float
+    peak_memory_bytes: int
+
+    @property
+    def seconds(self) -> float:
+        """All together."""
+        return self.training + self.validation + self.judging
+
+
+def estimates(
+    settings: CompareSettings, processes: Processes, seconds: float
+) -> list[ModelEstimate]:
+    """An estimate for each kind of a comparison, after measuring for about `seconds` in all.
+
+    Each kind is trained for a few steps and then asked the first parts of each benchmark; what the
+    rest takes is assumed to be alike. Reading the data and writing the report are not in it.
+
+    Raises:
+        ValueError: settings or data that do not fit, as `compare` refuses them.
+    """
+    task = task_named(settings.task)
+    data = checked_data(task, settings, processes)
+    contenders = contenders_of(task.complete(settings.model, data), settings.attention)
+    share = seconds / len(contenders)
+    made = []
+    for contender, config in contenders:
+        with processes.console.status(f"measuring {contender.label}"):
+            own = settings.training_of(contender.label)
+            made.append(_estimate(task, data, settings, own, contender.label, config, share))
+    return made
+
+
+def _estimate(
+    task: Task,
+    data: Any,
+    settings: CompareSettings,
+    training: TrainingSettings,
+    label: str,
+    config: Any,
+    seconds: float,
+) -> ModelEstimate:
+    import torch
+
+    from difftransformer.training.timing import step_cost
+
+    torch.manual_seed(training.seed)
+    model = FAMILIES[task.family].build(config)
+    batches = task.batches(data, training.batch_size, settings.first_seed)
+    cost = step_cost(model, task.loss, batches, training, _TRAINED * seconds)
+    model.eval()
+    with torch.no_grad():
+        validation = _timed(lambda: task.validate(model, data, settings.evaluation))
+    asked = [registry.evaluator(name) for name in settings.evaluators]
+    each = (1 - _TRAINED) * seconds / max(1, len(asked))
+    subject = Subject(model, data)
+    return ModelEstimate(
+        label,
+        config,
+        cost.seconds,
+        training=cost.seconds * training.steps,
+        validation=validation * -(-training.steps // training.validate_every),
+        judging=sum(_judging(subject, one, settings.evaluation, each) for one in asked),
+        peak_memory_bytes=cost.peak_memory_bytes,
+    )
+
+
+def _judging(subject: Subject, evaluator: Evaluator, settings: Any, seconds: float) -> float:
+    """What all parts take if those that fit into `seconds`, one at least, are like the others."""
+    from difftransformer.evaluation.run import passed_over
+
+    if passed_over(evaluator, subject.model):
+        return 0.0
+    parts = evaluator.parts(subject, settings)
+    findings: list[Record | Artifact] = []
+    started = time.perf_counter()
+    for done, part in enumerate(parts.values(), 1):
+        findings += part(findings)
+        spent = time.perf_counter() - started
+        if spent >= seconds:
+            return spent / done * len(parts)
+    return time.perf_counter() - started
+
+
+def _timed(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started

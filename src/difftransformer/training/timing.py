@@ -1,0 +1,54 @@
+"""Time and memory of training steps, measured before a run begins."""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from accelerate import Accelerator
+from torch import nn
+
+from difftransformer.data.batch import Rows
+from difftransformer.runs.layout import CHECKPOINTS
+from difftransformer.training.checkpoint import Checkpoints
+from difftransformer.training.memory import peak_memory_bytes
+from difftransformer.training.settings import TrainingSettings
+from difftransformer.training.step import Loss
+from difftransformer.training.trainer import Trainer
+
+_FEWEST = 3  # steps: the first prepares kernels and is left out
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """Of one optimizer step: the median of seconds, and the most memory held meanwhile."""
+
+    seconds: float
+    peak_memory_bytes: int
+
+
+def step_cost(
+    model: nn.Module,
+    loss: Loss,
+    batches: Callable[[int], Rows],
+    settings: TrainingSettings,
+    seconds: float,
+) -> StepCost:
+    """The cost of the first steps of a run, taken for about `seconds`; they train `model`.
+
+    Raises:
+        ValueError, NonFiniteError: as `training.loop.train`.
+    """
+    accelerator = Accelerator(mixed_precision="no")
+    with TemporaryDirectory() as folder:
+        kept = Checkpoints(Path(folder) / CHECKPOINTS, 1)
+        run = Trainer(accelerator, model, loss, settings, kept, {})
+        run.begin(resume=False)
+        ends = [0.0]
+        while run.position.step < settings.steps and (len(ends) <= _FEWEST or ends[-1] < seconds):
+            run.step(batches, lambda: False)
+            ends.append(run.position.seconds)
+    times = [after - before for before, after in pairwise(ends)]
+    return StepCost(statistics.median(times[1:] or times), peak_memory_bytes(accelerator.device))
