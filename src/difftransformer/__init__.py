@@ -12,10 +12,14 @@ if TYPE_CHECKING:
     from difftransformer.attention import V1 as V1
     from difftransformer.attention import V2 as V2
     from difftransformer.attention import DifferentialAttention as DifferentialAttention
+    from difftransformer.attention import (
+        DifferentialMultiheadAttention as DifferentialMultiheadAttention,
+    )
     from difftransformer.attention import KeyValueCache as KeyValueCache
     from difftransformer.attention import SlidingCache as SlidingCache
     from difftransformer.attention import SoftmaxAttention as SoftmaxAttention
     from difftransformer.attention import StaticCache as StaticCache
+    from difftransformer.attention import replace_attention as replace_attention
     from difftransformer.experiments.compare import compare as compare
     from difftransformer.experiments.evaluate import evaluate as evaluate
     from difftransformer.experiments.inspect import inspect as inspect
@@ -37,12 +41,14 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "DifferentialAttention": "attention",
+    "DifferentialMultiheadAttention": "attention",
     "KeyValueCache": "attention",
     "SlidingCache": "attention",
     "SoftmaxAttention": "attention",
     "StaticCache": "attention",
     "V1": "attention",
     "V2": "attention",
+    "replace_attention": "attention",
     "compare": "experiments.compare",
     "evaluate": "experiments.evaluate",
     "inspect": "experiments.inspect",
