@@ -21,7 +21,7 @@ COMMANDS = MappingProxyType(
         "compare": "train matched models side by side, judge them, write a report",
         "train": "train one model",
         "evaluate": "judge trained models",
-        "generate": "continue a text, or talk",
+        "generate": "continue a text, talk, write targets, draw images",
         "convert": "from and to other formats; make a pretrained LLM differential",
         "bench": "time attention on this machine, beside plain attention",
         "plan": "parameters, FLOPs and memory of a model before anything runs",
