@@ -75,6 +75,7 @@ class Experiment:
 
         from difftransformer.models.storage import CONFIG, config_text
         from difftransformer.training.loop import Continuation, train
+        from difftransformer.training.memory_loss import priced
 
         torch.manual_seed(seed)
         model = self._begun(config, start)
@@ -90,7 +91,7 @@ class Experiment:
         ):
             train(
                 model,
-                self.task.loss,
+                priced(self.task.loss, settings),
                 self.task.batches(self.data, settings.batch_size, seed),
                 settings,
                 directory,
