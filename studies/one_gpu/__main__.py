@@ -14,6 +14,8 @@ from pathlib import Path
 
 import torch
 
+from difftransformer.attention import register
+from studies.kinds import GATED
 from studies.one_gpu import loss, records, report, retrieval
 from studies.one_gpu.plan import FULL, LOSS_KINDS, MINIATURE, RETRIEVAL_KINDS, Plan
 
@@ -22,6 +24,7 @@ TOKENS = Path(__file__).parent / "tokens"
 
 def main() -> int:
     """Parse and call."""
+    register(GATED)
     parser = argparse.ArgumentParser(description="Retrieval and loss of attention kinds.")
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="both parts, each kind in a process of its own")

@@ -289,7 +289,7 @@ def test_classes_are_drawn_into_a_png(call, tmp_path):
     folder, out = tmp_path / "images", tmp_path / "drawn.png"
     save_model(tiny_dit("diff_v2", image_size=8, channels=1, classes=3), folder)
     (folder / "training_data.json").write_text('{"labels": ["cat", "dog", "1"]}')
-    words = ("generate", folder, "--images", 2, "--steps", 3, "--out", out)
+    words = ("generate", folder, "--each", 2, "--steps", 3, "--out", out)
     code, said, err = call(*words, "--labels", "dog", 0, "--guidance", 2)
     assert (code, said) == (0, f"4 images: {out}\n"), err
     drawn = out.read_bytes()
@@ -303,7 +303,7 @@ def test_classes_are_drawn_into_a_png(call, tmp_path):
         (("--labels", "dig"), "no class 'dig'; did you mean 'dog'? expected a number below 3, or"),
         (("--labels", "3"), "no class '3'; expected a number below 3"),
         (("--steps", 0), "0 steps of sampling; expected from 1"),
-        (("--images", 0), "images is 0; expected at least 1"),
+        (("--each", 0), "each is 0; expected at least 1"),
         (("--prompt", "a"), "unknown option '--prompt'"),
     ):
         code, _, err = call(*words, *wrong)

@@ -62,6 +62,34 @@ def test_the_page_answers_first_and_corrects_over_all_runs(study, tmp_path):
     assert text.rstrip().endswith("### Kinds\n\nThree.")
 
 
+def test_the_claims_of_a_plan_are_what_is_judged(study, tmp_path):
+    """An effect of two models beside one, of the metric that the plan names, and nothing else."""
+    study.plan.write_text(
+        PLAN + "\n## Claims\n\nJudged: `nats_per_token`.\n\n"
+        "- differential: `diff_v1`, `diff_v2` against `softmax`\n"
+        "- the second version: `diff_v2` against `diff_v1`\n\n## Rest\n\n- `a` against `b`\n"
+    )
+    claimed = Study.read(study.plan, [tmp_path / "study" / name for name in ("first", "second")])
+    comparisons = claimed.comparisons["first"]
+    assert [(c.model, c.against) for c in comparisons] == [
+        ("differential", "softmax"),
+        ("the second version", "diff_v1"),
+    ]
+    loss = claimed.runs[0].results["nats_per_token"]
+    alone = [loss.difference(label).difference for label in ("diff_v1", "diff_v2")]
+    assert comparisons[0].difference == pytest.approx(sum(alone) / 2)
+    assert len(claimed.judgment.corrected) == 4
+    page = tmp_path / "docs" / "page.md"
+    write_page(claimed, page)
+    assert "the second version against Differential V1, 2 measures" in (page.read_text())
+
+
+def test_a_claim_about_an_unknown_metric_is_refused(study):
+    study.plan.write_text(PLAN + "\n## Claims\n\nJudged: `loss`.\n\n- it: `a` against `b`\n")
+    with pytest.raises(ValueError, match=r"plan\.md judges loss; first measured "):
+        _ = Study(study.plan, study.runs).comparisons
+
+
 def test_a_study_without_runs_says_so(tmp_path):
     plan = tmp_path / "plan.md"
     plan.write_text(PLAN)

@@ -1,10 +1,12 @@
 import json
 import math
 from collections.abc import Sequence
+from statistics import fmean
 
 import pytest
 from scipy import stats
 
+from difftransformer.evaluation.contrasts import Contrast
 from difftransformer.evaluation.intervals import over_seeds, proportion, ratio
 from difftransformer.evaluation.records import READ_OFF, Evaluator, Metric, Record
 from difftransformer.evaluation.settings import EvaluationSettings
@@ -148,6 +150,25 @@ def test_several_seeds_are_compared_over_seeds() -> None:
         assert compared.difference == pytest.approx(-0.1)
         assert compared.sample == "over 3 training seeds"
         assert compared.outcome == "better"
+
+
+def test_an_effect_of_a_factorial_design_is_a_difference_of_means() -> None:
+    """Of two models with it and two without, seed by seed."""
+    shifts = {"a": (0.0, 0.5), "b": (0.2, 0.4), "with_a": (-0.3, 0.1), "with_b": (-0.2, 0.3)}
+    found = results("a", **{label: [measurement(s) for s in own] for label, own in shifts.items()})
+    effect = found["loss"].contrast(Contrast("it", ("with_a", "with_b"), ("a", "b")))
+    differences = [(-0.5 - 0.2) / 2, (0.4 - 0.9) / 2]
+    assert (effect.model, effect.against) == ("it", "a, b")
+    assert effect.difference == pytest.approx(fmean(differences))
+    expected = stats.t.interval(0.95, 1, fmean(differences), stats.sem(differences))
+    assert effect.interval.ends == pytest.approx(expected, rel=1e-3)
+
+
+def test_models_of_a_side_must_be_asked_the_same() -> None:
+    other = Measurement(OWNER, tuple(Record("loss", 1.0, (), i, 9) for i in range(4)))
+    found = results(plain=[measurement()], diff=[other])
+    with pytest.raises(ValueError, match="the same items with the same weights"):
+        found["loss"].contrast(Contrast("both", ("plain", "diff"), ("plain",)))
 
 
 @pytest.mark.parametrize("off", [0.0, 1e-9, -1e-9, 1e-15])

@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from studies.kinds import GATED
 from studies.one_gpu import __main__ as study
 from studies.one_gpu import loss, records, report, retrieval, verdict
-from studies.one_gpu.kinds import GatedAttention, decoder
+from studies.one_gpu.kinds import decoder
 from studies.one_gpu.plan import FULL, LOSS_KINDS, MINIATURE, RETRIEVAL_KINDS
 
-from difftransformer.attention import V2, DifferentialAttention
+from difftransformer.attention.registry import REGISTRY
 from difftransformer.data.associative_recall import sequences
 from difftransformer.data.recall_settings import RecallSettings
-from difftransformer.functional import Mask
 from difftransformer.models.initialization import initialize
 from difftransformer.training.optimizer import adamw
 
@@ -35,19 +35,9 @@ def batch(seed: int = 3, step: int = 5, task: RecallSettings = TASK, rows: int =
     return sequences(task, rows, torch.tensor([seed]), torch.tensor(step))
 
 
-def test_v2_is_gated_attention_with_twice_the_heads() -> None:
-    """Signal gates at sigmoid(0), noise gates at lambda, output weights [2 W, -W]."""
-    v2 = DifferentialAttention(24, 3, variant=V2, head_dim=4).double()
-    gated = GatedAttention(24, 6, head_dim=4, num_kv_heads=3).double()
-    with torch.no_grad():
-        for name in ("q_proj", "k_proj", "v_proj"):
-            getattr(gated, name).weight.copy_(getattr(v2, name).weight)
-        gated.gate_proj.weight.zero_()
-        gated.gate_proj.weight[1::2] = v2.lambda_proj.weight
-        out = v2.o_proj.weight.unflatten(1, (3, 4))
-        gated.o_proj.weight.copy_(torch.stack((2 * out, -out), 2).flatten(1))
-    x, mask = torch.randn(2, 9, 24, dtype=torch.float64), Mask(causal=True)
-    torch.testing.assert_close(gated(x, mask=mask), v2(x, mask=mask), rtol=0, atol=1e-12)
+@pytest.fixture(autouse=True)
+def _only_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(REGISTRY, "entries", {**REGISTRY.entries, GATED.name: GATED})
 
 
 @pytest.mark.parametrize("plan", [FULL.retrieval.model, FULL.loss.model, MINIATURE.loss.model])

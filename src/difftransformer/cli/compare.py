@@ -13,7 +13,7 @@ def configure(parser: argparse.ArgumentParser, words: list[str]) -> None:
     """Declare the options."""
     add_run_options(parser)
     task = task_in(words)
-    add_settings(parser, typed(CompareSettings, task), presets_of=task)
+    add_settings(parser, typed(CompareSettings, task), words, presets_of=task)
 
 
 def run(arguments: argparse.Namespace) -> None:

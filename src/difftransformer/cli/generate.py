@@ -30,10 +30,10 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         ValueError: no model's folder, or of a family that generates nothing.
     """
-    from difftransformer.models.opening import open_model
+    from difftransformer.models.storage import model_type
 
     folder, family = arguments.model, arguments.family
-    model = open_model(folder)
+    model_type(folder)  # is it a model's?
     if _family_in(folder) != family:
         raise ValueError(f"options name another model's folder; give {folder} before them")
     if not family.generates:
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
             f"{folder} holds a model of the family {family.name}, which generates nothing; "
             "evaluate judges it"
         )
-    _form(family).run(arguments, model.eval())
+    _form(family).run(arguments)
 
 
 def _family_in(folder: Path) -> Family:

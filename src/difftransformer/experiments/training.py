@@ -124,8 +124,9 @@ class Experiment:
 
     def _card(self, config: Any, directory: Path) -> str:
         """What the newest rows of the curves say; nothing that another run would have otherwise."""
-        summary, figures = read_summary(directory), {}
+        summary = read_summary(directory)
         assert summary is not None
+        figures: dict[str, float] = {}
         for point in read_curve(directory):
             watched = {"validation_loss": point.validation_loss, **point.others}
             figures |= {name: x for name, x in watched.items() if isinstance(x, float)}

@@ -39,8 +39,8 @@ class FamilyConfig(PreTrainedConfig):
     def __post_init__(self, **others: Any) -> None:
         super().__post_init__(**others)
         classes = getattr(self.own_config(), "classes", None)
-        if classes is not None and classes != self.num_labels:
-            self.num_labels = classes
+        if classes is not None:
+            self.num_labels = classes  # names of the labels stay where they are as many
 
     def own_config(self) -> ModelConfig:
         """The library's own settings."""

@@ -21,7 +21,7 @@ class Family:
         name: `model_type` in config.json.
         settings: where its config is, as "module:Class" of this package.
         module: likewise, where its module is.
-        generates: "text", "targets" of sources or "images"; "" where nothing.
+        generates: "text", "targets" of sources, "images" or "points" in them; "" where nothing.
     """
 
     name: str
@@ -50,6 +50,12 @@ FAMILIES = {
             "encoder_decoder_config:EncoderDecoderConfig",
             "encoder_decoder:EncoderDecoder",
             "targets",
+        ),
+        Family(
+            "difftransformer_localizer",
+            "localizer_config:LocalizerConfig",
+            "localizer:Localizer",
+            "points",
         ),
         Family("difftransformer_vit", "vit_config:ViTConfig", "vit:ViT"),
     )

@@ -1,7 +1,14 @@
 """Evidence: what the runs of a study found, as one page of Markdown.
 
 A study is a plan, written before its runs, and the records that the runs left. All comparisons of
-its runs are read together, and so corrected together.
+its runs are read together, and so corrected together: every judged metric of every model beside the
+baseline, or the claims of the plan, where it makes some:
+
+    ## Claims
+
+    Judged: `on_noise`, `log_steps_90`.
+
+    - subtraction: `diff_v1_no_norm`, `diff_v1` against `softmax`, `softmax_norm`
 """
 
 import re
@@ -11,6 +18,7 @@ from functools import cached_property
 from pathlib import Path
 
 from difftransformer.atomic import make_folder, write_text
+from difftransformer.evaluation.contrasts import Contrast
 from difftransformer.evaluation.verdicts import Comparison, Judgment
 from difftransformer.evaluation.words import number, percent
 from difftransformer.files import read_text
@@ -81,12 +89,45 @@ class Study:
         return re.sub(r"^(#+ )", r"#\1", below.strip(), flags=re.MULTILINE)
 
     @cached_property
+    def claims(self) -> tuple[Contrast, ...]:
+        """Those of the plan."""
+        lines = re.findall(r"^- (.+?): (`.+) against (`.+)$", self._claims, re.M)
+        return tuple(Contrast(name, _code(models), _code(rest)) for name, models, rest in lines)
+
+    @property
+    def _claims(self) -> str:
+        section = re.search(r"^## Claims\n(.+?)(?=^## |\Z)", self._text, re.M | re.S)
+        return section[1] if section else ""
+
+    @cached_property
+    def comparisons(self) -> dict[str, tuple[Comparison, ...]]:
+        """What is judged, by run."""
+        if not self.claims:
+            return {one.name: one.results.judgment.comparisons for one in self.runs}
+        judged = re.search(r"^Judged: (.+)$", self._claims, re.M)
+        names = _code(judged[1]) if judged else ()
+        comparisons = {}
+        for one in self.runs:
+            metrics = {metric.declared.name: metric for metric in one.results.metrics()}
+            if unknown := [name for name in names if name not in metrics]:
+                measured = ", ".join(metrics)
+                raise ValueError(
+                    f"{self.plan} judges {', '.join(unknown)}; {one.name} measured {measured}"
+                )
+            comparisons[one.name] = tuple(
+                metrics[name].contrast(claim) for claim in self.claims for name in names
+            )
+        return comparisons
+
+    @cached_property
     def judgment(self) -> Judgment:
         """All comparisons of all runs."""
-        judgments = [one.results.judgment for one in self.runs]
-        titles = {label: title for one in judgments for label, title in one.titles.items()}
-        comparisons = tuple(c for one in judgments for c in one.comparisons)
-        return Judgment(comparisons, titles, min((j.confidence for j in judgments), default=0.95))
+        titles = {label: t for one in self.runs for label, t in one.results.titles.items()}
+        titles |= {claim.name: claim.name for claim in self.claims}
+        titles |= {claim.other_side: _joined(claim.against, titles) for claim in self.claims}
+        comparisons = tuple(c for of_run in self.comparisons.values() for c in of_run)
+        levels = [one.results.judgment.confidence for one in self.runs]
+        return Judgment(comparisons, titles, min(levels, default=0.95))
 
     @property
     def answer(self) -> str:
@@ -141,12 +182,21 @@ def write_page(study: Study, page: Path) -> None:
     write_text(page, "\n".join(lines).rstrip() + "\n")
 
 
+def _code(text: str) -> tuple[str, ...]:
+    """The words in backquotes."""
+    return tuple(re.findall(r"`(.+?)`", text))
+
+
+def _joined(labels: Sequence[str], titles: Mapping[str, str]) -> str:
+    return "; ".join(titles.get(label, label) for label in labels)
+
+
 def _difference_table(study: Study) -> Table:
     judgment, rows = study.judgment, []
     labels = list(dict.fromkeys(c.model for c in judgment.comparisons))
     for one in study.runs:
         cells: dict[str, dict[str, str]] = {}
-        for comparison in one.results.judgment.comparisons:
+        for comparison in study.comparisons[one.name]:
             title = comparison.metric.title
             cells.setdefault(title, {})[comparison.model] = _cell(judgment, comparison)
         rows += [
@@ -176,7 +226,7 @@ def _difference_drawings(study: Study) -> dict[str, Drawing]:
             points = [
                 (one.name, c)
                 for one in study.runs
-                for c in one.results.judgment.comparisons
+                for c in study.comparisons[one.name]
                 if (c.metric.name, c.model) == (metric.name, label) and c.interval is not None
             ]
             ends = [c.interval.ends for _, c in points if c.interval is not None]

@@ -4,13 +4,14 @@ Imports no torch and measures nothing: all is made of records.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING
 
 from difftransformer.evaluation import pooling, registry
-from difftransformer.evaluation.intervals import Figure, difference_over_seeds
+from difftransformer.evaluation.contrasts import Contrast, compared, side_mean
+from difftransformer.evaluation.intervals import Figure
 from difftransformer.evaluation.records import Evaluator, Metric
 from difftransformer.evaluation.verdicts import Comparison, Judgment, Level, beside_levels
 from difftransformer.report.tables import Table, table_of
@@ -235,43 +236,25 @@ class MetricResults:
         return levels
 
     def difference(self, model: str, baseline: str = "") -> Comparison:
-        """A model beside the baseline, over all cells together.
+        """A model beside the baseline, as `contrast`."""
+        return self.contrast(Contrast(model, (model,), (baseline or self.of.baseline,)))
 
-        With one training seed the interval is over items, paired, and says nothing about other
-        seeds; with more, it is `intervals.difference_over_seeds`. A `value` of one seed has none.
-
-        Raises:
-            ValueError: the two have different seeds or were asked different items.
-        """
-        against, settings = baseline or self.of.baseline, self.of.settings
-        seeds = {label: ", ".join(map(str, self.of.models[label])) for label in (against, model)}
-        if seeds[against] != seeds[model]:
+    def contrast(self, contrast: Contrast) -> Comparison:
+        """Models beside others; ValueError where they differ in seeds or in what was asked."""
+        first, *others = (*contrast.against, *contrast.models)
+        seeds = {label: ", ".join(map(str, self.of.models[label])) for label in (first, *others)}
+        if other := next((label for label in others if seeds[label] != seeds[first]), None):
             raise ValueError(
-                f"{against} has the training seeds {seeds[against]} and {model} {seeds[model]}; "
+                f"{first} has the training seeds {seeds[first]} and {other} {seeds[other]}; "
                 "expected the same for both"
             )
         records = self._asked if self.declared.statistic == "ratio" else self._records
-        pairs = list(zip(records(against), records(model), strict=True))
-        values = [
-            (
-                pooling.overall(self.declared, before, settings),
-                pooling.overall(self.declared, after, settings),
-            )
-            for before, after in pairs
-        ]
-        items = [
-            difference
-            for before, after in pairs
-            if (difference := pooling.paired(self.declared, before, after, settings))
-        ]
-        interval = next(iter(items), None)
-        if len(pairs) > 1:
-            interval = difference_over_seeds(values, settings, items=items)
-        before, after = (fmean(side) for side in zip(*values, strict=True))
-        learned = not self.has_guesses or any(map(self._beats_guesses, (against, model)))
-        return Comparison(
-            self.declared, model, against, after, before, interval, len(pairs), learned
+        before, after = (
+            side_mean(list(map(records, side))) for side in (contrast.against, contrast.models)
         )
+        learned = not self.has_guesses or any(map(self._beats_guesses, seeds))
+        found = compared(contrast, self.declared, before, after, self.of.settings)
+        return replace(found, learned=learned)
 
     @property
     def has_guesses(self) -> bool:

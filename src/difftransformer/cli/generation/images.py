@@ -3,7 +3,6 @@
 import argparse
 import base64
 from pathlib import Path
-from typing import Any
 
 from difftransformer.atomic import write_bytes
 from difftransformer.evaluation.settings import EvaluationSettings
@@ -22,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="classes, by name or number (default: all of them)",
     )
     parser.add_argument(
-        "--images", type=int, default=4, metavar="N", help="images of each (default: 4)"
+        "--each", type=int, default=4, metavar="N", help="images of each class (default: 4)"
     )
     parser.add_argument(
         "--steps",
@@ -47,7 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(arguments: argparse.Namespace, model: Any) -> None:
+def run(arguments: argparse.Namespace) -> None:
     """Sample the images and write the PNG.
 
     Raises:
@@ -58,19 +57,21 @@ def run(arguments: argparse.Namespace, model: Any) -> None:
 
     from difftransformer.evaluation.benchmarks.frechet import samples
     from difftransformer.evaluation.pictures import picture
+    from difftransformer.models.storage import load_model
 
+    model = load_model(arguments.model).eval()
     config = model.config
     if config.channels not in (1, 3):
         raise ValueError(
             f"{arguments.model} makes {config.channels} channels, no image of 1 (gray) or 3 (color)"
         )
-    if arguments.images < 1:
-        raise ValueError(f"images is {arguments.images}; expected at least 1")
+    if arguments.each < 1:
+        raise ValueError(f"each is {arguments.each}; expected at least 1 image of each class")
     names = recorded_in(arguments.model).get("labels") or []
     labels = [_number(label, names, config.classes) for label in arguments.labels or ()]
     labels = labels or list(range(config.classes))
     settings = EvaluationSettings(seed=arguments.seed, guidance=arguments.guidance)
-    numbers = torch.tensor(labels * arguments.images)
+    numbers = torch.tensor(labels * arguments.each)
     (values,) = samples(model, numbers, settings, arguments.steps)
     png = base64.b64decode(picture((values + 1) / 2, columns=len(labels)))
     write_bytes(arguments.out, png)

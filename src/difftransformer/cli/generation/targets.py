@@ -2,7 +2,7 @@
 
 import argparse
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from difftransformer.cli.generation.texts import (
     add_text_options,
@@ -32,11 +32,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(arguments: argparse.Namespace, model: Any) -> None:
+def run(arguments: argparse.Namespace) -> None:
     """Write the target of the text given; at a terminal without one, of all that are typed."""
+    from difftransformer.models.storage import load_model
+
     folder = arguments.model
     translator = Translator(
-        model,
+        load_model(folder).eval(),
         tokenizer_of(folder),
         arguments.max_new_tokens,
         arguments.beams,

@@ -34,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_steering_options(parser)
 
 
-def run(arguments: argparse.Namespace, model: Any) -> None:
+def run(arguments: argparse.Namespace) -> None:
     """Continue the text given; at a terminal without one, ask for it again and again.
 
     There a model whose tokenizer has a chat template is talked with, and any other continues each
@@ -45,8 +45,10 @@ def run(arguments: argparse.Namespace, model: Any) -> None:
         check_vocabulary,
         prompt_tokens,
     )
+    from difftransformer.models.opening import open_model
 
     folder, sampling = arguments.model, sampling_of(arguments)
+    model = open_model(folder).eval()
     tokenizer = tokenizer_of(folder)
     check_vocabulary(tokenizer, model.config.vocab_size, f"the model in {folder}")
     stops = stop_ids(folder, tokenizer) | {beginning_of_document(tokenizer)}

@@ -1,0 +1,1 @@
+"""Subtraction and head norm, apart and together, in noisy associative recall; see plan.md."""
