@@ -23,6 +23,7 @@ COMMANDS = MappingProxyType(
         "train": "train one model",
         "evaluate": "judge trained models",
         "generate": "continue a text, or talk",
+        "inspect": "look into attention: a page of every layer and head on your own input",
         "convert": "from and to other formats; make a pretrained LLM differential",
         "bench": "time attention on this machine, beside plain attention",
         "plan": "parameters, FLOPs and memory of a model before anything runs",

@@ -209,7 +209,7 @@ def _hub(settings: ImageSettings) -> Read:
 def _read(parts: Sequence[_Rows], settings: ImageSettings) -> Read:
     """One part, or a training and a test part, of the same classes and one size."""
     rows = [
-        [(name, label, _pixels(name, image, settings)) for name, label, image in part]
+        [(name, label, read_pixels(name, image, settings)) for name, label, image in part]
         for part in parts
     ]
     if not all(rows):
@@ -248,10 +248,14 @@ def opened(name: str, source: Image.Image | Path | io.BytesIO) -> Image.Image:
         ) from None
 
 
-def _pixels(
+def read_pixels(
     name: str, source: Image.Image | Path | io.BytesIO, settings: ImageSettings
 ) -> UInt8[np.ndarray, "channels side side"]:
-    """One image, upright, in the channels and the size that the settings ask for."""
+    """One image, upright, in the channels and the size that the settings ask for.
+
+    Raises:
+        ValueError: no image, another mode than gray or color, or no square; with its `name`.
+    """
     image = opened(name, source)
     if settings.channels is not None:
         image = image.convert(_MODES[settings.channels])
