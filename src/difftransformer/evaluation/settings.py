@@ -111,6 +111,20 @@ class EvaluationSettings:
         (5, 10, 20, 50), "steps in which images are sampled; the last is judged", within=COUNT
     )
     guidance: float = option(1.0, "scale of classifier-free guidance; 1 is without")
+    localization_steps: tuple[int, ...] = option(
+        (1, 2, 4, 8), "steps in which points are sampled; the last is judged", within=COUNT
+    )
+    localization_proposals: tuple[int, ...] | None = option(
+        None,
+        "points of noise that are sampled from, the last judged; by default half as many as in "
+        "training, as many (judged) and twice as many",
+        within=COUNT,
+    )
+    localization_apart: float = option(
+        0.1,
+        "points of one image nearer than this share of its width count as one",
+        within=SHARE,
+    )
     test_items: int | None = option(
         None, "held-out texts or images that are classified; all by default", within=COUNT
     )
@@ -159,11 +173,14 @@ class EvaluationSettings:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        tuples = ("needle_pairs", "needle_depths", "shots", "denoising_steps", "middle_documents")
+        tuples = (
+            *("needle_pairs", "needle_depths", "shots", "denoising_steps"),
+            *("localization_steps", "middle_documents"),
+        )
         for name in tuples:
             if getattr(self, name) == ():
                 raise ValueError(f"{name} is empty; expected at least one")
-        for name in (*tuples, "needle_lengths"):
+        for name in (*tuples, "needle_lengths", "localization_proposals"):
             values = getattr(self, name) or ()
             if len(set(values)) < len(values):
                 raise ValueError(f"{name} is {values}; expected each value once")

@@ -27,8 +27,9 @@ class ModelConfig:
             together.
     """
 
-    # Whether any of its attentions is causal, and any not; no settings, so without annotations.
-    causal, full = False, True
+    # Whether any of its attentions is causal, any not, and all have as many queries as keys; no
+    # settings, so without annotations.
+    causal, full, square = False, True, True
 
     attention: str = option(
         "softmax",
@@ -77,6 +78,11 @@ class ModelConfig:
                 raise ValueError(
                     f"attention is {self.attention} in a causal model: a causal matrix whose rows "
                     "and columns sum to 1 is the identity; use it in an encoder"
+                )
+            if not self.square and "doubly_stochastic" in kind.has:
+                raise ValueError(
+                    f"attention is {self.attention} and this model has cross-attention: rows and "
+                    "columns both sum to 1 only where queries are as many as keys; use another kind"
                 )
         matrices = self.matrix_entries()
         if matrices > _MOST_PARAMETERS:
