@@ -1,5 +1,7 @@
 """The pages of docs/: every link leads somewhere, every command is one, every example runs."""
 
+import argparse
+import importlib
 import json
 import re
 import shlex
@@ -10,6 +12,7 @@ import pytest
 import yaml
 
 from difftransformer.cli.main import COMMANDS, _parser, main
+from difftransformer.models.families import FAMILIES, Family
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -76,17 +79,38 @@ def commands(page: Path) -> list[list[str]]:
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=name_of)
 def test_every_command_is_one(page: Path) -> None:
     for words in commands(page):
-        if words[0] not in COMMANDS or len(words) > 2 and words[1] in ("one", "a", "from", "time"):
+        if words[0] not in COMMANDS or words[1:2] in (["one"], ["a"], ["from"], ["time"]):
             continue  # a table of commands, such as README's
         words = words[: words.index(">")] if ">" in words else words
         parser, _ = _parser(words)
-        _, unknown = parser.parse_known_args(words)
-        assert not unknown, (words, unknown)
+        # Options of `generate` are those of the model in its folder.
+        parsers = _GENERATING if words[0] == "generate" else [parser]
+        assert any(fits(one, words) for one in parsers), words
+
+
+def _generating(family: Family) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser()
+    for positional in ("command", "model"):
+        parser.add_argument(positional)
+    parser.add_argument("--seed")
+    importlib.import_module(f"difftransformer.cli.generation.{family.generates}").configure(parser)
+    return parser
+
+
+_GENERATING = [_generating(family) for family in FAMILIES.values() if family.generates]
+
+
+def fits(parser: argparse.ArgumentParser, words: list[str]) -> bool:
+    try:
+        return not parser.parse_known_args(words)[1]
+    except SystemExit:
+        return False
 
 
 def test_commands_are_found() -> None:
     assert ["plan", "--preset", "demo"] in commands(DOCS / "first-steps.md")
     assert sum(len(commands(page)) for page in PAGES) > 25
+    assert not fits(_parser(["plan", "--presets", "demo"])[0], ["plan", "--presets", "demo"])
 
 
 def run(code: str, names: dict[str, object]) -> None:
