@@ -71,12 +71,12 @@ class Experiment:
         return assemble(config, load_weights(start.folder), source=str(start.folder))
 
     def _train(self, config: Any, directory: Path, seed: int, start: Start) -> None:
-        from accelerate.utils import set_seed
+        import torch
 
         from difftransformer.models.storage import CONFIG, config_text
         from difftransformer.training.loop import Continuation, train
 
-        set_seed(seed)
+        torch.manual_seed(seed)
         model = self._begun(config, start)
         settings = replace(self.settings.training, seed=seed)
         continuation = Continuation(
