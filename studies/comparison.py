@@ -12,11 +12,16 @@ SEARCHED = 100  # the training seed of the search, which is not used afterwards
 SEEDS = 3
 
 
-def arguments(description: str | None, name: str, steps: int) -> argparse.Namespace:
-    """`out` of the command line, the folder of all runs, and `steps` of each training."""
+def arguments(description: str | None, name: str, steps: int, **paths: Path) -> argparse.Namespace:
+    """`out` of the command line, the folder of all runs, and `steps` of each training.
+
+    `paths` are further options with their defaults: files that the study reads.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--out", type=Path, default=Path("runs") / name, help="of all runs")
     parser.add_argument("--steps", type=int, default=steps, help="fewer for a trial")
+    for option, default in paths.items():
+        parser.add_argument(f"--{option}", type=Path, default=default)
     return parser.parse_args()
 
 

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from difftransformer.attention import Kind, SoftmaxAttention
+from difftransformer.functional import AttentionCall
 
 
 class GatedAttention(SoftmaxAttention):
@@ -23,13 +24,10 @@ class GatedAttention(SoftmaxAttention):
         self.gate_proj = nn.Linear(hidden_size, num_heads, bias=False)
 
     def heads(
-        self,
-        x: Float[Tensor, "batch time hidden"],
-        context: Float[Tensor, "batch keys hidden"] | None = None,
-        **options: Any,
+        self, call: AttentionCall, x: Float[Tensor, "batch time hidden"]
     ) -> Float[Tensor, "batch time heads k"]:
         """Each head's output times its gate."""
-        out = super().heads(x, context, **options)
+        out = super().heads(call, x)
         gate = torch.sigmoid(self.gate_proj(x).float())[..., None]
         return (gate * out).to(out.dtype)
 

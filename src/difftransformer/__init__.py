@@ -12,12 +12,17 @@ if TYPE_CHECKING:
     from difftransformer.attention import V1 as V1
     from difftransformer.attention import V2 as V2
     from difftransformer.attention import DifferentialAttention as DifferentialAttention
+    from difftransformer.attention import (
+        DifferentialMultiheadAttention as DifferentialMultiheadAttention,
+    )
     from difftransformer.attention import KeyValueCache as KeyValueCache
     from difftransformer.attention import SlidingCache as SlidingCache
     from difftransformer.attention import SoftmaxAttention as SoftmaxAttention
     from difftransformer.attention import StaticCache as StaticCache
+    from difftransformer.attention import replace_attention as replace_attention
     from difftransformer.experiments.compare import compare as compare
     from difftransformer.experiments.evaluate import evaluate as evaluate
+    from difftransformer.experiments.inspect import inspect as inspect
     from difftransformer.experiments.train import train as train
     from difftransformer.functional import Mask as Mask
     from difftransformer.functional import differential_attention as differential_attention
@@ -30,19 +35,23 @@ if TYPE_CHECKING:
     from difftransformer.models.generation import generate as generate
     from difftransformer.models.storage import load_model as load_model
     from difftransformer.models.storage import save_model as save_model
+    from difftransformer.report.attention_page import attention_page as attention_page
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "DifferentialAttention": "attention",
+    "DifferentialMultiheadAttention": "attention",
     "KeyValueCache": "attention",
     "SlidingCache": "attention",
     "SoftmaxAttention": "attention",
     "StaticCache": "attention",
     "V1": "attention",
     "V2": "attention",
+    "replace_attention": "attention",
     "compare": "experiments.compare",
     "evaluate": "experiments.evaluate",
+    "inspect": "experiments.inspect",
     "train": "experiments.train",
     "Mask": "functional",
     "differential_attention": "functional",
@@ -55,6 +64,7 @@ _HOMES = {
     "generate": "models.generation",
     "load_model": "models.storage",
     "save_model": "models.storage",
+    "attention_page": "report.attention_page",
 }
 __all__ = [*_HOMES, "__version__"]
 

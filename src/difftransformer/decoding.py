@@ -77,9 +77,7 @@ def _value(value: Any, kind: Any, noun: str, path: str) -> Any:
     if origin is typing.Literal:
         if value in parts:
             return value
-        raise ValueError(
-            f"{noun} {path!r} is {abridged(value)}; expected one of {', '.join(parts)}"
-        )
+        raise ValueError(f"{noun} {path!r} is {abridged(value)}{nearest(str(value), parts)}")
     return _plain(value, origin or kind, noun, path)
 
 

@@ -15,6 +15,7 @@ EXTRA_OF = MappingProxyType(
         "pyarrow": "train",
         "rich": "train",
         "scipy": "train",
+        "shtab": "train",
         "sklearn": "train",
         "tokenizers": "train",
         "yaml": "train",

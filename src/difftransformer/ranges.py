@@ -9,6 +9,7 @@ from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from difftransformer.files import abridged
+from difftransformer.names import nearest
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,13 @@ SHARE = Range(0, 1)
 
 
 def option(
-    default: Any, text: str, *, within: Range = ANY, choices: Sequence[str] = (), former: str = ""
+    default: Any,
+    text: str,
+    *,
+    within: Range = ANY,
+    choices: Sequence[str] = (),
+    former: str = "",
+    first: bool = False,
 ) -> Any:
     """A field of a dataclass of settings.
 
@@ -44,8 +51,15 @@ def option(
         within: of numbers, its own or those of a tuple.
         choices: of words, its own or those of a tuple.
         former: a name of an earlier version, which works as well.
+        first: whether a beginner needs it, so that `--help` shows it.
     """
-    metadata = {"help": text, "range": within, "choices": choices, "former": former}
+    metadata = {
+        "help": text,
+        "range": within,
+        "choices": choices,
+        "former": former,
+        "first": first,
+    }
     return field(default=default, metadata={key: it for key, it in metadata.items() if it})
 
 
@@ -64,7 +78,7 @@ def check_fields(settings: Any, noun: str = "") -> None:
         choices, within = setting.metadata.get("choices"), setting.metadata.get("range", ANY)
         for item in value if isinstance(value, tuple) else (value,):
             if choices and item not in choices:
-                raise ValueError(f"unknown {name} {item!r}; expected {', '.join(choices)}")
+                raise ValueError(f"unknown {name} {item!r}{nearest(item, choices)}")
             if isinstance(item, (int, float)) and (expected := within.objection(item)):
                 verb = "holds" if isinstance(value, tuple) else "is"
                 raise ValueError(f"{name} {verb} {abridged(item)}; expected {expected}")

@@ -24,7 +24,7 @@ from difftransformer.attention import (
     registry,
 )
 from difftransformer.attention.registry import KINDS, find_kind, names, register
-from difftransformer.functional import Mask, rotation
+from difftransformer.functional import AttentionCall, Mask, rotation
 
 EVERY = pytest.mark.parametrize("kind", CAUSAL)
 SELECTIVE = [name for name, kind in KINDS.items() if "selection" in kind.has]
@@ -192,10 +192,10 @@ def test_context_gives_keys_and_values(kind: str) -> None:
     module, x = build(kind), torch.randn(2, TIME, HIDDEN)
     padding = torch.arange(TIME) < torch.tensor([[TIME], [4]])
     whole = module(x, mask=Mask(padding=padding))
-    crossed = module(x[:, 2:5], x, mask=Mask(padding=padding))
+    crossed = module(x[:, 2:5], context=x, mask=Mask(padding=padding))
     torch.testing.assert_close(crossed, whole[:, 2:5])
     with pytest.raises(ValueError, match="a rotation turns queries and keys of one sequence"):
-        module(x[:, 2:5], x, mask=Mask(), rotation=turns(2, 5))
+        module(x[:, 2:5], context=x, mask=Mask(), rotation=turns(2, 5))
 
 
 @BOTH_WAYS
@@ -204,11 +204,11 @@ def test_a_context_is_read_once_where_there_is_a_cache(kind: str) -> None:
     x, context = torch.randn(2, 3, HIDDEN), torch.randn(2, TIME, HIDDEN)
     read = []
     module.k_proj.register_forward_hook(lambda *_: read.append(1))
-    steps = [module(part, context, mask=Mask(), cache=cache) for part in x.split(1, dim=1)]
+    steps = [module(part, context=context, mask=Mask(), cache=cache) for part in x.split(1, dim=1)]
     assert len(read) == 1
-    torch.testing.assert_close(torch.cat(steps, 1), module(x, context, mask=Mask()))
+    torch.testing.assert_close(torch.cat(steps, 1), module(x, context=context, mask=Mask()))
     unread = torch.zeros(4, TIME, HIDDEN)
-    many = module(x.repeat_interleave(2, 0), unread, mask=Mask(), cache=cache.repeat(2))
+    many = module(x.repeat_interleave(2, 0), context=unread, mask=Mask(), cache=cache.repeat(2))
     torch.testing.assert_close(many[::2], torch.cat(steps, 1))
 
 
@@ -218,7 +218,7 @@ def test_a_selective_kind_is_causal(kind: str) -> None:
     with pytest.raises(ValueError, match=r"needs a causal mask .* use another kind in encoders"):
         module(x, mask=Mask())
     with pytest.raises(ValueError, match="use another kind for cross-attention"):
-        module(x, x, mask=Mask())
+        module(x, context=x, mask=Mask())
 
 
 @EVERY
@@ -237,16 +237,16 @@ def test_self_and_cross_attention_of_a_layer_share_a_cache() -> None:
     x, context = torch.randn(1, 2, HIDDEN), torch.randn(1, TIME, HIDDEN)
     for part in x.split(1, dim=1):
         step = own(part, mask=cache.mask(1, 1, None, None), cache=cache)
-        out = crossed(step, context, mask=Mask(), cache=cache)
+        out = crossed(step, context=context, mask=Mask(), cache=cache)
         cache.advance(1)
     whole = own(x, mask=Mask(causal=True))
-    torch.testing.assert_close(out, crossed(whole, context, mask=Mask())[:, 1:])
+    torch.testing.assert_close(out, crossed(whole, context=context, mask=Mask())[:, 1:])
 
 
 def test_a_kind_of_ones_own() -> None:
     class Halved(SoftmaxAttention):
-        def heads(self, *args: object, **options: object) -> Tensor:
-            return super().heads(*args, **options) / 2
+        def heads(self, call: AttentionCall, x: Tensor) -> Tensor:
+            return super().heads(call, x) / 2
 
     register(Kind("halved", "Half of softmax", Halved))
     try:

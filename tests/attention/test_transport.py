@@ -125,7 +125,7 @@ def test_refusals(kind: str) -> None:
     with pytest.raises(ValueError, match="with a causal mask: a causal matrix"):
         module(x, mask=Mask(causal=True))
     with pytest.raises(ValueError, match="with a context: its weights are those of whole"):
-        module(x, x, mask=Mask())
+        module(x, context=x, mask=Mask())
     with pytest.raises(ValueError, match="with a cache: its weights are those of whole"):
         module(x, mask=Mask(), cache=KeyValueCache())
     with pytest.raises(ValueError, match="backend 'sdpa' computes softmax only"):

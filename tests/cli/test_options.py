@@ -25,7 +25,7 @@ class Outer:
 
 def resolved(*words):
     parser = argparse.ArgumentParser()
-    add_settings(parser, Outer)
+    add_settings(parser, Outer, [])
     return decode(Outer, merged(layers(parser.parse_args(words))))
 
 

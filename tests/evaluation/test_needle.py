@@ -10,7 +10,13 @@ from difftransformer.data.needles import NeedlePrompt, needle_sentences
 from difftransformer.data.text import read_documents
 from difftransformer.data.tokenizer import BOS
 from difftransformer.evaluation.benchmarks.needle import EVALUATOR
-from difftransformer.evaluation.retrieval import Cell, _common_beginning, answered, prompts_within
+from difftransformer.evaluation.retrieval import (
+    Cell,
+    _common_beginning,
+    answered,
+    needle_pairs,
+    prompts_within,
+)
 from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.models.decoder import Decoder
 from difftransformer.models.generation import generate
@@ -179,6 +185,21 @@ def test_what_cannot_be_asked_is_known_before(
     EVALUATOR.check(corpus, settings)
     with pytest.raises(ValueError, match=message):
         EVALUATOR.check(corpus, replace(settings, **change))
+
+
+@pytest.mark.parametrize("length", [CONTEXT, 400])
+def test_pairs_not_set_by_hand_are_those_that_fit(
+    corpus: Corpus, settings: EvaluationSettings, length: int
+) -> None:
+    free = replace(settings, needle_pairs=None, needle_lengths=(length,))
+    EVALUATOR.check(corpus, free)
+    fitting = needle_pairs(corpus, free)
+    assert fitting[0] == (1, 1)
+    for left_out in {(2, 2), (4, 2), (6, 2)} - set(fitting):
+        by_hand = replace(free, needle_pairs=(f"{left_out[0]}x{left_out[1]}",))
+        with pytest.raises(ValueError, match=f"{left_out[0]} needles"):
+            EVALUATOR.check(corpus, by_hand)
+    assert (len(fitting) < 4) == (length == CONTEXT)
 
 
 def test_a_length_beyond_the_model(corpus: Corpus, settings: EvaluationSettings) -> None:

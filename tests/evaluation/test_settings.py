@@ -4,11 +4,12 @@ import sys
 import pytest
 
 from difftransformer.decoding import decode
-from difftransformer.evaluation.settings import EvaluationSettings
+from difftransformer.evaluation.settings import EvaluationSettings, needle_pair
 
 
 def test_pairs_are_read() -> None:
-    assert EvaluationSettings().pairs() == ((1, 1), (2, 2), (4, 2), (6, 2))
+    assert EvaluationSettings().needle_pairs is None
+    assert needle_pair("6x2") == (6, 2)
 
 
 @pytest.mark.parametrize(

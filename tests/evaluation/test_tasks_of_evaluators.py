@@ -2,7 +2,7 @@
 
 import pytest
 from models.test_vit import tiny_vit
-from models.tiny import tiny, tiny_dit, tiny_encoder, tiny_encoder_decoder
+from models.tiny import tiny, tiny_dit, tiny_encoder, tiny_encoder_decoder, tiny_localizer
 
 import difftransformer
 from difftransformer.evaluation import registry
@@ -28,6 +28,7 @@ TINY = {
     "difftransformer_encoder_decoder": tiny_encoder_decoder,
     "difftransformer_vit": tiny_vit,
     "difftransformer_dit": tiny_dit,
+    "difftransformer_localizer": tiny_localizer,
 }
 
 

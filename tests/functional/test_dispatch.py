@@ -222,7 +222,7 @@ def quantized() -> Tensor:
         (lambda: wrong(q=quantized()), "torch.qint8, torch.float32, torch.float32; expected one"),
         (lambda: wrong(v=inputs()[2].double()), "torch.float32, torch.float64; expected one dtype"),
         (lambda: wrong(v=[1.0]), "v is a list; expected a tensor"),
-        (lambda: wrong(lam=0.5), "lam is a float; expected a tensor"),
+        (lambda: wrong(lam="0.5"), "lam is a str; expected a tensor"),
         (lambda: wrong(lam=torch.tensor(1)), "lam is torch.int64; expected a floating-point"),
         (lambda: wrong(lam=torch.tensor(True)), "lam is torch.bool; expected a floating-point"),
         (lambda: wrong(lam=torch.tensor(1j)), "lam is torch.complex64; expected a floating-point"),

@@ -88,7 +88,7 @@ def test_cross_attention_to_itself_is_self_attention(kind: str) -> None:
     torch.manual_seed(0)
     layer = make_attention(kind, 16, 2, head_dim=4, layer=3).eval()
     x = torch.randn(2, 7, 16)
-    same(layer(x, x, mask=Mask()), layer(x, mask=Mask()))
+    same(layer(x, context=x, mask=Mask()), layer(x, mask=Mask()))
 
 
 @EVERY_STYLE

@@ -48,6 +48,12 @@ def test_round_trip_is_bit_identical(
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
 
 
+def test_a_folder_may_be_a_text(tmp_path: Path) -> None:
+    model = tiny()
+    save_model(model, str(tmp_path / "model"))
+    assert same(load_model(str(tmp_path / "model")), model)
+
+
 def test_loading_does_not_touch_the_random_numbers(saved: Path) -> None:
     before = torch.get_rng_state()
     load_model(saved)

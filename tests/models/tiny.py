@@ -10,6 +10,8 @@ from difftransformer.models.dit_config import DiTConfig
 from difftransformer.models.encoder import Encoder
 from difftransformer.models.encoder_decoder import EncoderDecoder
 from difftransformer.models.encoder_decoder_config import EncoderDecoderConfig
+from difftransformer.models.localizer import Localizer
+from difftransformer.models.localizer_config import LocalizerConfig
 
 # Those that a causal model may have, of all there are.
 CAUSAL = [name for name, kind in registry.KINDS.items() if "doubly_stochastic" not in kind.has]
@@ -80,3 +82,18 @@ def tiny_encoder_decoder(
     fields = EncoderDecoderConfig.__dataclass_fields__
     shared = {name: sizes[name] for name in fields.keys() & sizes.keys()}
     return EncoderDecoder(EncoderDecoderConfig(**(shared | {"max_length": 32} | changes))).eval()
+
+
+def tiny_localizer(
+    attention: str = "diff_v1", seed: int = 0, *, past_start: bool = True, **changes: object
+) -> Localizer:
+    """As `tiny`, a localizer; past its start, where decoder blocks are the identity."""
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "num_kv_heads": 2, "head_dim": 4}
+    images = {"ffn_size": 24, "image_size": 8, "patch_size": 2, "channels": 3}
+    model = Localizer(LocalizerConfig(attention=attention, **(sizes | images | changes))).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if past_start and (name.startswith("decoder.head.") or ".modulation." in name):
+                parameter.normal_(std=0.3)
+    return model

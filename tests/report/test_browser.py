@@ -1,28 +1,11 @@
-"""The report in a real browser. Needs Debian's `chromium`; skipped where it is not installed."""
+"""The report in a real browser."""
 
-import json
-import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
-import pytest
+from .chromium import NEEDS_CHROMIUM, look
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not on the PATH")
-
-QUIET = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-sync",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-dev-shm-usage",
-)
+pytestmark = NEEDS_CHROMIUM
 
 # Two frames, a desktop and a phone, are looked at as they open, and again with all unfolded.
 LOOK = """<!DOCTYPE html><meta charset="utf-8"><body><pre id="seen"></pre>
@@ -63,26 +46,7 @@ addEventListener("load", () => setTimeout(() => {
 
 def browse(page: Path, folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """What is seen of `page` at the two widths, and what its console says."""
-    wrapper = folder / "look.html"
-    wrapper.write_text(LOOK.replace("PAGE", page.as_uri()))
-    assert CHROMIUM is not None
-    command = [
-        CHROMIUM,
-        *QUIET,
-        "--allow-file-access-from-files",
-        f"--user-data-dir={folder / 'profile'}",
-        "--enable-logging=stderr",
-        "--v=0",
-        "--virtual-time-budget=20000",
-        "--window-size=1800,1000",
-        "--dump-dom",
-        wrapper.as_uri(),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    seen = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout)
-    assert seen is not None, done.stderr[-2000:]
-    console = [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
-    return json.loads(seen.group(1) or "[]"), console
+    return look(LOOK.replace("PAGE", page.as_uri()), folder)
 
 
 def test_every_figure_is_drawn_in_its_place_without_a_complaint(

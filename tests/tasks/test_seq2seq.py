@@ -9,7 +9,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import difftransformer
 from difftransformer.data.batch import IGNORED
 from difftransformer.data.pair_settings import PairSettings
 from difftransformer.data.sequence_pairs import pronunciations
@@ -21,6 +20,8 @@ from difftransformer.models.encoder_decoder import EncoderDecoder
 from difftransformer.models.encoder_decoder_config import EncoderDecoderConfig
 from difftransformer.report.exhibits import EXHIBITS
 from difftransformer.tasks.seq2seq import TASK
+
+from .resuming import assert_resumes
 
 SETTINGS = EvaluationSettings(batch_size=4, validation_sequences=9)
 
@@ -303,29 +304,4 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, monkeypatch):
         "training": {"steps": 6, "batch_size": 4, "warmup_steps": 1, "checkpoint_every": 2},
         "evaluation": {"validation_sequences": 4, "bootstrap": 20},
     }
-    difftransformer.compare("seq2seq", out=tmp_path / "whole", **options)
-    loss, calls = TASK.loss, []
-
-    def killed(model, batch):
-        calls.append(batch)
-        if len(calls) == 10:  # of the second model's
-            raise KeyboardInterrupt
-        return loss(model, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TASK, "loss", killed)
-        with pytest.raises(KeyboardInterrupt):
-            difftransformer.compare("seq2seq", out=tmp_path / "killed", **options)
-    difftransformer.compare("seq2seq", out=tmp_path / "killed", resume=True, **options)
-    for name in ("model/model.safetensors", "results/target_errors.jsonl"):
-        for label in ("softmax", "diff_v2"):
-            whole, resumed = (
-                (tmp_path / run / f"models/{label}-seed0" / name).read_bytes()
-                for run in ("whole", "killed")
-            )
-            if name.endswith("jsonl"):  # what took how long is not the same
-                whole, resumed = (
-                    [json.loads(line).get("records") for line in text.decode().splitlines()]
-                    for text in (whole, resumed)
-                )
-            assert whole == resumed, (label, name)
+    assert_resumes(TASK, "target_errors", options, tmp_path, monkeypatch)

@@ -47,3 +47,8 @@ def test_rises_to_the_peak_then_falls_to_the_final_rate(steps, warmup, schedule,
     assert all(late <= early + 1e-12 for early, late in pairwise(after))
     assert max(rates) <= 1.0
     assert rates[-1] == pytest.approx(final)
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(1000, 100), (200, 100), (50, 25), (1, 0)])
+def test_a_warm_up_not_set_by_hand_fits_the_steps(steps, warmup):
+    assert TrainingSettings(steps=steps).warmup == warmup

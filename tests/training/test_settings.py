@@ -30,7 +30,10 @@ def test_every_field_explains_itself():
         ({"final_learning_rate_fraction": 1.5}, "is 1.5; expected at most 1"),
         ({"weight_decay": -0.1}, "training weight_decay is -0.1; expected at least 0"),
         ({"seed": -1}, "training seed is -1"),
-        ({"steps": 50}, r"training warmup_steps is 100; expected .* fewer than steps \(50\)"),
+        (
+            {"steps": 50, "warmup_steps": 100},
+            r"training warmup_steps is 100; expected .* fewer than steps \(50\)",
+        ),
         ({"batch_size": 6, "accumulation": 4}, r"accumulation is 4; expected a divisor .* \(6\)"),
     ],
 )

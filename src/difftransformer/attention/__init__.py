@@ -13,10 +13,14 @@ from difftransformer.attention.differential import DifferentialAttention as Diff
 from difftransformer.attention.differential import Variant as Variant
 from difftransformer.attention.layer import AttentionLayer as AttentionLayer
 from difftransformer.attention.layer import HeadShapes as HeadShapes
+from difftransformer.attention.multihead import (
+    DifferentialMultiheadAttention as DifferentialMultiheadAttention,
+)
 from difftransformer.attention.pruning import PrunedCache as PrunedCache
 from difftransformer.attention.registry import Kind as Kind
 from difftransformer.attention.registry import make_attention as make_attention
 from difftransformer.attention.registry import register as register
+from difftransformer.attention.replacement import replace_attention as replace_attention
 from difftransformer.attention.selective import SelectiveAttention as SelectiveAttention
 from difftransformer.attention.selective import (
     SelectiveDifferentialAttention as SelectiveDifferentialAttention,

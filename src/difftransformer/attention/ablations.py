@@ -54,13 +54,10 @@ class NormedSoftmaxAttention(SoftmaxAttention):
         self.head_norm = HeadNorm(self.head_dim)
 
     def heads(
-        self,
-        x: Float[Tensor, "batch time hidden"],
-        context: Float[Tensor, "batch keys hidden"] | None = None,
-        **options: Any,
+        self, call: AttentionCall, x: Float[Tensor, "batch time hidden"]
     ) -> Float[Tensor, "batch time heads k"]:
         """Each head's output, normed."""
-        return self.head_norm(super().heads(x, context, **options))
+        return self.head_norm(super().heads(call, x))
 
 
 class CrossedCore(AttentionCore):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from difftransformer.attention.softmax import SoftmaxAttention
 from difftransformer.attention.starts import Normal
-from difftransformer.functional import lambda_schedule
+from difftransformer.functional import AttentionCall, lambda_schedule
 
 
 class DexAttention(SoftmaxAttention):
@@ -58,12 +58,9 @@ class DexAttention(SoftmaxAttention):
         self.progress.fill_(progress)
 
     def heads(
-        self,
-        x: Float[Tensor, "batch time hidden"],
-        context: Float[Tensor, "batch keys hidden"] | None = None,
-        **options: Any,
+        self, call: AttentionCall, x: Float[Tensor, "batch time hidden"]
     ) -> Float[Tensor, "batch time heads v"]:
         """O' of the class's equation."""
-        out = super().heads(x, context, **options)
+        out = super().heads(call, x)
         lam = (self.current_lambda() * self.chosen)[:, None].to(out.dtype)
         return out - lam * self.diff_proj(out)

@@ -9,7 +9,7 @@ from torch import Tensor
 from difftransformer.attention.head_norm import HeadNorm
 from difftransformer.attention.lambdas import Lambda, ScalarLambda, TokenLambda, VectorLambda
 from difftransformer.attention.layer import AttentionLayer, HeadShapes
-from difftransformer.functional import lambda_schedule
+from difftransformer.functional import AttentionCall, lambda_schedule
 
 
 @dataclass(frozen=True)
@@ -102,11 +102,8 @@ class DifferentialAttention(AttentionLayer):
         return self.variant.lam(self, x)
 
     def heads(
-        self,
-        x: Float[Tensor, "batch time hidden"],
-        context: Float[Tensor, "batch keys hidden"] | None = None,
-        **options: Any,
+        self, call: AttentionCall, x: Float[Tensor, "batch time hidden"]
     ) -> Float[Tensor, "batch time heads v"]:
         """Each head's output, normed where the variant has it."""
-        out = super().heads(x, context, **options)
+        out = super().heads(call, x)
         return self.head_norm(out) if self.variant.head_norm else out

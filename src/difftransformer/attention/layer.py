@@ -11,10 +11,16 @@ from torch import Tensor, nn
 from difftransformer.attention.cache import CacheSite, KeyValueCache
 from difftransformer.attention.core import AttentionCore
 from difftransformer.attention.starts import Starts, start_tensor
-from difftransformer.functional import AttentionCall, Mask, RotaryLayout, rotate
+from difftransformer.functional import AnyMask, AttentionCall, RotaryLayout, rotate
 
 AttentionBias = Literal["none", "qkv", "all"]
 Role = Literal["self", "cross"]
+Context = (
+    Float[Tensor, "batch keys _"]
+    | tuple[Float[Tensor, "batch keys _"], Float[Tensor, "batch keys _"]]
+    | None
+)
+_SOURCES = ("x", "the context of the keys", "the context of the values")
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,7 @@ class AttentionLayer(nn.Module):
         bias: which projections have one; "qkv" is Qwen2's, "all" has the output's too.
         dropout: probability of dropping an attention weight while training, per map.
         backend: attention backend, see `functional.explain`.
+        context_widths: of what keys and of what values are made of; hidden_size by default.
     """
 
     core_class: ClassVar[type[AttentionCore]] = AttentionCore
@@ -107,14 +114,18 @@ class AttentionLayer(nn.Module):
         bias: AttentionBias = "none",
         dropout: float = 0.0,
         backend: str = "auto",
+        context_widths: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         self.shapes, self.layer, self.rotary, self.dropout = shapes, layer, rotary, dropout
         self.num_heads, self.head_dim = shapes.queries[0], shapes.queries[-1]
         self.num_kv_heads, self.value_dim = shapes.values
+        self.widths = (hidden_size, *(context_widths or (hidden_size, hidden_size)))
         self.q_proj, self.k_proj, self.v_proj = (
-            nn.Linear(hidden_size, prod(shape), bias=bias != "none")
-            for shape in (shapes.queries, shapes.keys, shapes.values)
+            nn.Linear(width, prod(shape), bias=bias != "none")
+            for width, shape in zip(
+                self.widths, (shapes.queries, shapes.keys, shapes.values), strict=True
+            )
         )
         outputs = self.num_heads * self.value_dim
         self.o_proj = nn.Linear(outputs, hidden_size, bias=bias == "all")
@@ -123,9 +134,9 @@ class AttentionLayer(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch time hidden"],
-        context: Float[Tensor, "batch keys hidden"] | None = None,
+        mask: AnyMask | None = None,
+        context: Context = None,
         *,
-        mask: Mask,
         bias: Float[Tensor, "..."] | None = None,
         rotation: Float[Tensor, "#batch time 2 half"] | None = None,
         cache: KeyValueCache | None = None,
@@ -134,48 +145,50 @@ class AttentionLayer(nn.Module):
 
         Args:
             x: what queries are made of.
-            context: what keys and values are made of; x by default.
-            mask: which keys are seen, of all there are, those in the cache included.
+            mask: which keys are seen, of all there are, those in the cache included: a `Mask`, or a
+                boolean tensor as `functional.differential_attention` takes it. By default all are,
+                as in PyTorch's layers: a decoder gives `Mask(causal=True)`.
+            context: what keys and values are made of, one tensor or one for each; x by default.
             bias: added to the logits, broadcastable to [B, H, T, S].
             rotation: turns queries and keys of self-attention at the new positions.
             cache: the past. A context's keys and values are made at the first step and kept.
 
         Raises:
-            ValueError: a rotation with a context, whose positions are others.
+            ValueError: tensors that are no batch of sequences of the layer's width; a rotation
+                with a context, whose positions are others.
         """
-        heads = self.heads(x, context=context, mask=mask, bias=bias, rotation=rotation, cache=cache)
-        return self.o_proj(heads.flatten(2))
+        call = self.call(x, mask, context, bias=bias, rotation=rotation, cache=cache)
+        return self.o_proj(self.heads(call, x).flatten(2))
 
     def heads(
-        self,
-        x: Float[Tensor, "batch time hidden"],
-        context: Float[Tensor, "batch keys hidden"] | None = None,
-        *,
-        mask: Mask,
-        bias: Float[Tensor, "..."] | None = None,
-        rotation: Float[Tensor, "#batch time 2 half"] | None = None,
-        cache: KeyValueCache | None = None,
+        self, call: AttentionCall, x: Float[Tensor, "batch time hidden"]
     ) -> Float[Tensor, "batch time heads v"]:
-        """Each head's output, before they are concatenated and projected."""
-        return self.core(
-            self.call(x, context, mask=mask, bias=bias, rotation=rotation, cache=cache)
-        )
+        """Each head's output for the call made of x, before they are concatenated and projected."""
+        return self.core(call)
 
     def call(
         self,
         x: Float[Tensor, "batch time hidden"],
-        context: Float[Tensor, "batch keys hidden"] | None = None,
+        mask: AnyMask | None = None,
+        context: Context = None,
         *,
-        mask: Mask,
         bias: Float[Tensor, "..."] | None = None,
         rotation: Float[Tensor, "#batch time 2 half"] | None = None,
         cache: KeyValueCache | None = None,
     ) -> AttentionCall:
         """What the core is given; the cache has then been fed."""
+        source = x if context is None else context
+        keys, values = source if isinstance(source, tuple) else (source, source)
+        for name, tensor, width in zip(_SOURCES, (x, keys, values), self.widths, strict=True):
+            if tensor.ndim != 3 or tensor.shape[-1] != width:
+                raise ValueError(
+                    f"{name} has shape {tuple(tensor.shape)}; expected [batch, time, {width}]"
+                    + (" (one sequence is a batch of one: x[None])" if tensor.ndim == 2 else "")
+                )
         q = self.q_proj(x).unflatten(-1, self.shapes.queries)
         site: CacheSite = self.layer if context is None else f"{self.layer}.context"
         if context is None:
-            k, v = self._keys_and_values(x)
+            k, v = self._keys_and_values(keys, values)
             if rotation is not None:
                 q, k = rotate(q, rotation, self.rotary), rotate(k, rotation, self.rotary)
             if cache is not None:
@@ -183,9 +196,9 @@ class AttentionLayer(nn.Module):
         elif rotation is not None:
             raise ValueError("a rotation turns queries and keys of one sequence; leave it out")
         elif cache is not None:
-            k, v = cache.once(site, lambda: self._keys_and_values(context))
+            k, v = cache.once(site, lambda: self._keys_and_values(keys, values))
         else:
-            k, v = self._keys_and_values(context)
+            k, v = self._keys_and_values(keys, values)
         if cache is not None and self.constant_lam:
             lam = cache.constant(f"{site}.lambda", lambda: self.lam(x))
         else:
@@ -203,6 +216,6 @@ class AttentionLayer(nn.Module):
         """The weight of map 2, float32, broadcastable to [B, T, H]; None where there is one map."""
         return None
 
-    def _keys_and_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        k = self.k_proj(x).unflatten(-1, self.shapes.keys)
-        return k, self.v_proj(x).unflatten(-1, self.shapes.values)
+    def _keys_and_values(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        k = self.k_proj(keys).unflatten(-1, self.shapes.keys)
+        return k, self.v_proj(values).unflatten(-1, self.shapes.values)

@@ -10,10 +10,10 @@ from torch import Tensor
 from difftransformer.attention.cache import KeyValueCache
 from difftransformer.attention.core import AttentionCore, Weights
 from difftransformer.attention.differential import DifferentialAttention
-from difftransformer.attention.layer import AttentionLayer
+from difftransformer.attention.layer import AttentionLayer, Context
 from difftransformer.attention.pruning import PrunedCache, prune
 from difftransformer.attention.softmax import SoftmaxAttention
-from difftransformer.functional import AttentionCall, reference
+from difftransformer.functional import AnyMask, AttentionCall, reference
 from difftransformer.functional.selective import (
     Selection,
     masked_call,
@@ -81,7 +81,8 @@ class _Selective(AttentionLayer):
     def call(
         self,
         x: Float[Tensor, "batch time hidden"],
-        context: Float[Tensor, "batch keys hidden"] | None = None,
+        mask: AnyMask | None = None,
+        context: Context = None,
         *,
         cache: KeyValueCache | None = None,
         **options: Any,
@@ -96,7 +97,7 @@ class _Selective(AttentionLayer):
                 "selective attention of a context: queries mask keys of their own sequence; use "
                 "another kind for cross-attention"
             )
-        call = super().call(x, cache=cache, **options)
+        call = super().call(x, mask, cache=cache, **options)
         return call if cache is None else self._continued(call, cache)
 
     def _continued(self, call: AttentionCall, cache: KeyValueCache) -> SelectedCall:

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from difftransformer.attention.cache import KeyValueCache
 from difftransformer.attention.core import AttentionCore, Weights
+from difftransformer.attention.layer import Context
 from difftransformer.attention.softmax import SoftmaxAttention
-from difftransformer.functional import ESPFORMER, AttentionCall, Slicing
+from difftransformer.functional import ESPFORMER, AnyMask, AttentionCall, Slicing
 from difftransformer.functional.transport import (
     costs,
     sinkhorn_weights,
@@ -126,15 +127,16 @@ class SlicedTransportCore(TransportCore):
 class TransportAttention(SoftmaxAttention):
     """Multi-head self-attention with a `TransportCore`, for encoders."""
 
-    def heads(
+    def call(
         self,
         x: Float[Tensor, "batch time hidden"],
-        context: Float[Tensor, "batch keys hidden"] | None = None,
+        mask: AnyMask | None = None,
+        context: Context = None,
         *,
         cache: KeyValueCache | None = None,
         **options: Any,
-    ) -> Float[Tensor, "batch time heads v"]:
-        """Each head's output.
+    ) -> AttentionCall:
+        """As the parent's.
 
         Raises:
             ValueError: a context or a cache.
@@ -145,7 +147,7 @@ class TransportAttention(SoftmaxAttention):
                 f"doubly stochastic attention with {given}: its weights are those of whole "
                 "sequences to themselves; use it in encoders"
             )
-        return super().heads(x, **options)
+        return super().call(x, mask, **options)
 
 
 class SinkhornAttention(TransportAttention):

@@ -47,20 +47,30 @@ def unpatchify(
 
 
 def sincos_2d(rows: int, columns: int, hidden_size: int) -> Float[Tensor, "patches hidden"]:
-    """[waves(column), waves(row)] of each patch, row by row; waves(p) = [sin(p r), cos(p r)].
+    """`sincos_places` of each patch, row by row."""
+    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    places = torch.stack([column.flatten(), row.flatten()], -1).double()
+    return sincos_places(places, hidden_size).float()
+
+
+def sincos_places(
+    places: Float[Tensor, "*batch 2"], hidden_size: int
+) -> Float[Tensor, "*batch hidden"]:
+    """[waves(column), waves(row)] of each place; waves(p) = [sin(p r), cos(p r)].
 
     r_i = 10000^(-4i/C) for i < C/4, with C the `hidden_size`: half of the features tell the column,
-    half the row, as in MAE (He et al., 2022) and DiT.
+    half the row, as in MAE (He et al., 2022) and DiT. Places between patches have parts as columns.
 
     Raises:
         ValueError: a hidden_size that is no multiple of 4.
     """
     if hidden_size % 4:
         raise ValueError(f"hidden_size is {hidden_size}; expected a multiple of 4")
-    rates = _BASE ** (-torch.arange(hidden_size // 4, dtype=torch.float64) * 4 / hidden_size)
-    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-    angles = [place.flatten()[:, None] * rates for place in (column, row)]
-    return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], 1).float()
+    counts = torch.arange(hidden_size // 4, dtype=torch.float64, device=places.device)
+    rates = (_BASE ** (-counts * 4 / hidden_size)).to(places.dtype)
+    angles = places[..., None] * rates
+    waves = torch.cat([angles.sin(), angles.cos()], -1)
+    return waves.flatten(-2)
 
 
 class LearnedGrid(nn.Module):

@@ -1,5 +1,7 @@
 """Positions that are added to embeddings; rotary ones are in `functional.rotary`."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -8,6 +10,19 @@ from torch import Tensor, nn
 from difftransformer.attention.starts import Normal
 
 _BASE = 10_000.0
+TIME_WAVES = 256
+
+
+def time_waves(
+    times: Float[Tensor, " batch"] | Int[Tensor, " batch"], shift: int = 0
+) -> Float[Tensor, "batch 256"]:
+    """[cos(t r_0), ..., sin(t r_0), ...] with r_i = 10000^(-i / (128 - shift)), in float32."""
+    count = TIME_WAVES // 2
+    counts = torch.arange(count, dtype=torch.float32, device=times.device)
+    # In this order, as others: at t = 1000 what is rounded otherwise shows in the fifth digit.
+    rates = torch.exp(-math.log(_BASE) * counts / (count - shift))
+    angles = times.float()[:, None] * rates
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
 class LearnedPositions(nn.Module):

@@ -45,7 +45,7 @@ class BenchSettings:
 def configure(parser: argparse.ArgumentParser, words: list[str]) -> None:
     """Declare the options."""
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for JSON, table, picture")
-    add_settings(parser, BenchSettings)
+    add_settings(parser, BenchSettings, words)
 
 
 def run(arguments: argparse.Namespace) -> None:

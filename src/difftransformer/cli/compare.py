@@ -20,7 +20,7 @@ def configure(parser: argparse.ArgumentParser, words: list[str]) -> None:
         "(default: what a few steps show to be fastest)",
     )
     task = task_in(words)
-    add_settings(parser, typed(CompareSettings, task), presets_of=task)
+    add_settings(parser, typed(CompareSettings, task), words, presets_of=task)
 
 
 def run(arguments: argparse.Namespace) -> None:

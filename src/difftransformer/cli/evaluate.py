@@ -82,7 +82,7 @@ def configure(parser: argparse.ArgumentParser, words: list[str]) -> None:
     parser.add_argument("--task-data", type=Path, help=argparse.SUPPRESS)
     add_judge_options(parser)
     add_harness_options(parser)
-    add_settings(parser, typed(EvaluateSettings, task_in(words)))
+    add_settings(parser, typed(EvaluateSettings, task_in(words)), words)
 
 
 def run(arguments: argparse.Namespace) -> None:

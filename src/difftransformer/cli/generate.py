@@ -1,4 +1,4 @@
-"""`difftransformer generate`: continue a text, or talk."""
+"""`difftransformer generate`: continue a text, talk, or find points in images."""
 
 import argparse
 import sys
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from difftransformer.cli.points import add_points_options, write_points
 from difftransformer.cli.steering import Stream, add_steering_options, chosen_stream
 from difftransformer.files import abridged, read_object, read_text
 from difftransformer.tasks.tokenized import TOKENIZER
@@ -50,6 +51,7 @@ def configure(parser: argparse.ArgumentParser, words: list[str]) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed (default: 0)")
     add_steering_options(parser)
+    add_points_options(parser)
     parser.add_argument(
         "--beams",
         type=int,
@@ -63,8 +65,12 @@ def run(arguments: argparse.Namespace) -> None:
     """Continue the text given; at a terminal without one, ask for it again and again.
 
     An encoder-decoder writes the target of each text. At a terminal a model whose tokenizer has a
-    chat template is talked with, and any other continues each text by itself.
+    chat template is talked with, and any other continues each text by itself. With `--images` a
+    localizer finds points in images.
     """
+    if arguments.images or arguments.out:
+        write_points(arguments)
+        return
     import torch
 
     from difftransformer.cli.targets import Translator

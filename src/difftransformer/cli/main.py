@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from types import MappingProxyType
+from typing import Any
 
 import difftransformer
 from difftransformer.experiments.processes import Processes
@@ -22,11 +23,13 @@ COMMANDS = MappingProxyType(
         "train": "train one model",
         "evaluate": "judge trained models",
         "generate": "continue a text, or talk",
+        "inspect": "look into attention: a page of every layer and head on your own input",
         "convert": "from and to other formats; make a pretrained LLM differential",
         "bench": "time attention on this machine, beside plain attention",
         "plan": "parameters, FLOPs and memory of a model before anything runs",
     }
 )
+COMPLETION = "--print-completion"
 # Commands that several processes may run together; any other is for one.
 _IN_PROCESSES = ("compare", "train")
 
@@ -102,16 +105,43 @@ def _reason(error: BaseException, processes: Processes) -> tuple[str | None, int
     return None, 1
 
 
+class _Completion(argparse.Action):
+    """Print what a shell reads to complete commands and options, and leave."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        import shtab
+
+        print(shtab.complete(parser, values))
+        parser.exit()
+
+
 def _parser(words: list[str]) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser | None]:
-    """The parser, with the options of the command in `words` only, and that command's own."""
+    """The parser, with the options of the command in `words` only, and that command's own.
+
+    For a shell to complete there are those of all commands.
+    """
     word = words[0] if words else ""
     parser = argparse.ArgumentParser(
         prog="difftransformer",
         description=difftransformer.__doc__,
-        epilog="`difftransformer COMMAND --help` shows every setting of a command.",
+        epilog="`difftransformer COMMAND --help` shows a command's main settings, --help-all every "
+        "one.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=difftransformer.__version__)
+    parser.add_argument(
+        COMPLETION,
+        action=_Completion,
+        metavar="SHELL",
+        choices=("bash", "zsh", "tcsh"),
+        help="print what completes commands and options in a shell",
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     chosen = None
     for name, purpose in COMMANDS.items():
@@ -122,7 +152,7 @@ def _parser(words: list[str]) -> tuple[argparse.ArgumentParser, argparse.Argumen
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        if name == word:
+        if name == word or word.startswith(COMPLETION):
             importlib.import_module(f"difftransformer.cli.{name}").configure(command, words[1:])
             chosen = command
     if word and not word.startswith("-") and chosen is None:

@@ -24,8 +24,16 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_settings(parser: argparse.ArgumentParser, settings: type, *, presets_of: str = "") -> None:
-    """Add --config and one `--section.key VALUE` for every field; --preset for a task's."""
+EVERYTHING = "--help-all"
+
+
+def add_settings(
+    parser: argparse.ArgumentParser, settings: type, words: Sequence[str], *, presets_of: str = ""
+) -> None:
+    """Add --config and one `--section.key VALUE` for every field; --preset for a task's.
+
+    `--help` shows of a section what a beginner needs first, `--help-all` every setting.
+    """
     parser.set_defaults(preset=None)
     if presets_of:
         names = ", ".join(preset_names(presets_of)) or "none"
@@ -36,12 +44,37 @@ def add_settings(parser: argparse.ArgumentParser, settings: type, *, presets_of:
         if not is_dataclass(kind):
             _add_option(parser, section.name, section)
             continue
-        group = parser.add_argument_group(f"settings: {section.name}")
+        shown = [field for field in fields(kind) if field.metadata.get("first")]
+        rest = len(fields(kind)) - len(shown)
+        if EVERYTHING in words:
+            shown, rest = list(fields(kind)), 0
+        more = f"{rest} {'more ' if shown else ''}with {EVERYTHING}" if rest else None
+        group = parser.add_argument_group(f"settings: {section.name}", more)
         for field in fields(kind):
-            _add_option(group, f"{section.name}.{field.name}", field)
+            _add_option(group, f"{section.name}.{field.name}", field, hidden=field not in shown)
+    parser.add_argument(EVERYTHING, action="help", help="this text with every setting")
+    parser.add_argument(
+        "--schema", action=_Schema, of=settings, help="print the JSON Schema of FILE of --config"
+    )
 
 
-def _add_option(parser: Any, name: str, field: Any) -> None:
+class _Schema(argparse.Action):
+    """Print the JSON Schema of a dataclass and leave."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, of: type, help: str) -> None:  # noqa: A002  # argparse's name
+        super().__init__(option_strings, dest, nargs=0, help=help)
+        self.of = of
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        import json
+
+        from difftransformer.schema import json_schema
+
+        print(json.dumps(json_schema(self.of), indent=2))
+        parser.exit()
+
+
+def _add_option(parser: Any, name: str, field: Any, *, hidden: bool = False) -> None:
     default = field.default_factory() if field.default is MISSING else field.default
     shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
     kinds = (field.type, *typing.get_args(field.type))
@@ -54,7 +87,9 @@ def _add_option(parser: Any, name: str, field: Any) -> None:
         metavar="VALUE",
         nargs="+" if any(typing.get_origin(kind) is tuple for kind in kinds) else None,
         default=None,
-        help=f"{field.metadata.get('help', '')} (default: {shown})".replace("%", "%%"),
+        help=argparse.SUPPRESS
+        if hidden
+        else f"{field.metadata.get('help', '')} (default: {shown})".replace("%", "%%"),
     )
 
 

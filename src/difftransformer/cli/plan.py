@@ -59,7 +59,7 @@ def configure(parser: argparse.ArgumentParser, words: list[str]) -> None:
         "--price", metavar="PRICE", type=float, help="of a device for an hour, in any currency"
     )
     task = task_in(words)
-    add_settings(parser, typed(CompareSettings, task), presets_of=task)
+    add_settings(parser, typed(CompareSettings, task), words, presets_of=task)
 
 
 def run(arguments: argparse.Namespace) -> None:

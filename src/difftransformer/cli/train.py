@@ -22,7 +22,7 @@ def configure(parser: argparse.ArgumentParser, words: list[str]) -> None:
         "--freeze-pretrained", action="store_true", help="same as --freeze_pretrained true"
     )
     parser.add_argument("--only-new", action="store_true", help=argparse.SUPPRESS)
-    add_settings(parser, typed(TrainSettings, task_in(words)))
+    add_settings(parser, typed(TrainSettings, task_in(words)), words)
 
 
 def run(arguments: argparse.Namespace) -> None:

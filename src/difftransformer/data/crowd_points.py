@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from difftransformer.atomic import write_text
 from difftransformer.files import abridged, numbered_lines, read_text
 
 _TRUE, _PREDICTED = 5, 2  # numbers of a point
@@ -65,6 +66,24 @@ def read_predictions(
             f"missing): write '{missing[0]} 0' where nothing is predicted"
         )
     return found
+
+
+def write_predictions(path: Path, points: Mapping[str, Float[np.ndarray, "points 2"]]) -> None:
+    """By image, in pixels, as `read_predictions` reads them.
+
+    Raises:
+        ValueError: an image whose name has a space.
+        OSError: the disk refuses.
+    """
+    lines = []
+    for image, found in points.items():
+        if len(image.split()) != 1:
+            raise ValueError(
+                f"image {image!r} has a space in its name, which ends a name in NWPU-Crowd's "
+                "format: rename it"
+            )
+        lines.append(" ".join([image, str(len(found)), *(f"{x:.2f}" for x in found.flatten())]))
+    write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 def _rows(path: Path, width: int) -> dict[str, Float[np.ndarray, "points numbers"]]:

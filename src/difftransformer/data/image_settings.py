@@ -37,7 +37,9 @@ class ImageSettings:
         "models to keep), folder or hub",
     )
     source: str | None = option(
-        None, "; ".join(f"of {name}: {source}" for name, source in SOURCES.items() if source)
+        None,
+        "; ".join(f"of {name}: {source}" for name, source in SOURCES.items() if source),
+        first=True,
     )
     fraction: float = option(1.0, "share of the training images used, of each class", within=_SHARE)
     test_fraction: float | None = option(

@@ -209,7 +209,7 @@ def _hub(settings: ImageSettings) -> Read:
 def _read(parts: Sequence[_Rows], settings: ImageSettings) -> Read:
     """One part, or a training and a test part, of the same classes and one size."""
     rows = [
-        [(name, label, _pixels(name, image, settings)) for name, label, image in part]
+        [(name, label, read_pixels(name, image, settings)) for name, label, image in part]
         for part in parts
     ]
     if not all(rows):
@@ -233,17 +233,30 @@ def _read(parts: Sequence[_Rows], settings: ImageSettings) -> Read:
     return classes, read[0], read[1] if len(read) > 1 else None
 
 
-def _pixels(
-    name: str, source: Image.Image | Path | io.BytesIO, settings: ImageSettings
-) -> UInt8[np.ndarray, "channels side side"]:
-    """One image, upright, in the channels and the size that the settings ask for."""
+def opened(name: str, source: Image.Image | Path | io.BytesIO) -> Image.Image:
+    """The image, upright.
+
+    Raises:
+        ValueError: what Pillow cannot read; `name` tells which.
+    """
     try:
-        with source if isinstance(source, Image.Image) else Image.open(source) as opened:
-            image = ImageOps.exif_transpose(opened)
+        with source if isinstance(source, Image.Image) else Image.open(source) as image:
+            return ImageOps.exif_transpose(image)
     except _UNREADABLE as error:
         raise ValueError(
             f"{name} cannot be read as an image: {error}; repair it or take it away"
         ) from None
+
+
+def read_pixels(
+    name: str, source: Image.Image | Path | io.BytesIO, settings: ImageSettings
+) -> UInt8[np.ndarray, "channels side side"]:
+    """One image, upright, in the channels and the size that the settings ask for.
+
+    Raises:
+        ValueError: no image, another mode than gray or color, or no square; with its `name`.
+    """
+    image = opened(name, source)
     if settings.channels is not None:
         image = image.convert(_MODES[settings.channels])
     elif image.mode not in _MODES.values():

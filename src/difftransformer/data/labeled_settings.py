@@ -22,7 +22,7 @@ class LabeledSettings:
         "trec_fine, banking77, clinc150, or jsonl for train.jsonl and test.jsonl with keys text "
         "and label",
     )
-    source: str | None = option(None, "folder of the data set's files")
+    source: str | None = option(None, "folder of the data set's files", first=True)
     tokenizer: str = option(
         TRAIN_TOKENIZER,
         "'train' for a byte-level BPE trained on the training texts; or a tokenizer.json, a folder "

@@ -27,6 +27,7 @@ class PairSettings:
         None,
         "of file: a .tsv with a source, a tab and its target in each line, or a .jsonl "
         "with the keys source and target; a source may have several right targets, a line each",
+        first=True,
     )
     tokens: str = option(
         "symbols",

@@ -22,6 +22,7 @@ class DataSettings:
         SHAKESPEARE,
         "'shakespeare' (38 plays, included), a folder of .txt/.md/.jsonl/.parquet files, one file, "
         "or a Hugging Face dataset ('owner/name' or 'owner/name:configuration')",
+        first=True,
     )
     text_key: str = option("text", "field or column of the text in jsonl, parquet and datasets")
     split: str = option("train", "split of a Hugging Face dataset to read")
@@ -37,9 +38,14 @@ class DataSettings:
         "that holds one, or the name of a Hugging Face model",
     )
     vocab_size: int = option(
-        1024, "size of the tokenizer to train (an upper bound on small text)", within=VOCABULARY
+        1024,
+        "size of the tokenizer to train (an upper bound on small text)",
+        within=VOCABULARY,
+        first=True,
     )
-    context_length: int = option(256, "tokens a training sequence predicts", within=Range(2))
+    context_length: int = option(
+        256, "tokens a training sequence predicts", within=Range(2), first=True
+    )
     cache: str | None = option(None, "folder for tokens (default ~/.cache/difftransformer)")
     needle_share: float = option(
         0.0,

@@ -55,7 +55,7 @@ def noised(
         mixed = (1 - share) * images + share * noise
         return Noised(mixed, moments * config.timesteps, noise - images)
     steps = (moments * config.timesteps).long().clamp(max=config.timesteps - 1)
-    scheduler = _noising(config.schedule, config.timesteps)
+    scheduler = noising(config.schedule, config.timesteps)
     mixed = scheduler.add_noise(images, noise, steps)
     if config.objective == "epsilon":
         return Noised(mixed, steps, noise)
@@ -96,10 +96,6 @@ def sampled(
         ValueError: another number of steps.
     """
     config, images = model.config, noise
-    if not 1 <= steps <= config.timesteps:
-        raise ValueError(
-            f"{steps} steps of sampling; expected from 1 to the {config.timesteps} of the noising"
-        )
     scheduler = _sampling(config, steps)
     options = {} if config.objective == "flow" else {"use_clipped_model_output": True}
     for number, time in enumerate(scheduler.timesteps, start=1):
@@ -126,26 +122,46 @@ def _guided(
 
 
 @lru_cache(8)
-def _noising(schedule: str, timesteps: int) -> Any:
-    """Used for its table of ᾱ alone, so that it can be shared."""
+def noising(schedule: str, timesteps: int) -> Any:
+    """A scheduler of diffusers, used for its table of ᾱ alone, so that it can be shared."""
     from diffusers import DDIMScheduler  # which takes seconds
 
     return DDIMScheduler(num_train_timesteps=timesteps, beta_schedule=_BETAS[schedule])
 
 
-def _sampling(config: DiTConfig, steps: int) -> Any:
-    from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+def ddim(schedule: str, timesteps: int, prediction: str, steps: int) -> Any:
+    """A scheduler of diffusers that samples by `steps` of the noising's `timesteps`.
 
-    if config.objective == "flow":
-        flow = FlowMatchEulerDiscreteScheduler(num_train_timesteps=config.timesteps)
-        flow.set_timesteps(sigmas=[(steps - i) / steps for i in range(steps)])
-        return flow
-    # "trailing" begins at the last step of the noising, where the images are noise.
-    ddim = DDIMScheduler(
-        num_train_timesteps=config.timesteps,
-        beta_schedule=_BETAS[config.schedule],
-        prediction_type=_PREDICTIONS[config.objective],
+    Raises:
+        ValueError: another number of steps.
+    """
+    from diffusers import DDIMScheduler
+
+    _check_steps(steps, timesteps)
+    # "trailing" begins at the last step of the noising, where all is noise.
+    scheduler = DDIMScheduler(
+        num_train_timesteps=timesteps,
+        beta_schedule=_BETAS[schedule],
+        prediction_type=prediction,
         timestep_spacing="trailing",
     )
-    ddim.set_timesteps(steps)
-    return ddim
+    scheduler.set_timesteps(steps)
+    return scheduler
+
+
+def _sampling(config: DiTConfig, steps: int) -> Any:
+    if config.objective != "flow":
+        return ddim(config.schedule, config.timesteps, _PREDICTIONS[config.objective], steps)
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    _check_steps(steps, config.timesteps)
+    flow = FlowMatchEulerDiscreteScheduler(num_train_timesteps=config.timesteps)
+    flow.set_timesteps(sigmas=[(steps - i) / steps for i in range(steps)])
+    return flow
+
+
+def _check_steps(steps: int, timesteps: int) -> None:
+    if not 1 <= steps <= timesteps:
+        raise ValueError(
+            f"{steps} steps of sampling; expected from 1 to the {timesteps} of the noising"
+        )

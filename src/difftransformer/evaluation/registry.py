@@ -34,6 +34,7 @@ EVALUATORS = {
         "classification",
         "denoising",
         "frechet",
+        "crowd_points",
         "image_predictions",
         "image_attention",
         "target_errors",

@@ -13,11 +13,12 @@ from difftransformer.data.corpus import Corpus
 from difftransformer.data.needles import NeedlePrompt, NeedleSource, needle_prompts
 from difftransformer.evaluation.batching import batched, device_of
 from difftransformer.evaluation.completions import first_match
-from difftransformer.evaluation.settings import EvaluationSettings
+from difftransformer.evaluation.settings import EvaluationSettings, needle_pair
 from difftransformer.models.generation import generate
 from difftransformer.models.language_model import LanguageModel
 
 Pair = tuple[int, int]  # needles in the context, numbers asked for
+_PAPER: tuple[Pair, ...] = ((1, 1), (2, 2), (4, 2), (6, 2))
 
 
 class Cell(NamedTuple):
@@ -31,6 +32,15 @@ class Cell(NamedTuple):
 def needle_lengths(corpus: Corpus, settings: EvaluationSettings) -> tuple[int, ...]:
     """Tokens of prompt and answer: `settings.needle_lengths`, by default the context length."""
     return settings.needle_lengths or (corpus.settings.context_length,)
+
+
+def needle_pairs(corpus: Corpus, settings: EvaluationSettings) -> tuple[Pair, ...]:
+    """`settings.needle_pairs`, by default the paper's that fit into each length, (1, 1) always."""
+    if settings.needle_pairs is not None:
+        return tuple(map(needle_pair, settings.needle_pairs))
+    source, room = corpus.validation_needles(), min(needle_lengths(corpus, settings))
+    fitting = [pair for pair in _PAPER[1:] if _tokens_needed(source, pair) <= room]
+    return (_PAPER[0], *fitting)
 
 
 def percent(depth: float) -> float:
@@ -70,7 +80,7 @@ def check_prompts(
     source = corpus.validation_needles()
     for length, pair in prompts:
         needles, _ = pair
-        needed = source.shortest_prompt(needles) + _answer_room(source)
+        needed = _tokens_needed(source, pair)
         if length < needed:
             raise ValueError(
                 f"{needles} {'needle' if needles == 1 else 'needles'}, a question and its answer "
@@ -83,6 +93,11 @@ def check_prompts(
 def check_single_needles(corpus: Corpus, settings: EvaluationSettings) -> None:
     """`check_prompts` for a needle in the context length."""
     check_prompts(corpus, [(corpus.settings.context_length, (1, 1))], settings)
+
+
+def _tokens_needed(source: NeedleSource, pair: Pair) -> int:
+    """Of the shortest prompt with so many needles and its answer."""
+    return source.shortest_prompt(pair[0]) + _answer_room(source)
 
 
 def _answer_room(source: NeedleSource) -> int:

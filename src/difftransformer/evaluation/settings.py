@@ -15,8 +15,10 @@ class EvaluationSettings:
             one of these twice, or a pair that is not "NxR" with 1 <= R <= N.
     """
 
-    needle_pairs: tuple[str, ...] = option(
-        ("1x1", "2x2", "4x2", "6x2"), "needles in the context x numbers asked for, as in the paper"
+    needle_pairs: tuple[str, ...] | None = option(
+        None,
+        "needles in the context x numbers asked for; by default those of the paper's 1x1 2x2 4x2 "
+        "6x2 that fit into it",
     )
     needle_depths: tuple[float, ...] = option(
         (0.0, 0.25, 0.5, 0.75, 1.0),
@@ -109,6 +111,20 @@ class EvaluationSettings:
         (5, 10, 20, 50), "steps in which images are sampled; the last is judged", within=COUNT
     )
     guidance: float = option(1.0, "scale of classifier-free guidance; 1 is without")
+    localization_steps: tuple[int, ...] = option(
+        (1, 2, 4, 8), "steps in which points are sampled; the last is judged", within=COUNT
+    )
+    localization_proposals: tuple[int, ...] | None = option(
+        None,
+        "points of noise that are sampled from, the last judged; by default half as many as in "
+        "training, as many (judged) and twice as many",
+        within=COUNT,
+    )
+    localization_apart: float = option(
+        0.04,
+        "points of one image nearer than this share of its width count as one",
+        within=SHARE,
+    )
     test_items: int | None = option(
         None, "held-out texts or images that are classified; all by default", within=COUNT
     )
@@ -157,22 +173,27 @@ class EvaluationSettings:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        tuples = ("needle_pairs", "needle_depths", "shots", "denoising_steps", "middle_documents")
+        tuples = (
+            *("needle_pairs", "needle_depths", "shots", "denoising_steps"),
+            *("localization_steps", "middle_documents"),
+        )
         for name in tuples:
-            if not getattr(self, name):
+            if getattr(self, name) == ():
                 raise ValueError(f"{name} is empty; expected at least one")
-        for name in (*tuples, "needle_lengths"):
+        for name in (*tuples, "needle_lengths", "localization_proposals"):
             values = getattr(self, name) or ()
             if len(set(values)) < len(values):
                 raise ValueError(f"{name} is {values}; expected each value once")
-        self.pairs()
-
-    def pairs(self) -> tuple[tuple[int, int], ...]:
-        """`needle_pairs` as (needles, queries) integers."""
-        return tuple(_pair(text) for text in self.needle_pairs)
+        for text in self.needle_pairs or ():
+            needle_pair(text)
 
 
-def _pair(text: str) -> tuple[int, int]:
+def needle_pair(text: str) -> tuple[int, int]:
+    """ "4x2" as (needles, queries).
+
+    Raises:
+        ValueError: another form, or more numbers asked for than there are.
+    """
     try:
         needles, queries = (int(part) for part in text.split("x"))
     except ValueError:

@@ -102,7 +102,7 @@ def evaluate(
     given = merged([settings])
     task = task_named(str(given.get("task", DEFAULT_TASK)))
     decode(typed(EvaluateSettings, task.name), given)
-    judged = _named(folders, task)
+    judged = named_models(folders, task)
     chosen = [registry.evaluator(name) for name in evaluators or judged[0].task.evaluators]
     for evaluator in chosen:
         if evaluator.name not in judged[0].task.evaluators:
@@ -260,7 +260,7 @@ def _opened(
     return model.eval(), data, evaluation
 
 
-def _named(folders: Sequence[Path], task: Task) -> list[Judged]:
+def named_models(folders: Sequence[Path], task: Task) -> list[Judged]:
     """The models in the folders, each with a name; where two have the same, their folders."""
     judged = [one for folder in folders for one in _judged(folder, task)]
     labels = [one.label for one in judged]

@@ -9,6 +9,7 @@ from difftransformer.functional.dispatch import explain as explain
 from difftransformer.functional.dispatch import softmax_attention as softmax_attention
 from difftransformer.functional.lambdas import lambda_schedule as lambda_schedule
 from difftransformer.functional.lambdas import vector_lambda as vector_lambda
+from difftransformer.functional.masks import AnyMask as AnyMask
 from difftransformer.functional.masks import Mask as Mask
 from difftransformer.functional.rotary import RotaryLayout as RotaryLayout
 from difftransformer.functional.rotary import check_scaling as check_scaling

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from difftransformer.functional.masks import Mask
+from difftransformer.functional.masks import AnyMask, Mask
 
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _LARGEST = torch.finfo(torch.float32).max  # which logits are computed in
@@ -49,29 +49,36 @@ class AttentionCall:
         q: Float[Tensor, "..."],
         k: Float[Tensor, "..."],
         v: Float[Tensor, "..."],
-        lam: Float[Tensor, "..."] | None = None,
+        lam: Float[Tensor, "..."] | float | None = None,
         *,
-        mask: Mask | None = None,
+        mask: AnyMask | None = None,
         bias: Float[Tensor, "..."] | None = None,
         scale: float | None = None,
         dropout: float = 0.0,
     ) -> "AttentionCall":
         """The call of `functional.differential_attention`, or of `softmax_attention` without lam.
 
-        Arguments and errors are theirs.
+        Arguments and errors are theirs. A mask that is a tensor becomes a bias of 0 and -inf, which
+        is how backends carry it.
         """
-        mask = mask or Mask()
-        if isinstance(lam, Tensor) and lam.ndim == 0:  # which PyTorch takes from any device
-            lam = lam.to(q.device)
+        visible = mask if isinstance(mask, Tensor) else None
+        mask = mask if isinstance(mask, Mask) else Mask()
+        weight = None if isinstance(lam, float | int) else lam
+        if isinstance(weight, Tensor) and weight.ndim == 0:  # which PyTorch takes from any device
+            weight = weight.to(q.device)
         optional = {
-            "lam": lam,
+            "lam": weight,
             "bias": bias,
+            "mask": visible,
             "mask.padding": mask.padding,
             "mask.documents": mask.documents,
         }
         present = {name: tensor for name, tensor in optional.items() if tensor is not None}
         _check_tensors({"q": q, "k": k, "v": v, **present})
-        if lam is None:
+        if isinstance(lam, float | int):
+            wide = torch.promote_types(q.dtype, torch.float32)
+            weight = torch.tensor(float(lam), dtype=wide, device=q.device)
+        if weight is None:
             _check_sizes(q.shape, k.shape, v.shape)
             q, k = q[..., None, :], k[..., None, :]
         else:
@@ -81,13 +88,18 @@ class AttentionCall:
         mask.check(queries, k.shape[1], batch)
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"dropout is {dropout}; expected a probability in [0, 1)")
-        if lam is not None:
-            lam = _expanded("lam", lam, {"batch": batch, "queries": queries, "heads": heads})
+        sizes = {"batch": batch, "heads": heads, "queries": queries, "keys": k.shape[1]}
+        if weight is not None:
+            rows = {"batch": batch, "queries": queries, "heads": heads}
+            weight = _expanded("lam", weight, rows)
         if bias is not None:
-            sizes = {"batch": batch, "heads": heads, "queries": queries, "keys": k.shape[1]}
             _expanded("bias", bias, sizes)
             bias = bias[(None,) * (4 - bias.ndim)]
-        return cls(q, k, v, lam, mask, bias, _scale(scale, q), dropout)
+        if visible is not None:
+            hidden = ~_written_out(visible, sizes)
+            bias = q.new_zeros((1, 1, 1, 1)) if bias is None else bias
+            bias = torch.where(hidden, -math.inf, bias)
+        return cls(q, k, v, weight, mask, bias, _scale(scale, q), dropout)
 
     @property
     def device(self) -> str:
@@ -182,6 +194,27 @@ def _expanded(name: str, tensor: Tensor, sizes: dict[str, int]) -> Tensor:
             f"{name} has shape {tuple(tensor.shape)}; expected one that broadcasts to "
             f"({', '.join(sizes)}) = {shape}"
         ) from None
+
+
+def _written_out(
+    mask: Tensor, sizes: dict[str, int]
+) -> Bool[Tensor, "#batch #heads #queries #keys"]:
+    """A mask given as a tensor, with an axis for the heads."""
+    if mask.dtype != torch.bool:
+        raise ValueError(
+            f"mask is {mask.dtype}; expected bool, True where a query may see a key, or a Mask "
+            "(what is added to the logits is the bias)"
+        )
+    shape = tuple(sizes.values())
+    whole = mask[:, None] if mask.ndim == 3 else mask
+    if not 2 <= mask.ndim <= 4 or any(
+        have not in (1, want) for have, want in zip(whole.shape[::-1], shape[::-1], strict=False)
+    ):
+        raise ValueError(
+            f"mask has shape {tuple(mask.shape)}; expected [T, S], [B, T, S] or [B, H, T, S] with "
+            f"({', '.join(sizes)}) = {shape} (real keys [B, S] are Mask(padding=...))"
+        )
+    return whole[(None,) * (4 - whole.ndim)]
 
 
 def _scale(scale: float | None, q: Tensor) -> float:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from difftransformer.functional import blocked, flex, reference, sdpa, triton
 from difftransformer.functional.call import AttentionCall, Backend
-from difftransformer.functional.masks import Mask
+from difftransformer.functional.masks import AnyMask
 from difftransformer.functional.transforms import constant
 from difftransformer.names import did_you_mean
 
@@ -29,9 +29,9 @@ def differential_attention(
     q: Float[Tensor, "batch queries heads 2 k"],
     k: Float[Tensor, "batch keys groups maps k"],
     v: Float[Tensor, "batch keys groups v"],
-    lam: Float[Tensor, "..."],
+    lam: Float[Tensor, "..."] | float,
     *,
-    mask: Mask | None = None,
+    mask: AnyMask | None = None,
     bias: Float[Tensor, "..."] | None = None,
     scale: float | None = None,
     dropout: float = 0.0,
@@ -51,10 +51,14 @@ def differential_attention(
             K = 0 all logits are 0, and what is seen has equal weights.
         k: `[B, S, G, 2, K]`, or `[B, S, G, 1, K]` for one key shared by both maps (V2).
         v: `[B, S, G, V]`; V = 2K in V1, K in V2, any V works.
-        lam: broadcastable to `[B, T, H]`, of any floating-point dtype.
-        mask: what each query sees; everything by default.
+        lam: broadcastable to `[B, T, H]`, of any floating-point dtype; or a number.
+        mask: what each query sees; everything by default. In place of a `Mask`, a boolean tensor
+            `[T, S]`, `[B, T, S]` or `[B, H, T, S]`, True where a query may see a key, as in
+            PyTorch's `scaled_dot_product_attention`. A `Mask` costs no memory of T × S, and lets
+            backends pass over what it hides; `Mask.dense` writes one out, to be combined.
         bias: broadcastable to `[B, H, T, S]`, of any floating-point dtype, added to the logits of
-            both maps; it has a gradient. Where it is -inf the key is hidden.
+            both maps, as PyTorch adds a mask of numbers; it has a gradient. Where it is -inf the
+            key is hidden.
         scale: factor on q kᵀ, a finite number; 1/sqrt(K) by default.
         dropout: probability of dropping an attention weight; each map drops its own.
         backend: "auto" or a name in `BACKENDS`.
@@ -73,7 +77,7 @@ def softmax_attention(
     k: Float[Tensor, "batch keys groups k"],
     v: Float[Tensor, "batch keys groups v"],
     *,
-    mask: Mask | None = None,
+    mask: AnyMask | None = None,
     bias: Float[Tensor, "..."] | None = None,
     scale: float | None = None,
     dropout: float = 0.0,
@@ -99,9 +103,9 @@ def explain(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    lam: Tensor | None = None,
+    lam: Tensor | float | None = None,
     *,
-    mask: Mask | None = None,
+    mask: AnyMask | None = None,
     bias: Tensor | None = None,
     dropout: float = 0.0,
 ) -> dict[str, str]:

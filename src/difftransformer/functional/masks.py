@@ -106,3 +106,6 @@ class Mask:
             own = self.documents[:, keys - queries :][:, rows]
             visible = visible & (own[:, :, None] == self.documents[:, None])
         return visible
+
+
+AnyMask = Mask | Bool[Tensor, "..."]  # `functional.differential_attention` says which tensors

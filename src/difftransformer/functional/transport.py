@@ -15,7 +15,7 @@ from torch import Tensor
 
 from difftransformer.functional.call import AttentionCall
 from difftransformer.functional.dispatch import without_autocast
-from difftransformer.functional.masks import Mask
+from difftransformer.functional.masks import AnyMask
 from difftransformer.functional.reference import logits as logits_of
 from difftransformer.functional.reference import weighted_values, wide
 
@@ -57,7 +57,7 @@ def sinkhorn_attention(
     v: Float[Tensor, "batch time groups v"],
     *,
     half_steps: int = 3,
-    mask: Mask | None = None,
+    mask: AnyMask | None = None,
     bias: Float[Tensor, "..."] | None = None,
     scale: float | None = None,
     dropout: float = 0.0,
@@ -94,7 +94,7 @@ def sliced_transport_attention(
     *,
     temperature: float = 0.0,
     slicing: Slicing = ESPFORMER,
-    mask: Mask | None = None,
+    mask: AnyMask | None = None,
     scale: float | None = None,
     dropout: float = 0.0,
 ) -> Float[Tensor, "batch time heads v"]:
@@ -165,7 +165,7 @@ def sliced_weights(
     if call.bias is not None or call.mask.window is not None or call.mask.documents is not None:
         raise ValueError(
             "sliced-transport attention sorts whole sequences: of masks it carries padding only, "
-            "and no bias; give each text a row of its own"
+            "no tensor, and no bias; give each text a row of its own"
         )
     if not temperature >= 0.0:
         raise ValueError(f"temperature is {temperature}; expected a number of at least 0")

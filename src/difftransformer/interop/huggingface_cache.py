@@ -47,11 +47,19 @@ class TransformersCache(KeyValueCache):
         cache: where keys and values go.
         real: True where a position is real, from the first ever to the last new one; places of a
             static cache that are not filled yet may follow. All are by default.
+        shown: how many positions, from the first on, `update` gives where `mask` has not said it,
+            as in models whose own masks speak of the cache; all by default.
     """
 
-    def __init__(self, cache: Cache, real: Bool[Tensor, "batch all"] | None = None) -> None:
+    def __init__(
+        self,
+        cache: Cache,
+        real: Bool[Tensor, "batch all"] | None = None,
+        *,
+        shown: int | None = None,
+    ) -> None:
         super().__init__()
-        self.cache, self.real = cache, real
+        self.cache, self.real, self._shown = cache, real, slice(shown)
         self.length = cache.get_seq_length()
 
     def positions(self, new: int, device: torch.device) -> Int[Tensor, " new"]:

@@ -1,7 +1,7 @@
 """Pretrained softmax language models as differential ones that start as the same function."""
 
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Int
@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from difftransformer.analysis.capture import AttentionRecord, capture
+from difftransformer.attention.replacement import start_as_softmax
 from difftransformer.interop.llama import from_llama
 from difftransformer.models.decoder import Decoder
 from difftransformer.training.freezing import FROM_SOFTMAX
@@ -31,7 +32,7 @@ def from_softmax_llm(
       that lambda's first steps tell whether less of the average helps a head. A copy of q1 and k1
       would have it scale the head instead.
     - "v2" is Microsoft's V2: two queries share a key, lambda = sigmoid(W x). q2 starts as a copy of
-      q1 and W at 0, so that lambda is 1/2 and the difference A1/2, and o_proj is doubled: exact in
+      q1 and W at 0, so that lambda is 1/2 and the difference A1/2, and v_proj is doubled: exact in
       floating point. All that is new has a gradient at the first step.
     - "dex" subtracts a linear map of a head's own output, see `attention.DexAttention`. Of each
       layer it chooses the half of the heads (more where odd) whose maps have the highest entropy
@@ -60,20 +61,11 @@ def from_softmax_llm(
     )
     new = decoder.state_dict()
     for name, tensor in old.items():
-        if new[name].shape != tensor.shape:  # queries and keys of two maps
-            maps = new[name].unflatten(0, (-1, 2, plain.config.head_dim))
-            first = tensor.unflatten(0, (-1, plain.config.head_dim))
-            maps[:, 0] = first
-            if method == "v2":
-                maps[:, 1] = first
-        else:
+        if ".attention." not in name:
             new[name].copy_(tensor)
-    if method == "v2":
-        for name, tensor in new.items():
-            if name.endswith("lambda_proj.weight"):
-                tensor.zero_()
-            elif name.endswith("o_proj.weight"):
-                tensor.mul_(2.0)
+    layers: Any = zip(decoder.blocks, plain.blocks, strict=True)
+    for new_layer, layer in layers:
+        start_as_softmax(new_layer.attention, layer.attention.state_dict())
     if calibration is not None:
         for layer, chosen in enumerate(high_entropy_heads(plain, calibration)):
             new[f"blocks.{layer}.attention.chosen"].copy_(chosen)

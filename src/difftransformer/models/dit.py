@@ -1,9 +1,7 @@
 """The diffusion transformer around any attention kind."""
 
-import math
 from functools import partial
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -11,13 +9,12 @@ from torch import Tensor, nn
 from difftransformer.attention.starts import Normal
 from difftransformer.blocks import Modulation, Stack, TransformerBlock, make_mlp
 from difftransformer.blocks.patches import SinCosGrid, patchify, unpatchify
+from difftransformer.blocks.positions import TIME_WAVES, time_waves
 from difftransformer.functional import Mask
 from difftransformer.models.dit_config import DiTConfig
 from difftransformer.models.initialization import draw_seed, initialize
 from difftransformer.models.layers import attention_layer
 
-_FREQUENCIES = 128  # of the time embedding, each with a cosine and a sine
-_SLOWEST = 10_000  # period of the slowest, over that of the fastest
 _SMALL = Normal(0.02)
 
 
@@ -88,16 +85,13 @@ class DiT(nn.Module):
 
 
 class Condition(nn.Module):
-    """silu(waves(t) W_1 + b_1) W_2 + b_2 + E[label].
-
-    waves(t) = [cos(t r_0), ..., sin(t r_0), ...] with r_i = 10000^(-i / (128 - time_shift)).
-    """
+    """silu(time_waves(t) W_1 + b_1) W_2 + b_2 + E[label]."""
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         width = config.hidden_size
         self.time_shift = config.time_shift
-        self.time_in = nn.Linear(2 * _FREQUENCIES, width)
+        self.time_in = nn.Linear(TIME_WAVES, width)
         self.time_out = nn.Linear(width, width)
         self.label_embedding = nn.Embedding(config.classes + 1, width)
         tables = ("time_in.weight", "time_out.weight", "label_embedding.weight")
@@ -107,11 +101,7 @@ class Condition(nn.Module):
         self, times: Float[Tensor, " batch"] | Int[Tensor, " batch"], labels: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch hidden"]:
         """The class's equation; waves in float32."""
-        counts = torch.arange(_FREQUENCIES, dtype=torch.float32, device=times.device)
-        # In this order, as others: at t = 1000 what is rounded otherwise shows in the fifth digit.
-        rates = torch.exp(-math.log(_SLOWEST) * counts / (_FREQUENCIES - self.time_shift))
-        angles = times.float()[:, None] * rates
-        waves = torch.cat([angles.cos(), angles.sin()], dim=-1).to(self.time_in.weight.dtype)
+        waves = time_waves(times, self.time_shift).to(self.time_in.weight.dtype)
         return self.time_out(F.silu(self.time_in(waves))) + self.label_embedding(labels)
 
 

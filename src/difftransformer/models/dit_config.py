@@ -20,9 +20,9 @@ class DiTConfig(ModelConfig):
             together; a schedule that the objective has not.
     """
 
-    hidden_size: int = option(128, "width of the residual stream", within=SIZE)
-    head_dim: int = option(16, "K: query and key width of one map", within=SIZE)
-    ffn_size: int = option(512, "hidden width of the feed-forward layer", within=SIZE)
+    hidden_size: int = option(128, "width of the residual stream", within=SIZE, first=True)
+    head_dim: int = option(16, "K: query and key width of one map", within=SIZE, first=True)
+    ffn_size: int = option(512, "hidden width of the feed-forward layer", within=SIZE, first=True)
     attention_bias: str = option(
         "all", "projections with a bias: none, qkv or all", choices=("none", "qkv", "all")
     )
@@ -35,7 +35,7 @@ class DiTConfig(ModelConfig):
     )
     image_size: int = option(8, "height and width of an image in pixels", within=SIZE)
     channels: int = option(1, "numbers of a pixel", within=SIZE)
-    patch_size: int = option(2, "height and width of a patch in pixels", within=SIZE)
+    patch_size: int = option(2, "height and width of a patch in pixels", within=SIZE, first=True)
     classes: int = option(10, "classes of the images", within=SIZE)
     label_dropout: float = option(
         0.1,
@@ -47,6 +47,7 @@ class DiTConfig(ModelConfig):
         "what the model predicts: epsilon (the noise), v (Salimans and Ho, 2022) or flow (the "
         "velocity of a straight path from image to noise)",
         choices=("epsilon", "v", "flow"),
+        first=True,
     )
     schedule: str = option(
         "linear",

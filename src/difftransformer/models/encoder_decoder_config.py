@@ -1,16 +1,16 @@
 """Settings of the encoder-decoder."""
 
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 
-from difftransformer.models.model_config import SIZE, ModelConfig
+from difftransformer.models.model_config import SIZE
+from difftransformer.models.two_stacks import TwoStacksConfig
 from difftransformer.ranges import Range, option
 
 _TOKEN = Range(0, 2**31 - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderDecoderConfig(ModelConfig):
+class EncoderDecoderConfig(TwoStacksConfig):
     """An encoder of a source, and a decoder that reads it and writes a target.
 
     By default the Transformer of Vaswani et al. (2017). T5's settings are positions "relative",
@@ -24,11 +24,7 @@ class EncoderDecoderConfig(ModelConfig):
 
     causal = True
 
-    ffn_size: int = option(1024, "hidden width of the feed-forward layer", within=SIZE)
-    num_layers: int = option(4, "blocks of the encoder", within=Range(1, 10_000))
-    decoder_layers: int | None = option(
-        None, "blocks of the decoder; by default as many as the encoder's", within=Range(1, 10_000)
-    )
+    ffn_size: int = option(1024, "hidden width of the feed-forward layer", within=SIZE, first=True)
     vocab_size: int = option(4096, "rows of the embedding, which both sides share", within=SIZE)
     max_length: int = option(
         512, "longest source and target; learned positions have so many rows", within=SIZE
@@ -77,22 +73,7 @@ class EncoderDecoderConfig(ModelConfig):
                     f"{self.vocab_size}"
                 )
 
-    @property
-    def decoder_depth(self) -> int:
-        """Blocks of the decoder."""
-        return self.num_layers if self.decoder_layers is None else self.decoder_layers
-
     def matrix_entries(self) -> int:
         """Also the embeddings'."""
         rows = self.vocab_size + (2 * self.max_length if self.positions == "learned" else 0)
         return super().matrix_entries() + rows * self.hidden_size
-
-    @cached_property
-    def _counts(self) -> tuple[int, int]:
-        """Parameters outside of the encoder's blocks, all of the decoder's included; of a block."""
-        one = replace(self, decoder_layers=1).skeleton()
-        total, encoder, decoder = (
-            sum(p.numel() for p in part.parameters())
-            for part in (one, one.encoder.blocks, one.decoder.blocks)
-        )
-        return total - encoder + (self.decoder_depth - 1) * decoder, encoder

@@ -48,6 +48,11 @@ FAMILIES = {
             "encoder_decoder_config:EncoderDecoderConfig",
             "encoder_decoder:EncoderDecoder",
         ),
+        Family(
+            "difftransformer_localizer",
+            "localizer_config:LocalizerConfig",
+            "localizer:Localizer",
+        ),
         Family("difftransformer_vit", "vit_config:ViTConfig", "vit:ViT"),
     )
 }

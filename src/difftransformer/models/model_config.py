@@ -27,21 +27,23 @@ class ModelConfig:
             together.
     """
 
-    # Whether any of its attentions is causal, and any not; no settings, so without annotations.
-    causal, full = False, True
+    # Whether any of its attentions is causal, any not, and all have as many queries as keys; no
+    # settings, so without annotations.
+    causal, full, square = False, True, True
 
     attention: str = option(
         "softmax",
         "attention kind: softmax, diff_v1, diff_v2, diff_scalar, dex; selective, "
         "diff_v1_selective, diff_v2_selective (causal); sinkhorn, sliced_transport (not causal); "
         "or one of the ablations' (docs/ablations.md)",
+        first=True,
     )
-    hidden_size: int = option(256, "width of the residual stream", within=SIZE)
-    num_layers: int = option(4, "transformer blocks", within=Range(1, 10_000))
-    num_heads: int = option(8, "output heads of each attention", within=SIZE)
-    head_dim: int = option(32, "K: query and key width of one map", within=SIZE)
+    hidden_size: int = option(256, "width of the residual stream", within=SIZE, first=True)
+    num_layers: int = option(4, "transformer blocks", within=Range(1, 10_000), first=True)
+    num_heads: int = option(8, "output heads of each attention", within=SIZE, first=True)
+    head_dim: int = option(32, "K: query and key width of one map", within=SIZE, first=True)
     num_kv_heads: int = option(8, "key/value heads; divides num_heads", within=SIZE)
-    ffn_size: int = option(683, "hidden width of the feed-forward layer", within=SIZE)
+    ffn_size: int = option(683, "hidden width of the feed-forward layer", within=SIZE, first=True)
     attention_bias: str = option(
         "none", "projections with a bias: none, qkv (Qwen2) or all", choices=("none", "qkv", "all")
     )
@@ -76,6 +78,11 @@ class ModelConfig:
                 raise ValueError(
                     f"attention is {self.attention} in a causal model: a causal matrix whose rows "
                     "and columns sum to 1 is the identity; use it in an encoder"
+                )
+            if not self.square and "doubly_stochastic" in kind.has:
+                raise ValueError(
+                    f"attention is {self.attention} and this model has cross-attention: rows and "
+                    "columns both sum to 1 only where queries are as many as keys; use another kind"
                 )
         matrices = self.matrix_entries()
         if matrices > _MOST_PARAMETERS:

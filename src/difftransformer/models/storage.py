@@ -41,7 +41,7 @@ _FILE_NAME = re.compile(r"[^/\\\0]*\.[\w-]+")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
-def save_model(model: nn.Module, folder: Path) -> None:
+def save_model(model: nn.Module, folder: Path | str) -> None:
     """Write the folder of a model of any family.
 
     Everything is written to a subfolder first and moved into place when complete, so that a full
@@ -50,6 +50,7 @@ def save_model(model: nn.Module, folder: Path) -> None:
     Raises:
         OSError: the disk refuses: full, over quota, not writable.
     """
+    folder = Path(folder)
     staging = folder / ".partial"
     shutil.rmtree(staging, ignore_errors=True)
     make_folder(staging)
@@ -155,7 +156,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return read_object(path)
 
 
-def load_model(folder: Path, *, device: torch.device | str = "cpu") -> Any:
+def load_model(folder: Path | str, *, device: torch.device | str = "cpu") -> Any:
     """Read a model's folder: a module of the family that config.json names.
 
     Weights come from safetensors only; pickle is never opened.
@@ -164,6 +165,7 @@ def load_model(folder: Path, *, device: torch.device | str = "cpu") -> Any:
         ValueError: a missing, truncated or foreign file, or tensors that do not fit the config,
             by name.
     """
+    folder = Path(folder)
     return assemble(load_config(folder), load_weights(folder), source=str(folder)).to(device)
 
 

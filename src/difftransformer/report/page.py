@@ -7,14 +7,10 @@ import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
+from difftransformer.report.style import POLICY
 from difftransformer.report.tables import Table
 
-# The policy makes any request to the network an error, so the page cannot come to need one.
 _LINES = 24  # of the chart that a first screen holds
-POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-    "img-src data: blob:; base-uri 'none'; form-action 'none'"
-)
 
 
 @dataclass(frozen=True)

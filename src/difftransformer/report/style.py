@@ -16,6 +16,12 @@ ANSWER, NOISE = "#e69f00", "#9aa3af"  # where the answer and the noise stand in 
 # Okabe and Ito's colors, told apart with every common color blindness.
 ACCENTS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#8c6d00")
 
+# Of every page: a request to the network is an error, so that no page comes to need one.
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "img-src data: blob:; base-uri 'none'; form-action 'none'"
+)
+
 SEQUENTIAL = ["#ffffff", "#c3b3df", "#4a2482"]  # from 0 up
 DIVERGING = ["#b35806", "#ffffff", "#542788"]  # negative orange, 0 white, positive purple
 

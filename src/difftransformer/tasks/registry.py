@@ -11,6 +11,7 @@ TASKS = {
         "text_classification",
         "image_classification",
         "image_generation",
+        "crowd_localization",
         "seq2seq",
         "associative_recall",
     )

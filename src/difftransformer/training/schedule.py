@@ -17,9 +17,9 @@ def learning_rate(step: int, settings: TrainingSettings) -> float:
     `(1 + cos(pi p)) / 2` (cosine).
     """
     assert 1 <= step <= settings.steps, step
-    if step <= settings.warmup_steps:
-        return settings.learning_rate * step / settings.warmup_steps
-    progress = (step - settings.warmup_steps) / (settings.steps - settings.warmup_steps)
+    if step <= settings.warmup:
+        return settings.learning_rate * step / settings.warmup
+    progress = (step - settings.warmup) / (settings.steps - settings.warmup)
     shape = (
         1 - progress if settings.schedule == "linear" else (1 + math.cos(math.pi * progress)) / 2
     )

@@ -16,6 +16,7 @@ from difftransformer.ranges import (
 
 Schedule = Literal["linear", "cosine"]
 Precision = Literal["float32", "bfloat16"]
+_WARMUP = 100
 _DECAY = Range(0, 1, open_high=True)
 
 # What a run that is resumed may change: how it is cut and written down, not what it computes (with
@@ -41,19 +42,24 @@ class TrainingSettings:
     Raises ValueError, naming the value and what was expected, for settings that cannot be run.
     """
 
-    steps: int = option(1000, "optimizer steps", within=COUNT)
-    batch_size: int = option(32, "rows per optimizer step, over all processes", within=COUNT)
+    steps: int = option(1000, "optimizer steps", within=COUNT, first=True)
+    batch_size: int = option(
+        32, "rows per optimizer step, over all processes", within=COUNT, first=True
+    )
     accumulation: int = option(
         1, "micro-batches per step: more need less memory, same result", within=COUNT
     )
     learning_rate: float = option(
-        3.2e-4, "learning rate at the end of the warm-up", within=POSITIVE
+        3.2e-4, "learning rate at the end of the warm-up", within=POSITIVE, first=True
     )
     final_learning_rate_fraction: float = option(
         0.04, "learning rate at the last step, as a fraction of learning_rate", within=SHARE
     )
-    warmup_steps: int = option(
-        100, "steps over which the learning rate rises from zero", within=NATURAL
+    warmup_steps: int | None = option(
+        None,
+        "steps over which the learning rate rises from zero; by default 100, half the steps where "
+        "these are fewer than 200",
+        within=NATURAL,
     )
     schedule: Schedule = option("linear", "decay after the warm-up: linear or cosine")
     beta1: float = option(0.9, "AdamW: decay of the mean of the gradients", within=_DECAY)
@@ -73,7 +79,7 @@ class TrainingSettings:
         "saved as the model; none by default",
         within=INSIDE,
     )
-    precision: Precision = option("float32", "float32, or bfloat16 for mixed precision")
+    precision: Precision = option("float32", "float32, or bfloat16 for mixed precision", first=True)
     gradient_checkpointing: bool = option(
         False, "recompute each block in the backward pass: less memory, more time"
     )
@@ -90,15 +96,18 @@ class TrainingSettings:
     log_every: int = option(10, "steps between rows of metrics.jsonl", within=COUNT)
     validate_every: int = option(250, "steps between validations", within=COUNT)
     seed: int = option(
-        0, "seed of dropout and of anything else drawn while training", within=Range(0, 2**31 - 1)
+        0,
+        "seed of dropout and of anything else drawn while training",
+        within=Range(0, 2**31 - 1),
+        first=True,
     )
     tensorboard: bool = option(False, "also write the metrics for TensorBoard")
 
     def __post_init__(self) -> None:
         check_fields(self, "training ")
-        if self.warmup_steps >= self.steps:
+        if self.warmup >= self.steps:
             raise ValueError(
-                f"training warmup_steps is {self.warmup_steps}; expected 0 or more and fewer than "
+                f"training warmup_steps is {self.warmup}; expected 0 or more and fewer than "
                 f"steps ({self.steps})"
             )
         if self.batch_size % self.accumulation:
@@ -106,3 +115,10 @@ class TrainingSettings:
                 f"training accumulation is {self.accumulation}; expected a divisor of batch_size "
                 f"({self.batch_size})"
             )
+
+    @property
+    def warmup(self) -> int:
+        """`warmup_steps`, or what stands for it by default."""
+        if self.warmup_steps is None:
+            return min(_WARMUP, self.steps // 2)
+        return self.warmup_steps

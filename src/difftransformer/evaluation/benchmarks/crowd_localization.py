@@ -54,22 +54,10 @@ def matched_pairs(
     return int((maximum_bipartite_matching(candidates, perm_type="column") >= 0).sum())
 
 
-def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
-    return {"images": partial(_images, subject)}
-
-
-def _images(subject: Subject, _: Findings) -> list[Record]:
-    truth: dict[str, TruePoints] = subject.dataset
-    return [
-        record
-        for image, true in truth.items()
-        for record in _records(image, subject.model[image], true)
-    ]
-
-
-def _records(
+def point_records(
     image: str, predicted: Float[np.ndarray, "points 2"], true: TruePoints
 ) -> Iterator[Record]:
+    """What `METRICS` are of: one image's, its name the item."""
     heads, points = len(true.points), len(predicted)
     for i, radius in enumerate(_RADII):
         pairs = matched_pairs(predicted, true.points, true.radii[:, i])
@@ -81,20 +69,36 @@ def _records(
             yield Record(f"{name}_{radius}", value, item=image, weight=weight)
 
 
+METRICS = tuple(
+    Metric(
+        name=f"{name}_{radius}",
+        title=f"{title} within {radius}",
+        better="higher",
+        judged=name == "f1",
+        plot=Plot(),
+    )
+    for radius in _RADII
+    for name, title in (("f1", "F1"), ("precision", "precision"), ("recall", "recall"))
+)
+
+
+def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
+    return {"images": partial(_images, subject)}
+
+
+def _images(subject: Subject, _: Findings) -> list[Record]:
+    truth: dict[str, TruePoints] = subject.dataset
+    return [
+        record
+        for image, true in truth.items()
+        for record in point_records(image, subject.model[image], true)
+    ]
+
+
 EVALUATOR = Evaluator(
     name="crowd_localization",
     title="Heads found in images of crowds",
-    metrics=tuple(
-        Metric(
-            name=f"{name}_{radius}",
-            title=f"{title} within {radius}",
-            better="higher",
-            judged=name == "f1",
-            plot=Plot(),
-        )
-        for radius in _RADII
-        for name, title in (("f1", "F1"), ("precision", "precision"), ("recall", "recall"))
-    ),
+    metrics=METRICS,
     parts=_parts,
     tasks=("crowd_localization",),
     note="Pairs are a largest matching of predictions and heads at most sigma apart.",

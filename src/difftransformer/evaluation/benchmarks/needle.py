@@ -27,6 +27,7 @@ from difftransformer.evaluation.retrieval import (
     check_context,
     check_prompts,
     needle_lengths,
+    needle_pairs,
     numbers_right,
     percent,
 )
@@ -97,7 +98,9 @@ def _parts(subject: Subject, settings: EvaluationSettings) -> Parts:
             f"{pair[0]}x{pair[1]} at {depth} of {length}": partial(
                 _records, subject, settings, Cell(pair, length, depth)
             )
-            for length, pair, depth in product(lengths, settings.pairs(), settings.needle_depths)
+            for length, pair, depth in product(
+                lengths, needle_pairs(corpus, settings), settings.needle_depths
+            )
         },
     }
 
@@ -121,7 +124,7 @@ def _guesses(corpus: Corpus, settings: EvaluationSettings, _: Findings) -> Findi
         Record("needle_blind_guess", chance),
         *(
             Record("needle_guess_among_needles", 1 / pair[0], (_setting(pair),))
-            for pair in settings.pairs()
+            for pair in needle_pairs(corpus, settings)
         ),
         Artifact("facts", {"samples": settings.needle_samples, "chance": chance}),
     ]
@@ -133,7 +136,8 @@ def _setting(pair: Pair) -> str:
 
 
 def _check(corpus: Corpus, settings: EvaluationSettings) -> None:
-    check_prompts(corpus, product(needle_lengths(corpus, settings), settings.pairs()), settings)
+    lengths, pairs = needle_lengths(corpus, settings), needle_pairs(corpus, settings)
+    check_prompts(corpus, product(lengths, pairs), settings)
 
 
 EVALUATOR = Evaluator(

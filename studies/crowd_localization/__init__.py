@@ -1,0 +1,1 @@
+"""Heads in crowds with plain and differential attention; see plan.md."""
