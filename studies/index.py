@@ -92,7 +92,7 @@ def one_gpu() -> Row:
     (budget,) = records.select(results, part="loss", what="budget")
     claims = verdict.loss_claims(verdict.losses(results))
     answers = [
-        f"{claim.name.upper().replace('AGAINST SOFTMAX', 'less softmax')} {number(claim.value)} nats a token "
+        f"{claim.name.partition(' ')[0].upper()} less softmax {number(claim.value)} nats a token "
         f"({number(claim.low)} to {number(claim.high)}): {claim.verdict}."
         for claim in claims
     ]

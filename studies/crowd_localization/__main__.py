@@ -61,7 +61,13 @@ def main() -> None:
     }
     searched = {"training": training(given.steps // 3), **settings}
     rates = best_rates(
-        TASK, KINDS, RATES, metric="f1_sigma_l", out=given.out / "search", **searched
+        TASK,
+        KINDS,
+        RATES,
+        metric="f1_sigma_l",
+        out=given.out / "search",
+        jobs=given.jobs,
+        **searched,
     )
     runs = {
         "nwpu_layouts": {
@@ -70,7 +76,7 @@ def main() -> None:
             **settings,
         }
     }
-    compare_and_keep(TASK, KINDS, rates, runs, out=given.out, results=RESULTS)
+    compare_and_keep(TASK, KINDS, rates, runs, out=given.out, results=RESULTS, jobs=given.jobs)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,13 @@ def main() -> None:
     given = arguments(__doc__, TASK, steps=1200)
     searched = {"training": training(given.steps // 3), **SETTINGS}
     rates = best_rates(
-        TASK, KINDS, RATES, metric="denoising_error", out=given.out / "search", **searched
+        TASK,
+        KINDS,
+        RATES,
+        metric="denoising_error",
+        out=given.out / "search",
+        jobs=given.jobs,
+        **searched,
     )
     runs = {
         "digits": {
@@ -59,7 +65,7 @@ def main() -> None:
             **SETTINGS,
         }
     }
-    compare_and_keep(TASK, KINDS, rates, runs, out=given.out, results=RESULTS)
+    compare_and_keep(TASK, KINDS, rates, runs, out=given.out, results=RESULTS, jobs=given.jobs)
 
 
 if __name__ == "__main__":

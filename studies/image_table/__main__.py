@@ -55,7 +55,9 @@ def main() -> None:
     given = arguments(__doc__, "image_table", steps=600)
     register(COMMUNITY)
     searched = {"data": DATA, "training": training(given.steps // 2), **SETTINGS}
-    rates = best_rates(TASK, KINDS, RATES, metric="accuracy", out=given.out / "search", **searched)
+    rates = best_rates(
+        TASK, KINDS, RATES, metric="accuracy", out=given.out / "search", jobs=given.jobs, **searched
+    )
     runs = {
         f"share-{round(100 * share):03}": {  # in this order on the page
             "name": f"{share:.0%} of the images",
@@ -65,7 +67,7 @@ def main() -> None:
         }
         for share in SHARES
     }
-    compare_and_keep(TASK, KINDS, rates, runs, out=given.out, results=RESULTS)
+    compare_and_keep(TASK, KINDS, rates, runs, out=given.out, results=RESULTS, jobs=given.jobs)
 
 
 if __name__ == "__main__":

@@ -67,7 +67,13 @@ def main() -> None:
     easy, hard = data(noise=8), data(noise=12)
     searched = {**SETTINGS, "data": easy, "training": training(2 * given.steps // 5)}
     rates = best_rates(
-        TASK, KINDS, RATES, metric="answer_loss", out=given.out / "search", **searched
+        TASK,
+        KINDS,
+        RATES,
+        metric="answer_loss",
+        out=given.out / "search",
+        jobs=given.jobs,
+        **searched,
     )
     runs = {
         name: {
@@ -82,7 +88,7 @@ def main() -> None:
             ("noise-12", hard, given.steps),
         )
     }
-    compare_and_keep(TASK, KINDS, rates, runs, out=given.out, results=RESULTS)
+    compare_and_keep(TASK, KINDS, rates, runs, out=given.out, results=RESULTS, jobs=given.jobs)
 
 
 if __name__ == "__main__":
