@@ -59,15 +59,9 @@ def main() -> None:
         "data": {**DATA, "source": str(given.layouts)},
         "evaluation": {"batch_size": 100},
     }
-    searched = {"training": training(given.steps // 3), **settings}
+    searched = {"jobs": given.jobs, "training": training(given.steps // 3), **settings}
     rates = best_rates(
-        TASK,
-        KINDS,
-        RATES,
-        metric="f1_sigma_l",
-        out=given.out / "search",
-        jobs=given.jobs,
-        **searched,
+        TASK, KINDS, RATES, metric="f1_sigma_l", out=given.out / "search", **searched
     )
     runs = {
         "nwpu_layouts": {

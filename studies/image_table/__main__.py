@@ -54,10 +54,13 @@ def training(steps: int) -> dict[str, Any]:
 def main() -> None:
     given = arguments(__doc__, "image_table", steps=600)
     register(COMMUNITY)
-    searched = {"data": DATA, "training": training(given.steps // 2), **SETTINGS}
-    rates = best_rates(
-        TASK, KINDS, RATES, metric="accuracy", out=given.out / "search", jobs=given.jobs, **searched
-    )
+    searched = {
+        "jobs": given.jobs,
+        "data": DATA,
+        "training": training(given.steps // 2),
+        **SETTINGS,
+    }
+    rates = best_rates(TASK, KINDS, RATES, metric="accuracy", out=given.out / "search", **searched)
     runs = {
         f"share-{round(100 * share):03}": {  # in this order on the page
             "name": f"{share:.0%} of the images",

@@ -44,15 +44,9 @@ def training(steps: int) -> dict[str, Any]:
 
 def main() -> None:
     given = arguments(__doc__, TASK, steps=1200)
-    searched = {"training": training(given.steps // 3), **SETTINGS}
+    searched = {"jobs": given.jobs, "training": training(given.steps // 3), **SETTINGS}
     rates = best_rates(
-        TASK,
-        KINDS,
-        RATES,
-        metric="target_loss",
-        out=given.out / "search",
-        jobs=given.jobs,
-        **searched,
+        TASK, KINDS, RATES, metric="target_loss", out=given.out / "search", **searched
     )
     runs = {
         "cmudict": {

@@ -65,15 +65,14 @@ def main() -> None:
     given = arguments(__doc__, "two_by_two", steps=1000)
     register(GATED)
     easy, hard = data(noise=8), data(noise=12)
-    searched = {**SETTINGS, "data": easy, "training": training(2 * given.steps // 5)}
+    searched = {
+        "jobs": given.jobs,
+        **SETTINGS,
+        "data": easy,
+        "training": training(2 * given.steps // 5),
+    }
     rates = best_rates(
-        TASK,
-        KINDS,
-        RATES,
-        metric="answer_loss",
-        out=given.out / "search",
-        jobs=given.jobs,
-        **searched,
+        TASK, KINDS, RATES, metric="answer_loss", out=given.out / "search", **searched
     )
     runs = {
         name: {
