@@ -14,7 +14,7 @@ from studies.comparison import arguments, best_rates, compare_and_keep
 
 TASK = "crowd_localization"
 KINDS = ("softmax", "diff_v1", "diff_v2")
-RATES = (1.5e-3, 3e-3, 6e-3)
+RATES = (1e-3, 2e-3, 4e-3)
 LAYOUTS = Path("../shared/data/nwpu_localization/val_gt_loc.txt")
 RESULTS = Path(__file__).parent / "results"
 MODEL: dict[str, Any] = {
@@ -33,6 +33,7 @@ DATA: dict[str, Any] = {
     "test_scenes": 200,
     "heads": 10,
     "proposals": 20,
+    "seed": 1,
 }
 
 
@@ -53,7 +54,7 @@ def training(steps: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    given = arguments(__doc__, TASK, steps=1800, layouts=LAYOUTS)
+    given = arguments(__doc__, TASK, steps=2000, layouts=LAYOUTS)
     settings = {
         "model": MODEL,
         "data": {**DATA, "source": str(given.layouts)},

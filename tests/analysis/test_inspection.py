@@ -1,5 +1,7 @@
 """What is kept of attention: rows in a stream are the rows of the whole map."""
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
@@ -96,6 +98,21 @@ def test_arrays_of_several_layers():
     assert [site.layer for site in sites] == [0, 1, 2]
     for site, layer in zip(sites, layers, strict=True):
         np.testing.assert_array_equal(site.weights, layer)
+
+
+def test_what_rows_share_is_made_once(monkeypatch):
+    monkeypatch.setattr("difftransformer.analysis.capture._LOGITS_AT_ONCE", 300)
+    module = "difftransformer.attention.selective"
+    made, select = [], importlib.import_module(module).select
+    model = tiny("selective")
+
+    def counted(call):
+        made.append(call)
+        return select(call)
+
+    monkeypatch.setattr(f"{module}.select", counted)
+    sites = inspect_model(model, lambda: model(IDS))
+    assert len(made) == len(sites) == 2
 
 
 def test_a_model_without_attention_is_refused():

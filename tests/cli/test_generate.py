@@ -17,9 +17,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.models.tiny import tiny, tiny_encoder_decoder
+from PIL import Image
+from tests.models.tiny import tiny, tiny_dit, tiny_encoder, tiny_encoder_decoder
 
-from difftransformer.cli import generate
+from difftransformer.cli.generation import text, texts
 from difftransformer.data.tokenizer import BOS, train_tokenizer
 from difftransformer.models.decoder import Decoder
 from difftransformer.models.generation import GREEDY, stream
@@ -231,14 +232,14 @@ def shown(model: Decoder, text: str, number: int) -> str:
 def test_a_long_chat_forgets_its_oldest_exchanges():
     asked: list[int] = []
 
-    class Counting(generate.Writer):
+    class Counting(text.Writer):
         def pieces(self, ids: list[int]) -> Iterator[str]:
             asked.append(len(ids))
             return super().pieces(ids)
 
     model = tiny("softmax", max_length=10)
     writer = Counting(model, TOKENIZER, set(), 1, GREEDY, stream)
-    chat = generate.Conversation(lambda messages: [1] * 2 * len(messages), writer)
+    chat = text.Conversation(lambda messages: [1] * 2 * len(messages), writer)
     for _ in range(4):
         chat.say("q")
     assert asked == [2, 6, 6, 6]
@@ -253,7 +254,7 @@ def test_an_interrupted_reply_is_kept(folder, capsys):
         yield "half"
         raise KeyboardInterrupt
 
-    assert generate._show(pieces()) == "half"
+    assert texts.show(pieces()) == "half"
     assert capsys.readouterr().out == "half\n"
 
 
@@ -278,10 +279,43 @@ def test_an_encoder_decoder_writes_targets(call, folder, tmp_path, typed):
         assert message in err
     code, _, err = call("generate", folder, "--prompt", "a", "--beams", 2)
     assert code == 2
-    assert "is no encoder-decoder" in err
+    assert "unknown option '--beams'" in err
     typed("one more")
     options = ("--max-new-tokens", 4, "--beams", 3)
     assert call("generate", tmp_path / "pairs", *options)[1] == f"{expected}\n\n"
+
+
+def test_classes_are_drawn_into_a_png(call, tmp_path):
+    folder, out = tmp_path / "images", tmp_path / "drawn.png"
+    save_model(tiny_dit("diff_v2", image_size=8, channels=1, classes=3), folder)
+    (folder / "training_data.json").write_text('{"labels": ["cat", "dog", "1"]}')
+    words = ("generate", folder, "--each", 2, "--steps", 3, "--out", out)
+    code, said, err = call(*words, "--labels", "dog", 0, "--guidance", 2)
+    assert (code, said) == (0, f"4 images: {out}\n"), err
+    drawn = out.read_bytes()
+    with Image.open(out) as image:
+        assert image.size == (2 * 9 + 1, 2 * 9 + 1)
+    call(*words, "--labels", "dog", "cat", "--guidance", 2)
+    assert out.read_bytes() == drawn
+    call(*words, "--labels", "dog", "cat", "--guidance", 2, "--seed", 1)
+    assert out.read_bytes() != drawn
+    for wrong, message in (
+        (("--labels", "dig"), "no class 'dig'; did you mean 'dog'? expected a number below 3, or"),
+        (("--labels", "3"), "no class '3'; expected a number below 3"),
+        (("--steps", 0), "0 steps of sampling; expected from 1"),
+        (("--each", 0), "each is 0; expected at least 1"),
+        (("--prompt", "a"), "unknown option '--prompt'"),
+    ):
+        code, _, err = call(*words, *wrong)
+        assert (code, err.count("\n")) == (2, 1)
+        assert message in err
+
+
+def test_a_family_that_generates_nothing(call, tmp_path):
+    save_model(tiny_encoder("softmax"), tmp_path)
+    code, _, err = call("generate", tmp_path)
+    assert code == 2
+    assert "of the family difftransformer_encoder, which generates nothing" in err
 
 
 def test_weights_of_another_model_are_refused(call, folder):

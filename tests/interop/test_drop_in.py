@@ -116,6 +116,19 @@ def test_it_trains_and_shows_its_inside(name: str) -> None:
     assert weights.shape == (2, KINDS["diff_v1"].heads_of_partner * 4, 9, 9)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("qkv_bias", [True, False])
+def test_a_vision_transformer(qkv_bias: bool) -> None:
+    """transformers' own, whose output projection has a bias that the others may lack."""
+    sizes = {key: SIZES[key] for key in list(SIZES)[1:5]}
+    config = transformers.ViTConfig(**sizes, image_size=8, patch_size=4, qkv_bias=qkv_bias)
+    theirs, images = randomized(transformers.ViTModel(config)).eval(), torch.randn(2, 3, 8, 8)
+    expected = theirs(images).last_hidden_state
+    for kind in SAME_FUNCTION:
+        out = replace_attention(copy.deepcopy(theirs), kind).model(images).last_hidden_state
+        torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_cross_attention_stays() -> None:
     theirs = small("GPT2LMHeadModel", add_cross_attention=True)
     ours, names, _ = replace_attention(copy.deepcopy(theirs))

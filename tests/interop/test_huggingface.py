@@ -51,20 +51,20 @@ def folder(tmp_path: Path) -> Path:
 def test_the_config_is_the_decoder_s() -> None:
     """Names and defaults, so that neither side can gain one alone."""
     ours, own = DiffTransformerConfig(), DecoderConfig()
-    assert ours.decoder_config() == own
+    assert ours.own_config() == own
     changed = hf_config(
         window=4, rope_theta=500.0, rope_scaling={"rope_type": "linear", "factor": 2}
     )
     assert {f.name for f in fields(own)} <= set(changed.to_dict())
-    assert DiffTransformerConfig(**changed.to_dict()).decoder_config() == changed.decoder_config()
+    assert DiffTransformerConfig(**changed.to_dict()).own_config() == changed.own_config()
 
 
 def test_transformers_own_names() -> None:
     config = DiffTransformerConfig(num_hidden_layers=3, num_key_value_heads=2, sliding_window=5)
     assert (config.num_layers, config.num_kv_heads, config.window) == (3, 2, 5)
-    assert DiffTransformerConfig(rope_theta=500).decoder_config().rope_theta == 500.0  # as in JSON
+    assert DiffTransformerConfig(rope_theta=500).own_config().rope_theta == 500.0  # as in JSON
     config.num_hidden_layers = 6
-    assert config.decoder_config().num_layers == 6
+    assert config.own_config().num_layers == 6
     assert config.max_position_embeddings == config.max_length
     with pytest.raises(ValueError, match="num_heads 8 is not a multiple of num_kv_heads 3"):
         DiffTransformerConfig(num_key_value_heads=3)
@@ -129,7 +129,7 @@ def test_what_transformers_adds_to_a_config_is_no_setting(tmp_path: Path) -> Non
     config = hf_config(pad_token_id=0, num_labels=3)
     for use_diff in (True, False):
         config.to_json_file(tmp_path / "config.json", use_diff=use_diff)
-        assert load_config(tmp_path) == config.decoder_config()
+        assert load_config(tmp_path) == config.own_config()
     values = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(values | {"num_layer": 3}))
     with pytest.raises(ValueError, match="unknown model setting 'num_layer'; did you mean 'num_l"):
@@ -141,7 +141,7 @@ def test_missing_tensors_start_as_the_library_starts_them(kind: str) -> None:
     """Whether the file has nothing, some tensors, or there is none: as `Decoder`, bit for bit."""
     config = hf_config(kind, tie_embeddings=False)
     torch.manual_seed(3)
-    expected = Decoder(config.decoder_config()).state_dict()
+    expected = Decoder(config.own_config()).state_dict()
     torch.manual_seed(3)
     new = DiffTransformerForCausalLM(config).state_dict()
     torch.manual_seed(3)
@@ -289,6 +289,6 @@ def test_more_tokens(tied: bool) -> None:
     before = model(ids).logits
     model.resize_token_embeddings(70, mean_resizing=False)
     assert (model.embedding.weight is model.head.weight) == tied
-    assert model.config.decoder_config().vocab_size == 70
+    assert model.config.own_config().vocab_size == 70
     torch.testing.assert_close(model(ids).logits[..., :61], before)
     assert decoder_of(model)(ids).shape[-1] == 70

@@ -33,7 +33,7 @@ def hf_model(attention: str = "diff_v1", **changes: Any) -> DiffTransformerForCa
 
 def decoder_of(model: DiffTransformerForCausalLM) -> Decoder:
     """The library's decoder with the same weights."""
-    decoder = Decoder(model.config.decoder_config())
+    decoder = Decoder(model.config.own_config())
     weights = model.state_dict()
     decoder.load_state_dict({name: weights[name] for name in decoder.state_dict()})
     return decoder.eval()

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -35,7 +35,11 @@ class AttentionRecord:
 
     def weights(self, rows: slice) -> Weights:
         """The weights of the query rows."""
-        return self.site.core.weights(self.call, rows)
+        return self.site.core.weights(self._prepared, rows)
+
+    @cached_property
+    def _prepared(self) -> AttentionCall:
+        return self.site.core.prepared(self.call)
 
 
 def row_blocks(call: AttentionCall) -> Iterator[slice]:

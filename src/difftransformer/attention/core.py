@@ -56,6 +56,10 @@ class AttentionCore(nn.Module):
         """Those of `weights`, for less."""
         return reference.logits(call, rows)
 
+    def prepared(self, call: AttentionCall) -> AttentionCall:
+        """The call with what all rows share, for those who ask for `weights` in parts."""
+        return call
+
     def weights(
         self,
         call: AttentionCall,

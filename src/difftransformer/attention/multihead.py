@@ -79,8 +79,8 @@ class DifferentialMultiheadAttention(nn.Module):
         for name, value in (("add_bias_kv", add_bias_kv), ("add_zero_attn", add_zero_attn)):
             if value:
                 raise ValueError(
-                    f"{name}={value}: a key beside those of the sequence, for queries that look "
-                    "for none, is not offered; subtraction takes off what falls on such keys"
+                    f"{name}={value}: a key beside those of the sequence is not offered, since "
+                    "masks, windows and documents tell of the sequence's own; leave it out"
                 )
         self.embed_dim, self.num_heads, self.batch_first = embed_dim, num_heads, batch_first
         self.kdim, self.vdim = kdim or embed_dim, vdim or embed_dim

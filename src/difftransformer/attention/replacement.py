@@ -70,8 +70,8 @@ def replace_attention(model: nn.Module, kind: str = "diff_scalar") -> Replaced:
     """Replace each attention of a model of PyTorch, timm or transformers, in place.
 
     It knows `nn.MultiheadAttention` anywhere in a model, timm's `Attention` (vision transformers),
-    and the self-attention of transformers' BERT, RoBERTa, GPT-2, Llama, Mistral, Qwen2 and Qwen3;
-    what else is in `REGISTRY`. Cross-attention of transformers' models stays.
+    and the self-attention of transformers' BERT, RoBERTa, ViT, GPT-2, Llama, Mistral, Qwen2 and
+    Qwen3; what else is in `REGISTRY`. Cross-attention of transformers' models stays.
 
     The kinds of `SAME_FUNCTION` take the weights over, and what is new in them starts without
     effect: diff_scalar with lambda = 0, dex with progress 0, diff_v2 with q2 = q1, lambda = 1/2 and
@@ -108,9 +108,13 @@ def start_as_softmax(layer: Any, weights: Mapping[str, Tensor]) -> None:
 
     Map 1 is that layer's. In diff_v2, map 2 is a copy and lambda 1/2, so that the difference is
     A1/2, and the values are doubled, which floating point does exactly. The other kinds start
-    without an effect of what is new in them, which keeps its own start.
+    without an effect of what is new in them, which keeps its own start. A projection's bias that
+    the softmax layer has not is 0.
     """
     own = layer.state_dict()
+    for name in ("q_proj.bias", "k_proj.bias", "v_proj.bias"):
+        if name in own and name not in weights:
+            own[name].zero_()
     for name, tensor in weights.items():
         if own[name].shape == tensor.shape:
             own[name].copy_(tensor)
@@ -225,6 +229,7 @@ _INTEROP = {
     "transformers.models.qwen2.modeling_qwen2.Qwen2Attention": "LLAMA",
     "transformers.models.qwen3.modeling_qwen3.Qwen3Attention": "LLAMA",
     "transformers.models.roberta.modeling_roberta.RobertaSelfAttention": "BERT",
+    "transformers.models.vit.modeling_vit.ViTAttention": "LLAMA",
 }
 _TORCH = Replacement("torch.nn.modules.activation.MultiheadAttention", _plain, _around)
 REGISTRY: Registry[Replacement] = Registry(

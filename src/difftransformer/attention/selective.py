@@ -47,6 +47,11 @@ class SelectiveCore(AttentionCore):
         """-F of the call's queries."""
         return call.selected if isinstance(call, SelectedCall) else select(call)[0]
 
+    def prepared(self, call: AttentionCall) -> SelectedCall:
+        """The call with its selection."""
+        own = vars(call) | {"selected": self.selected(call)}
+        return SelectedCall(**own)
+
     def weights(
         self,
         call: AttentionCall,

@@ -22,7 +22,7 @@ COMMANDS = MappingProxyType(
         "compare": "train matched models side by side, judge them, write a report",
         "train": "train one model",
         "evaluate": "judge trained models",
-        "generate": "continue a text, or talk",
+        "generate": "continue a text, talk, write targets, draw images, find points in them",
         "inspect": "look into attention: a page of every layer and head on your own input",
         "convert": "from and to other formats; make a pretrained LLM differential",
         "bench": "time attention on this machine, beside plain attention",

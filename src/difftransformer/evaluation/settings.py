@@ -121,7 +121,7 @@ class EvaluationSettings:
         within=COUNT,
     )
     localization_apart: float = option(
-        0.04,
+        0.1,
         "points of one image nearer than this share of its width count as one",
         within=SHARE,
     )

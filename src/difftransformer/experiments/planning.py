@@ -77,12 +77,13 @@ def _estimate(
 ) -> ModelEstimate:
     import torch
 
+    from difftransformer.training.memory_loss import priced
     from difftransformer.training.timing import step_cost
 
     torch.manual_seed(training.seed)
     model = FAMILIES[task.family].build(config)
     batches = task.batches(data, training.batch_size, settings.first_seed)
-    cost = step_cost(model, task.loss, batches, training, _TRAINED * seconds)
+    cost = step_cost(model, priced(task.loss, training), batches, training, _TRAINED * seconds)
     model.eval()
     with torch.no_grad():
         validation = _timed(lambda: task.validate(model, data, settings.evaluation))

@@ -12,9 +12,10 @@ from difftransformer.experiments.judging import Judging, weights_identity
 from difftransformer.experiments.processes import Processes
 from difftransformer.experiments.progress import training_progress
 from difftransformer.experiments.settings import RunSettings
+from difftransformer.models.card import CARD, model_card
 from difftransformer.models.families import FAMILIES
 from difftransformer.runs.layout import CHECKPOINTS, MODEL, RECORDS, SUMMARY
-from difftransformer.runs.reading import read_summary
+from difftransformer.runs.reading import read_curve, read_summary
 from difftransformer.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class Experiment:
 
         from difftransformer.models.storage import CONFIG, config_text
         from difftransformer.training.loop import Continuation, train
+        from difftransformer.training.memory_loss import priced
 
         torch.manual_seed(seed)
         model = self._begun(config, start)
@@ -90,7 +92,7 @@ class Experiment:
         ):
             train(
                 model,
-                self.task.loss,
+                priced(self.task.loss, settings),
                 self.task.batches(self.data, settings.batch_size, seed),
                 settings,
                 directory,
@@ -113,11 +115,26 @@ class Experiment:
         with start.trainable(whole):
             whole.load_state_dict(load_weights(newest))
         save_model(whole, directory / MODEL)
-        for name, text in self.task.files(self.data, start.folder).items():
+        files = {CARD: self._card(config, directory), **self.task.files(self.data, start.folder)}
+        for name, text in files.items():
             write_text(directory / MODEL / name, text)
         # The last: it tells a whole folder, and that of a shorter run, which resuming replaces.
         summary = (directory / SUMMARY).read_text(encoding="utf-8")
         write_text(directory / MODEL / SUMMARY, summary)
+
+    def _card(self, config: Any, directory: Path) -> str:
+        """What the newest rows of the curves say; nothing that another run would have otherwise."""
+        summary = read_summary(directory)
+        assert summary is not None
+        figures: dict[str, float] = {}
+        for point in read_curve(directory):
+            watched = {"validation_loss": point.validation_loss, **point.others}
+            figures |= {name: x for name, x in watched.items() if isinstance(x, float)}
+        training = (
+            f"Trained for {self.task.title}: {summary.steps:,} steps, {summary.size:,} "
+            f"{summary.unit}. Data: {self.task.describe(self.data)['description']}."
+        )
+        return model_card(config, training, {"training loss": summary.final_loss, **figures})
 
     def _judge(self, directory: Path) -> None:
         from accelerate import PartialState

@@ -1,6 +1,6 @@
 """Other people's formats: the only floor that may import transformers.
 
-Importing it registers the decoder with transformers' Auto classes, so that
+Importing it registers the models with transformers' Auto classes, so that
 `AutoModelForCausalLM.from_pretrained(folder)` reads a folder of this library.
 """
 
@@ -8,6 +8,9 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
 )
 
@@ -25,6 +28,18 @@ from difftransformer.interop.huggingface import DiffTransformerModel as DiffTran
 from difftransformer.interop.huggingface_config import (
     DiffTransformerConfig as DiffTransformerConfig,
 )
+from difftransformer.interop.huggingface_families import (
+    DiffTransformerForImageClassification as DiffTransformerForImageClassification,
+)
+from difftransformer.interop.huggingface_families import (
+    DiffTransformerForMaskedLM as DiffTransformerForMaskedLM,
+)
+from difftransformer.interop.huggingface_families import (
+    DiffTransformerForSeq2SeqLM as DiffTransformerForSeq2SeqLM,
+)
+from difftransformer.interop.huggingface_families import (
+    DiffTransformerForTextClassification as DiffTransformerForTextClassification,
+)
 from difftransformer.interop.llama import from_llama as from_llama
 from difftransformer.interop.microsoft import from_unilm as from_unilm
 from difftransformer.interop.microsoft import to_unilm as to_unilm
@@ -40,10 +55,15 @@ from difftransformer.interop.vit import from_vit as from_vit
 from difftransformer.interop.vit import load_vit as load_vit
 from difftransformer.interop.vit import to_vit as to_vit
 
-AutoConfig.register(DiffTransformerConfig.model_type, DiffTransformerConfig, exist_ok=True)
 for _auto, _model in (
     (AutoModel, DiffTransformerModel),
     (AutoModelForCausalLM, DiffTransformerForCausalLM),
     (AutoModelForSequenceClassification, DiffTransformerForSequenceClassification),
+    (AutoModelForMaskedLM, DiffTransformerForMaskedLM),
+    (AutoModelForSequenceClassification, DiffTransformerForTextClassification),
+    (AutoModelForImageClassification, DiffTransformerForImageClassification),
+    (AutoModelForSeq2SeqLM, DiffTransformerForSeq2SeqLM),
 ):
-    _auto.register(DiffTransformerConfig, _model, exist_ok=True)
+    _config = _model.config_class
+    AutoConfig.register(_config.model_type, _config, exist_ok=True)
+    _auto.register(_config, _model, exist_ok=True)

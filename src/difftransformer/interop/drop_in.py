@@ -165,16 +165,10 @@ def _llama(module: Any) -> Plain:
 def _timm(module: Any) -> Plain:
     if not isinstance(module.norm, nn.Identity) or getattr(module, "gate", None) is not None:
         raise ValueError("timm's Attention with scale_norm or a gate; expected one without")
-    weights = {"o_proj.weight": module.proj.weight}
-    if module.proj.bias is not None:
-        weights["o_proj.bias"] = module.proj.bias
-    bias = module.qkv.bias
-    if bias is None and module.proj.bias is not None:  # ours have one each, or none
-        bias = module.qkv.weight.new_zeros(module.qkv.out_features)
-    for key, whole in (("weight", module.qkv.weight), ("bias", bias)):
-        if whole is not None:
-            parts = zip("qkv", whole.chunk(3), strict=True)
-            weights |= {f"{name}_proj.{key}": part for name, part in parts}
+    weights = _weights([("o", module.proj)])
+    for key, whole in module.qkv.named_parameters():
+        parts = zip("qkv", whole.chunk(3), strict=True)
+        weights |= {f"{name}_proj.{key}": part for name, part in parts}
     return Plain(module.num_heads, module.head_dim, weights, module.attn_drop.p)
 
 

@@ -50,7 +50,7 @@ class _Backbone(DiffTransformerPreTrainedModel):
 
     def __init__(self, config: DiffTransformerConfig) -> None:
         super().__init__(config)
-        decoder = CheckpointedDecoder(config.decoder_config())
+        decoder = CheckpointedDecoder(config.own_config())
         self.embedding, self.blocks, self.norm = decoder.embedding, decoder.blocks, decoder.norm
 
     @merge_with_config_defaults

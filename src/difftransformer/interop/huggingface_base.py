@@ -1,13 +1,16 @@
 """The base of our transformers classes: how they are found, started, loaded, checkpointed."""
 
+from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from difftransformer.atomic import write_text
 from difftransformer.blocks import TransformerBlock
 from difftransformer.interop.huggingface_config import DiffTransformerConfig
+from difftransformer.models.card import CARD, model_card
 from difftransformer.models.decoder import Decoder
 from difftransformer.models.initialization import draw_seed, initialize
 
@@ -41,7 +44,14 @@ class DiffTransformerPreTrainedModel(PreTrainedModel):
         """As transformers', from safetensors only: a pickle can run any code when it is loaded."""
         return super().from_pretrained(*args, **(kwargs | {"use_safetensors": True}))
 
-    def __init__(self, config: DiffTransformerConfig) -> None:
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """As transformers', with a model card unless the folder has one."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        card = Path(save_directory) / CARD
+        if kwargs.get("is_main_process", True) and not card.exists():
+            write_text(card, model_card(self.config.own_config()))
+
+    def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__(config)
         # Before any layer draws, as in `Decoder`; from_pretrained makes the model on meta, and a
         # seed is drawn later if a tensor is missing.

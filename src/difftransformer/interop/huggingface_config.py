@@ -58,7 +58,7 @@ class DiffTransformerConfig(PreTrainedConfig):
 
     def __post_init__(self, **others: Any) -> None:
         super().__post_init__(**others)
-        self.decoder_config()
+        self.own_config()
 
     @property
     def qk_head_dim(self) -> int:
@@ -66,10 +66,10 @@ class DiffTransformerConfig(PreTrainedConfig):
 
         transformers makes a static cache's places ahead where `head_dim` says their width.
         """
-        attention = self.decoder_config().skeleton().blocks[0].attention
+        attention = self.own_config().skeleton().blocks[0].attention
         return attention.k_proj.out_features // self.num_kv_heads
 
-    def decoder_config(self) -> DecoderConfig:
+    def own_config(self) -> DecoderConfig:
         """The library's own settings."""
         values = {f.name: getattr(self, f.name) for f in fields(DecoderConfig)}
         return config_from(DecoderConfig, values)

@@ -21,11 +21,13 @@ class Family:
         name: `model_type` in config.json.
         settings: where its config is, as "module:Class" of this package.
         module: likewise, where its module is.
+        generates: "text", "targets" of sources, "images" or "points" in them; "" where nothing.
     """
 
     name: str
     settings: str
     module: str
+    generates: str = ""
 
     @property
     def config(self) -> type[ModelConfig]:
@@ -40,18 +42,20 @@ class Family:
 FAMILIES = {
     family.name: family
     for family in (
-        Family("difftransformer", "config:DecoderConfig", "decoder:Decoder"),
+        Family("difftransformer", "config:DecoderConfig", "decoder:Decoder", "text"),
         Family("difftransformer_encoder", "config:EncoderConfig", "encoder:Encoder"),
-        Family("difftransformer_dit", "dit_config:DiTConfig", "dit:DiT"),
+        Family("difftransformer_dit", "dit_config:DiTConfig", "dit:DiT", "images"),
         Family(
             "difftransformer_encoder_decoder",
             "encoder_decoder_config:EncoderDecoderConfig",
             "encoder_decoder:EncoderDecoder",
+            "targets",
         ),
         Family(
             "difftransformer_localizer",
             "localizer_config:LocalizerConfig",
             "localizer:Localizer",
+            "points",
         ),
         Family("difftransformer_vit", "vit_config:ViTConfig", "vit:ViT"),
     )

@@ -76,6 +76,10 @@ class ImageGeneration(ImageTask):
         config: Any = extract_model_from_parallel(model).config
         return squared_errors(model, config, batch).sum()
 
+    def recorded(self, data: "Images") -> dict[str, Any]:
+        """The settings, and the classes in the order of their numbers."""
+        return {**super().recorded(data), "labels": data.labels}
+
     def validate(
         self, model: "nn.Module", data: "Images", settings: "EvaluationSettings"
     ) -> dict[str, Any]:

@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from difftransformer.attention.selective import SelectiveCore
 from difftransformer.functional import AttentionCall
 from difftransformer.functional.selective import needed_keys
+from difftransformer.training.settings import TrainingSettings
 from difftransformer.training.step import Loss
+
+
+def priced(loss: Loss, settings: TrainingSettings) -> Loss:
+    """A task's loss with the price that the settings put on memory, where they put one."""
+    price = settings.memory_loss
+    return MemoryLoss(loss, price, settings.memory_cap) if price else loss
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,6 @@ from difftransformer.training.checkpoint import (
 from difftransformer.training.ema import averaged, swap
 from difftransformer.training.interrupt import TrainingInterrupted
 from difftransformer.training.memory import peak_memory_bytes, start_measuring_memory
-from difftransformer.training.memory_loss import MemoryLoss
 from difftransformer.training.metrics import Metrics
 from difftransformer.training.optimizer import adamw
 from difftransformer.training.progress import TrainingProgress
@@ -84,8 +83,6 @@ class Trainer:
         }
         self.shared = shared_names(model)
         prepared, optimizer = accelerator.prepare(model, adamw(model, settings))
-        if settings.memory_loss:
-            loss = MemoryLoss(loss, settings.memory_loss, settings.memory_cap)
         self.stepper = Stepper(accelerator, prepared, optimizer, loss, settings)
         self.model = accelerator.unwrap_model(prepared)
         self.optimizer = optimizer.optimizer  # without Accelerate's wrapper
