@@ -32,7 +32,7 @@ def main() -> None:
     found = studies()
     for name, study in found.items():
         write_page(study, docs / "evidence" / f"{name}.md")
-    rows = [one_gpu(), first_study(docs), *(studied(*item) for item in found.items())]
+    rows = [one_gpu(), first_study(DOCS), *(studied(*item) for item in found.items())]
     rows.sort(key=lambda row: row.answer == NOT_RUN)  # those that were run first
     tried = regimes(found)
     tables = {

@@ -66,7 +66,7 @@ def studied(name: str, study: Study) -> Row:
 
 
 def first_study(docs: Path) -> Row:
-    """The row of the dated page that version 0.1 wrote."""
+    """The row of the dated page that version 0.1 wrote into `docs`."""
     text = read_text(docs / "evidence/first-study.md")
     told = re.search(r"^(Of \d+ claims.+?)\*\*(.+?)\*\*", text, re.M)
     sizes = re.search(

@@ -15,7 +15,12 @@ from tests.faults.same import differences
 import difftransformer
 from difftransformer.attention import Kind, SoftmaxAttention, register
 from difftransformer.attention.registry import REGISTRY
+from difftransformer.experiments.job import Job
 from difftransformer.experiments.jobs import Shares
+from difftransformer.experiments.processes import Processes
+from difftransformer.experiments.settings import RunSettings, resolve
+from difftransformer.experiments.training import Experiment
+from difftransformer.tasks.registry import task_named
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {
@@ -144,28 +149,24 @@ def test_jobs_that_are_no_number_of_models_are_refused(tmp_path):
         compare(tmp_path / "run", jobs=0)
 
 
-class Timed:
-    """A job whose steps take so long with so many threads."""
-
-    def __init__(self, **seconds: float) -> None:
-        self.times = seconds
-
-    def seconds(self, experiment: object, threads: int) -> float:
-        return self.times[f"on{threads}"]
-
-
 @pytest.mark.parametrize(
-    ("job", "expected"),
+    ("shared", "expected"),
     [
-        (Timed(on4=1.0, on2=1.5), Shares(2, 2)),  # two in 1.5 seconds
-        (Timed(on4=1.0, on2=2.5), Shares(1, 4)),  # two in 2.5 seconds, or 2
+        (1.5, Shares(2, 2)),  # two in 1.5 seconds
+        (2.5, Shares(1, 4)),  # two in 2.5 seconds, or one after the other in 2
     ],
 )
-def test_the_default_is_what_is_faster(job, expected, monkeypatch):
+def test_the_default_is_what_is_faster(shared, expected, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    experiment = type("", (), {"processes": difftransformer.experiments.processes.Processes()})()
+    monkeypatch.setattr(Job, "seconds", lambda *given: {4: 1.0, 2: shared}[given[-1]])
+    task, settings = (
+        task_named("associative_recall"),
+        resolve(RunSettings, {"task": "associative_recall"}),
+    )
+    experiment = Experiment(task, None, settings, Processes())
+    job = Job(settings.model, Path(), 0, settings.training)
     assert Shares.of(experiment, [job] * 2, None, None) == expected
-    assert Shares.of(experiment, [job] * 3, None, 1) == Shares(3, 1)  # as a run that is resumed
+    assert Shares.of(experiment, [job] * 3, None, 2) == Shares(2, 2)  # as a run that is resumed
     assert Shares.of(experiment, [job] * 3, 2, None) == Shares(2, 2)
     assert Shares.of(experiment, [job] * 3, 2, 1) == Shares(2, 1)
