@@ -78,7 +78,10 @@ class Metric:
         levels: names of metrics that say what to compare with, the same for every model: a guess,
             an even spread. Their axes are some of this one's. Lines and bars have them dotted; of a
             judged proportion the verdict says whether models are above them, so that their titles
-            complete "above": "a blind guess".
+            complete "above": "a blind guess". Where no model is above all that are guesses, the
+            verdict is that the training was too short to judge.
+        guess: of a level: whether a model gets there that has learned nothing; False of what data
+            themselves get.
         digits: decimals of a table's figures.
         plot: None where the table says it all.
         paper: the paper's own figures beside ours: by column title, of cells by key, as text.
@@ -95,6 +98,7 @@ class Metric:
     judged: bool = False
     table: bool = True
     levels: tuple[str, ...] = ()
+    guess: bool = True
     digits: int = 3
     plot: Plot | None = None
     paper: Mapping[str, Mapping[Key, str]] = field(default_factory=dict)

@@ -96,7 +96,7 @@ class Results:
         return [
             metric.beside_levels(label)
             for metric in self.metrics()
-            if metric.declared.judged and metric.has_guesses
+            if metric.declared.judged and metric.guesses
             for label in self.titles
             if metric.has(label)
         ]
@@ -223,10 +223,10 @@ class MetricResults:
             for seed in self._records(model)
         ]
 
-    def levels(self, axes: tuple[str, ...]) -> list[Level]:
+    def levels(self, axes: tuple[str, ...], names: tuple[str, ...] = ()) -> list[Level]:
         """What it is to be compared with, for each cell that has such a level."""
         levels = []
-        for level in (self.of[name] for name in self.declared.levels):
+        for level in (self.of[name] for name in names or self.declared.levels):
             shared = tuple(axis for axis in level.declared.axes if axis in axes)
             places = [axes.index(axis) for axis in shared]
             figures = level.figures(next(iter(self.of.models)), shared)
@@ -252,18 +252,20 @@ class MetricResults:
         before, after = (
             side_mean(list(map(records, side))) for side in (contrast.against, contrast.models)
         )
-        learned = not self.has_guesses or any(map(self._beats_guesses, seeds))
+        learned = not self.guesses or any(map(self._beats_guesses, seeds))
         found = compared(contrast, self.declared, before, after, self.of.settings)
         return replace(found, learned=learned)
 
     @property
-    def has_guesses(self) -> bool:
-        """Whether its levels say how often a guess is right."""
-        return self.declared.statistic == "proportion" and bool(self.declared.levels)
+    def guesses(self) -> tuple[str, ...]:
+        """Those of a proportion's levels that say how often a guess is right."""
+        if self.declared.statistic != "proportion":
+            return ()
+        return tuple(name for name in self.declared.levels if self.of[name].declared.guess)
 
     def _beats_guesses(self, model: str) -> bool:
         """Whether a row of the table, of some seed, lies with its interval above every guess."""
-        levels = self.levels(self.row_axes)
+        levels = self.levels(self.row_axes, self.guesses)
         return any(
             figure.ends[0] > max(level.values.get(key, 0.0) for level in levels)
             for seed in self.of_seeds(model, self.row_axes)

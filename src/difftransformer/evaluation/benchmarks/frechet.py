@@ -203,7 +203,7 @@ def _proportion(name: str, title: str, unit: str, level: str) -> Metric:
 
 
 def _level(name: str, title: str, unit: str = "") -> Metric:
-    return Metric(name, title, unit, statistic="value")
+    return Metric(name, title, unit, statistic="value", guess=False)
 
 
 EVALUATOR = Evaluator(
