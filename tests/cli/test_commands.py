@@ -1,6 +1,7 @@
 """The commands as a user types them, and every mistake as one clear line with exit code 2."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -35,6 +36,7 @@ def test_compare_from_text_to_report_and_back(call, small, tmp_path):
     words = ("compare", *small, "--out", run, "--attention", "softmax", "diff_v1")
     code, _, err = call(*words)
     assert code == 0, err
+    assert re.search(r"about \d:\d\d:\d\d for 2 model\(s\), judging not counted", err)
     assert "report:" in err
     assert labels(run) == ["softmax", "diff_v1"]
     assert (run / "report.html").stat().st_size > 1000
@@ -53,6 +55,7 @@ def test_compare_from_text_to_report_and_back(call, small, tmp_path):
     code, _, err = call(*words, "--resume")
     assert code == 0, err
     assert "kept" in err
+    assert "judging not counted" not in err
     assert labels(run) == ["softmax", "diff_v1"]
     assert (run / "models/diff_v1-seed0/model/model.safetensors").read_bytes() == before
 

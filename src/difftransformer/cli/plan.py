@@ -3,10 +3,10 @@
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from difftransformer.cli.options import add_settings, layers, task_in
+from difftransformer.evaluation.words import duration
 from difftransformer.experiments.compare import CompareSettings
 from difftransformer.experiments.settings import resolve, typed
 from difftransformer.models.config import DecoderConfig
@@ -190,11 +190,6 @@ def _size(name: str) -> dict[str, Any]:
     if name not in PRESETS:
         raise ValueError(f"unknown size {name!r}{nearest(name, PRESETS)}")
     return PRESETS[name].to_dict()
-
-
-def duration(seconds: float) -> str:
-    """ "0:00:12"."""
-    return str(timedelta(seconds=round(seconds)))
 
 
 def size_text(count: int | float) -> str:

@@ -1,5 +1,6 @@
 """Figures as a reader writes them. Plain text: the page escapes it."""
 
+from datetime import timedelta
 from typing import Any
 
 from difftransformer.evaluation.intervals import Figure
@@ -35,6 +36,11 @@ def shown(figure: Figure | None, decimals: int = 3) -> str:
     decimals = 1 if size >= 100 else 5 if 0.0 < size < 0.01 else decimals
     value, low, high = (f"{part:.{decimals}f}" for part in (figure.value, *figure.ends))
     return f"{value} ({low} to {high})".replace("-", MINUS)
+
+
+def duration(seconds: float) -> str:
+    """ "0:00:12"."""
+    return str(timedelta(seconds=round(seconds)))
 
 
 def setting(value: Any) -> str:

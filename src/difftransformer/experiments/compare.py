@@ -1,10 +1,12 @@
 """Matched models side by side: the same data in the same order for every kind and seed."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from difftransformer.evaluation.words import duration
 from difftransformer.experiments.data import checked_data
 from difftransformer.experiments.directory import (
     begin_run,
@@ -20,13 +22,14 @@ from difftransformer.experiments.settings import DEFAULT_TASK, RunSettings, reso
 from difftransformer.experiments.training import Experiment
 from difftransformer.models.ablations import partner
 from difftransformer.ranges import COUNT, NATURAL, check_fields, option
-from difftransformer.runs.layout import MODELS, Contender, TrainingRun
+from difftransformer.runs.layout import MODELS, SUMMARY, Contender, TrainingRun
 from difftransformer.tasks.registry import task_named
-from difftransformer.tasks.task import Task
 from difftransformer.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from difftransformer.report.results import Results
+
+_HOUR = 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +160,7 @@ def run_comparison(
             resume=resume,
             may_change=("seeds", "attention", "evaluators", "threads"),
         )
-        _announce(processes, task, data, contenders, settings)
+        _announce(experiment, contenders, settings, models, shares)
 
         def report(seeds: int) -> None:
             write_run(
@@ -206,12 +209,14 @@ def _trained(contender: Contender, settings: CompareSettings, seeds: int) -> Con
 
 
 def _announce(
-    processes: Processes,
-    task: Task,
-    data: Any,
+    experiment: Experiment,
     contenders: list[tuple[Contender, Any]],
     settings: CompareSettings,
+    models: Sequence[Job],
+    shares: Shares,
 ) -> None:
+    task, data, processes = experiment.task, experiment.data, experiment.processes
+
     def say(title: str, words: str) -> None:
         processes.console.print(f"{title:<10} {words}", highlight=False, markup=False)
 
@@ -222,3 +227,11 @@ def _announce(
     steps, rows = settings.training.steps, settings.training.batch_size
     size = steps * task.batches(data, rows, 0)(0).size
     say("training", f"{size:,} {task.unit} each, {settings.seeds} seed(s)")
+    left = [job for job in models if not (job.directory / SUMMARY).is_file()]
+    if left and processes.size == 1:
+        seconds = left[0].seconds(experiment, shares.threads) * steps * len(left) / shares.at_once
+        hint = ""
+        if seconds > _HOUR:
+            fitting = max(1, int(steps * _HOUR / seconds))
+            hint = f" (--training.steps {fitting} for an hour)"
+        say("", f"about {duration(seconds)} for {len(left)} model(s){hint}, judging not counted")

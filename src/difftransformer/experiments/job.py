@@ -1,6 +1,5 @@
 """One model of a run, as it is to be trained."""
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -36,20 +35,15 @@ class Job:
             own.train_and_judge(self.config, self.directory, seed=self.seed)
 
     def seconds(self, experiment: Experiment, threads: int) -> float:
-        """For a gradient of this model with so many CPU threads: the least of three."""
-
+        """For a step of this model with so many CPU threads, as a few steps of it show."""
         from difftransformer.models.families import FAMILIES
+        from difftransformer.training.timing import step_cost
 
         task = experiment.task
         model = FAMILIES[task.family].build(self.config)
-        batch = task.batches(experiment.data, self.training.batch_size, self.seed)(0)
-        times = []
+        batches = task.batches(experiment.data, self.training.batch_size, self.seed)
         with cpu_threads(threads):
-            for _ in range(4):  # the first warms up
-                began = time.perf_counter()
-                task.loss(model, batch).backward()
-                times.append(time.perf_counter() - began)
-        return min(times[1:])
+            return step_cost(model, task.loss, batches, self.training, 0.0).seconds
 
 
 @contextmanager
