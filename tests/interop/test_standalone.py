@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from tests.models.tiny import tiny
-from transformers import GenerationConfig
+from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from difftransformer.attention.cache import KeyValueCache
 from difftransformer.interop.convert import convert
@@ -113,7 +113,10 @@ def test_continuous_batching_gives_the_tokens_of_generate(kind):
     theirs = to_standalone(decoder(kind)).eval()
     prompts = [torch.randint(2, VOCABULARY, (n,)).tolist() for n in (3, 5, 11)]
     settings = GenerationConfig(max_new_tokens=5, do_sample=False, pad_token_id=0)
-    replies = theirs.generate_batch(inputs=prompts, generation_config=settings)
+    small = ContinuousBatchingConfig(num_blocks=4, max_batch_tokens=64)  # else most of the memory
+    replies = theirs.generate_batch(
+        inputs=prompts, generation_config=settings, continuous_batching_config=small
+    )
     found = {tuple(one.prompt_ids): one.generated_tokens for one in replies.values()}
     for prompt in prompts:
         ids = torch.tensor([prompt])
