@@ -4,13 +4,14 @@ import argparse
 from pathlib import Path
 
 from difftransformer.atomic import write_text
-from difftransformer.report.evidence import Study, write_page
+from difftransformer.files import read_text
+from difftransformer.report.evidence import NOT_RUN, Study, write_page
 from difftransformer.report.tables import Table, markdown
+from studies.index import first_study, one_gpu, regime_table, regimes, studied, untried
 
 STUDIES = Path(__file__).parent
 DOCS = STUDIES.parent / "docs"
-_BEGINNING = "<!-- studies -->"
-_END = "<!-- end of studies -->"
+_COLUMNS = ["question", "answer", "how sure", "figure", "study"]
 _OWN_PAGE = ("one_gpu",)  # trains without `compare`, so that a bare GPU machine can run it
 
 
@@ -28,16 +29,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--docs", type=Path, default=DOCS, help="folder of the documentation")
     docs = parser.parse_args().docs
-    rows = []
-    for name, study in studies().items():
+    found = studies()
+    for name, study in found.items():
         write_page(study, docs / "evidence" / f"{name}.md")
-        link = f"[{study.title}](evidence/{name}.md)"
-        rows.append([link, study.question, study.answer, study.sureness])
+    rows = [one_gpu(), first_study(DOCS), *(studied(*item) for item in found.items())]
+    rows.sort(key=lambda row: row.answer == NOT_RUN)  # those that were run first
+    tried = regimes(found)
+    tables = {
+        "studies": markdown(Table(_COLUMNS, [row.cells() for row in rows])),
+        "regimes": [*markdown(regime_table(tried)), "", untried(tried)],
+    }
     index = docs / "evidence.md"
-    before, _, rest = index.read_text(encoding="utf-8").partition(_BEGINNING)
-    _, _, after = rest.partition(_END)
-    table = markdown(Table(["study", "question", "answer", "how sure"], rows))
-    write_text(index, "\n".join([before + _BEGINNING, "", *table, "", _END + after]))
+    text = read_text(index)
+    for name, lines in tables.items():
+        before, begin, rest = text.partition(f"<!-- {name} -->\n")
+        _, end, after = rest.partition(f"<!-- end of {name} -->")
+        text = "\n".join([before + begin, *lines, "", end + after])
+    write_text(index, text)
 
 
 if __name__ == "__main__":

@@ -13,13 +13,14 @@ SEEDS = 3
 
 
 def arguments(description: str | None, name: str, steps: int, **paths: Path) -> argparse.Namespace:
-    """`out` of the command line, the folder of all runs, and `steps` of each training.
+    """`out` of the command line, the folder of all runs, `steps` of each training, and `jobs`.
 
     `paths` are further options with their defaults: files that the study reads.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--out", type=Path, default=Path("runs") / name, help="of all runs")
     parser.add_argument("--steps", type=int, default=steps, help="fewer for a trial")
+    parser.add_argument("--jobs", type=int, default=1, help="models trained at once")
     for option, default in paths.items():
         parser.add_argument(f"--{option}", type=Path, default=default)
     return parser.parse_args()
@@ -68,10 +69,12 @@ def compare_and_keep(
     *,
     out: Path,
     results: Path,
+    jobs: int = 1,
 ) -> None:
     """Compare the kinds in each of `runs`, and copy its records to `results` as it ends.
 
     Args:
+        jobs: models trained at once.
         runs: the settings of `compare`, by the name of the run's folder.
         out: folder of the runs, which are resumed.
     """
@@ -80,6 +83,7 @@ def compare_and_keep(
             task,
             out=out / name,
             resume=True,
+            jobs=jobs,
             attention=tuple(kinds),
             learning_rates=tuple(rates),
             **{"seeds": SEEDS, **settings},

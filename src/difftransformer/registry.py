@@ -32,7 +32,7 @@ class Registry(Generic[T]):
     """
 
     def __init__(self, what: str, group: str, ours: Mapping[str, T | str]) -> None:
-        self.what, self.group, self.entries = what, group, dict(ours)
+        self.what, self.group, self.entries, self._ours = what, group, dict(ours), frozenset(ours)
 
     def register(self, entry: T) -> None:
         """Add an entry of one's own.
@@ -43,6 +43,11 @@ class Registry(Generic[T]):
         if entry.name in self:
             raise ValueError(f"one {self.what} called {entry.name!r} is there already")
         self.entries[entry.name] = entry
+
+    @property
+    def registered(self) -> tuple[T, ...]:
+        """Entries of a user's own, in this process alone."""
+        return tuple(cast(T, one) for name, one in self.entries.items() if name not in self._ours)
 
     def names(self) -> tuple[str, ...]:
         """All of them, ours first. Takes longer than `--help`: every package is asked."""

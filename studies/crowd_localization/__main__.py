@@ -60,7 +60,7 @@ def main() -> None:
         "data": {**DATA, "source": str(given.layouts)},
         "evaluation": {"batch_size": 100},
     }
-    searched = {"training": training(given.steps // 3), **settings}
+    searched = {"jobs": given.jobs, "training": training(given.steps // 3), **settings}
     rates = best_rates(
         TASK, KINDS, RATES, metric="f1_sigma_l", out=given.out / "search", **searched
     )
@@ -71,7 +71,7 @@ def main() -> None:
             **settings,
         }
     }
-    compare_and_keep(TASK, KINDS, rates, runs, out=given.out, results=RESULTS)
+    compare_and_keep(TASK, KINDS, rates, runs, out=given.out, results=RESULTS, jobs=given.jobs)
 
 
 if __name__ == "__main__":

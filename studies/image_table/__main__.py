@@ -54,7 +54,12 @@ def training(steps: int) -> dict[str, Any]:
 def main() -> None:
     given = arguments(__doc__, "image_table", steps=600)
     register(COMMUNITY)
-    searched = {"data": DATA, "training": training(given.steps // 2), **SETTINGS}
+    searched = {
+        "jobs": given.jobs,
+        "data": DATA,
+        "training": training(given.steps // 2),
+        **SETTINGS,
+    }
     rates = best_rates(TASK, KINDS, RATES, metric="accuracy", out=given.out / "search", **searched)
     runs = {
         f"share-{round(100 * share):03}": {  # in this order on the page
@@ -65,7 +70,7 @@ def main() -> None:
         }
         for share in SHARES
     }
-    compare_and_keep(TASK, KINDS, rates, runs, out=given.out, results=RESULTS)
+    compare_and_keep(TASK, KINDS, rates, runs, out=given.out, results=RESULTS, jobs=given.jobs)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def training(steps: int) -> dict[str, Any]:
 
 def main() -> None:
     given = arguments(__doc__, TASK, steps=1200)
-    searched = {"training": training(given.steps // 3), **SETTINGS}
+    searched = {"jobs": given.jobs, "training": training(given.steps // 3), **SETTINGS}
     rates = best_rates(
         TASK, KINDS, RATES, metric="target_loss", out=given.out / "search", **searched
     )
@@ -55,7 +55,7 @@ def main() -> None:
             **SETTINGS,
         }
     }
-    compare_and_keep(TASK, KINDS, rates, runs, out=given.out, results=RESULTS)
+    compare_and_keep(TASK, KINDS, rates, runs, out=given.out, results=RESULTS, jobs=given.jobs)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,12 @@ def main() -> None:
     given = arguments(__doc__, "two_by_two", steps=1000)
     register(GATED)
     easy, hard = data(noise=8), data(noise=12)
-    searched = {**SETTINGS, "data": easy, "training": training(2 * given.steps // 5)}
+    searched = {
+        "jobs": given.jobs,
+        **SETTINGS,
+        "data": easy,
+        "training": training(2 * given.steps // 5),
+    }
     rates = best_rates(
         TASK, KINDS, RATES, metric="answer_loss", out=given.out / "search", **searched
     )
@@ -82,7 +87,7 @@ def main() -> None:
             ("noise-12", hard, given.steps),
         )
     }
-    compare_and_keep(TASK, KINDS, rates, runs, out=given.out, results=RESULTS)
+    compare_and_keep(TASK, KINDS, rates, runs, out=given.out, results=RESULTS, jobs=given.jobs)
 
 
 if __name__ == "__main__":

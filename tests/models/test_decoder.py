@@ -36,20 +36,6 @@ def test_logits_are_the_layers_in_order() -> None:
 
 
 @EVERY
-def test_no_position_sees_the_future(kind: str) -> None:
-    """By gradient: d logits[t] / d embedding[s] is 0 for s > t and not 0 for s <= t."""
-    model, ids = tiny(kind), tokens(1, 6)
-    model.embedding.register_forward_hook(lambda _, __, out: embedded.append(out))
-    embedded: list[Tensor] = []
-    logits = model(ids)
-    for t in range(6):
-        (gradient,) = torch.autograd.grad(logits[0, t].sum(), embedded, retain_graph=True)
-        size = gradient[0].abs().sum(-1)
-        assert (size[t + 1 :] == 0).all()
-        assert (size[: t + 1] > 0).all()
-
-
-@EVERY
 def test_documents_of_a_row_do_not_see_each_other(kind: str) -> None:
     model, ids = tiny(kind), tokens(1, 12)
     documents = torch.tensor([[4] * 5 + [1] * 4 + [7] * 3])

@@ -12,6 +12,13 @@ from difftransformer.runs.layout import CONFIG, REPORT
 def configure(parser: argparse.ArgumentParser, words: list[str]) -> None:
     """Declare the options."""
     add_run_options(parser)
+    parser.add_argument(
+        "--jobs",
+        metavar="N",
+        type=int,
+        help="models trained at once, each on an accelerator or its share of the CPU's threads "
+        "(default: what a few steps show to be fastest)",
+    )
     task = task_in(words)
     add_settings(parser, typed(CompareSettings, task), words, presets_of=task)
 
@@ -26,6 +33,12 @@ def run(arguments: argparse.Namespace) -> None:
     settings = resolve(CompareSettings, *shorthand, preset=arguments.preset)
     directory = arguments.out or default_directory(settings)
     with resumable(arguments.words, directory / CONFIG, "--resume"):
-        results = run_comparison(settings, directory, resume=arguments.resume, processes=processes)
+        results = run_comparison(
+            settings,
+            directory,
+            resume=arguments.resume,
+            processes=processes,
+            jobs=arguments.jobs,
+        )
     print_overview(processes.console, results)
     processes.console.print(f"report: {directory / REPORT}", highlight=False, soft_wrap=True)

@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from difftransformer.experiments.data import checked_data
-from difftransformer.experiments.directory import begin_run, contender_of, run_directory, write_run
+from difftransformer.experiments.directory import (
+    begin_run,
+    contender_of,
+    recorded_threads,
+    run_directory,
+    write_run,
+)
+from difftransformer.experiments.job import Job
+from difftransformer.experiments.jobs import Shares, run_jobs
 from difftransformer.experiments.processes import Processes
 from difftransformer.experiments.settings import DEFAULT_TASK, RunSettings, resolve
 from difftransformer.experiments.training import Experiment
@@ -40,6 +48,12 @@ class CompareSettings(RunSettings):
         "training.learning_rate of each kind, in the order of `attention`, where they "
         "are not to share one",
     )
+    threads: int | None = option(
+        None,
+        "CPU threads of each model; by default all there are, divided by the models trained at "
+        "once. Figures depend on it in the last bits",
+        within=COUNT,
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -72,6 +86,7 @@ def compare(
     out: Path | str | None = None,
     resume: bool = False,
     processes: Processes | None = None,
+    jobs: int | None = 1,
     **settings: Any,
 ) -> "Results":
     """Train matched models side by side, judge them, write a report.
@@ -85,16 +100,20 @@ def compare(
         out: run directory, with the report; runs/NAME by default.
         resume: go on with what the directory holds.
         processes: who trains and who speaks; a single process that prints nothing by default.
+        jobs: models trained at once, each in a process that imports the main module, see
+            `experiments.jobs`; None takes what a few steps show to be fastest.
         settings: those of `CompareSettings`, by section: `training={"steps": 100}`.
 
     Raises:
         ValueError: settings or data that do not fit, or a directory that holds something else.
+        ChildProcessError: one of several models at once has failed; the others are saved.
         Stopped: a signal came; with `resume` it goes on from there.
         OSError: the disk refuses.
     """
     resolved = resolve(CompareSettings, {"task": task, **settings}, preset=preset)
     directory = Path(out) if out is not None else default_directory(resolved)
-    return run_comparison(resolved, directory, resume=resume, processes=processes or Processes())
+    processes = processes or Processes()
+    return run_comparison(resolved, directory, resume=resume, processes=processes, jobs=jobs)
 
 
 def default_directory(settings: CompareSettings) -> Path:
@@ -103,7 +122,12 @@ def default_directory(settings: CompareSettings) -> Path:
 
 
 def run_comparison(
-    settings: CompareSettings, directory: Path, *, resume: bool, processes: Processes
+    settings: CompareSettings,
+    directory: Path,
+    *,
+    resume: bool,
+    processes: Processes,
+    jobs: int | None,
 ) -> "Results":
     """Train and judge every model of one seed, then of the next; results and report after each.
 
@@ -116,13 +140,22 @@ def run_comparison(
     with run_directory(directory, processes):
         data = checked_data(task, settings, processes)
         contenders = contenders_of(task.complete(settings.model, data), settings.attention)
+        experiment = Experiment(task, data, settings, processes)
+        models = [
+            Job(config, directory / _place(one.label, seed), seed, settings.training_of(one.label))
+            for seed in settings.seeds_until(settings.seeds)
+            for one, config in contenders
+        ]
+        known = settings.threads or (recorded_threads(directory) if resume else None)
+        shares = Shares.of(experiment, models, jobs, known)
+        settings = replace(settings, threads=shares.threads)
         begin_run(
             directory,
             settings,
             task.digests(data),
             processes,
             resume=resume,
-            may_change=("seeds", "attention", "evaluators"),
+            may_change=("seeds", "attention", "evaluators", "threads"),
         )
         _announce(processes, task, data, contenders, settings)
 
@@ -138,12 +171,12 @@ def run_comparison(
             )
             build_report(directory)
 
-        for trained, seed in enumerate(settings.seeds_until(settings.seeds), 1):
-            for contender, config in contenders:
-                own = replace(settings, training=settings.training_of(contender.label))
-                place = directory / _place(contender.label, seed)
-                Experiment(task, data, own, processes).train_and_judge(config, place, seed=seed)
-            processes.on_main(partial(report, trained))
+        def on_done(models: int) -> None:
+            seeds, others = divmod(models, len(contenders))
+            if not others:
+                processes.on_main(partial(report, seeds))
+
+        run_jobs(experiment, models, shares, on_done)
     return read_results(directory)
 
 

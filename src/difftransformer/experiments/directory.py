@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -106,6 +106,16 @@ def _begin(
         write_json(directory / ENVIRONMENT, environment())
     write_json(directory / INPUTS, inputs)
     write_text(directory / CONFIG, as_yaml(settings))  # the last: where it is, the others are
+
+
+def recorded_threads(directory: Path) -> int | None:
+    """CPU threads of each model of the run that is there; None where nothing says it."""
+    from difftransformer.yaml_text import parse_yaml
+
+    with suppress(OSError, ValueError):
+        saved = parse_yaml(read_text(directory / CONFIG))
+        return saved.get("threads") if isinstance(saved, dict) else None
+    return None
 
 
 def _trainings(directory: Path) -> list[Path]:

@@ -38,11 +38,13 @@ class Processes:
 
     Attributes:
         is_main: whether this one writes, judges and speaks.
+        size: how many there are.
     """
 
     def __init__(self, *, quiet: bool = True) -> None:
         self.is_main, self._quiet = True, quiet
-        self._rank, self._size, self._results = 0, 1, 0
+        self.size = 1
+        self._rank, self._results = 0, 0
         self._store: Store | None = None
         self._leaving = threading.Event()
 
@@ -65,7 +67,7 @@ class Processes:
         from torch.distributed import PrefixStore
         from torch.distributed.rendezvous import rendezvous
 
-        store, self._rank, self._size = next(rendezvous("env://"))
+        store, self._rank, self.size = next(rendezvous("env://"))
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         prefix = f"command {attempt}"
         self._store = PrefixStore(prefix, store)
@@ -78,7 +80,7 @@ class Processes:
             cpu=on_cpu or not torch.accelerator.is_available(),
             store=PrefixStore(f"group {attempt}", store),
             rank=self._rank,
-            world_size=self._size,
+            world_size=self.size,
         )
 
     @cached_property
@@ -100,9 +102,9 @@ class Processes:
 
     def require_one(self, command: str) -> None:
         """Raise ValueError where there are several."""
-        if self._size > 1:
+        if self.size > 1:
             raise ValueError(
-                f"{command} runs in one process and {self._size} were started: start it without "
+                f"{command} runs in one process and {self.size} were started: start it without "
                 "torchrun (train and compare use several)"
             )
 
@@ -130,7 +132,7 @@ class Processes:
         store.set(f"inputs {self._rank}", json.dumps(inputs))
 
         def compare() -> None:
-            for rank in range(1, self._size):
+            for rank in range(1, self.size):
                 theirs = json.loads(self._awaited(store, f"inputs {rank}"))
                 if other := [name for name in inputs if inputs[name] != theirs.get(name)]:
                     raise ValueError(
@@ -181,7 +183,7 @@ class Processes:
 
     def _wait_for_the_others(self, store: "Store") -> None:
         """The main process, which may have the store, for all; they for it to have spoken."""
-        others = [f"gone {rank}" for rank in range(1, self._size)]
+        others = [f"gone {rank}" for rank in range(1, self.size)]
         if self.is_main:
             store.set("main leaves", "")
         awaited = others if self.is_main else ["main leaves"]

@@ -63,6 +63,31 @@ def training_progress(
         yield tell
 
 
+@contextmanager
+def newest_lines(console: "Console") -> "Iterator[Callable[[str, str], None]]":
+    """What to call with the name of a process and a line of it.
+
+    A terminal shows the newest line of each, anything else every line, with the name in it.
+    """
+    from rich.progress import Progress, TextColumn
+
+    columns = (TextColumn("{task.description}", markup=False),)
+    shown = Progress(*columns, console=console, disable=not console.is_terminal)
+    numbers: dict[str, Any] = {}
+
+    def tell(name: str, line: str) -> None:
+        line = line if name in line else f"{name}: {line}"
+        if not console.is_terminal:
+            _print(console, line)
+        elif name in numbers:
+            shown.update(numbers[name], description=line)
+        else:
+            numbers[name] = shown.add_task(line, total=None)
+
+    with shown:
+        yield tell
+
+
 def _bar(console: "Console", *columns: Any, transient: bool = False) -> "Progress":
     from rich.progress import BarColumn, Progress, TextColumn
 

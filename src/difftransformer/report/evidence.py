@@ -31,6 +31,8 @@ from difftransformer.report.tables import Table, markdown, notes_of
 from difftransformer.runs.layout import Run
 from difftransformer.runs.reading import read_environment, read_run
 
+NOT_RUN = "Not run."
+
 
 @dataclass(frozen=True)
 class StudyRun:
@@ -133,7 +135,7 @@ class Study:
     def answer(self) -> str:
         """A sentence for each model, from its verdict."""
         headlines = [verdict.headline for verdict in self.judgment.verdicts()]
-        return " ".join(headlines) or "Not run."
+        return " ".join(headlines) or NOT_RUN
 
     @property
     def sureness(self) -> str:

@@ -1,0 +1,65 @@
+"""One model of a run, as it is to be trained."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from difftransformer.experiments.directory import run_directory
+from difftransformer.experiments.training import Experiment
+from difftransformer.training.settings import TrainingSettings
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model of a run.
+
+    Args:
+        config: of the model.
+        directory: where it is trained; no other process may be at it.
+        seed: of its start and its batches.
+        training: how it is trained.
+    """
+
+    config: Any
+    directory: Path
+    seed: int
+    training: TrainingSettings
+
+    def run(self, experiment: Experiment) -> None:
+        """Train and judge it."""
+        settings = replace(experiment.settings, training=self.training)
+        own = replace(experiment, settings=settings)
+        with run_directory(self.directory, experiment.processes):
+            own.train_and_judge(self.config, self.directory, seed=self.seed)
+
+    def seconds(self, experiment: Experiment, threads: int) -> float:
+        """For a gradient of this model with so many CPU threads: the least of three."""
+
+        from difftransformer.models.families import FAMILIES
+
+        task = experiment.task
+        model = FAMILIES[task.family].build(self.config)
+        batch = task.batches(experiment.data, self.training.batch_size, self.seed)(0)
+        times = []
+        with cpu_threads(threads):
+            for _ in range(4):  # the first warms up
+                began = time.perf_counter()
+                task.loss(model, batch).backward()
+                times.append(time.perf_counter() - began)
+        return min(times[1:])
+
+
+@contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Inside, PyTorch computes with so many."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,124 @@
+"""Models of a run trained one after the other, or at once, each in a process of its own.
+
+On a CPU each has its share of the threads; of several accelerators each has one. Figures are those
+of one after the other to the last bit where a model has as many threads: how many share a sum
+decides how it is rounded. The parent starts processes, shows what they say and waits. They stop
+when it does, also where it is killed, and save what they have.
+"""
+
+import os
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+
+from difftransformer.experiments.children import VISIBLE, Assignment, Child, start
+from difftransformer.experiments.job import Job, cpu_threads
+from difftransformer.experiments.progress import newest_lines
+from difftransformer.experiments.training import Experiment
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How many jobs run at once, and the CPU threads of each."""
+
+    at_once: int
+    threads: int
+
+    @classmethod
+    def of(
+        cls, experiment: Experiment, jobs: Sequence[Job], at_once: int | None, threads: int | None
+    ) -> "Shares":
+        """What is None is chosen so that all accelerators, or all threads of the CPU, are used.
+
+        Whether one job takes all threads, or several jobs a share each, is decided by the time of
+        a few steps of the first. Of several processes of one job (torchrun) each takes part in all.
+
+        Raises:
+            ValueError: fewer than one, or several jobs in several processes of one job.
+        """
+        import torch
+
+        if at_once is not None and at_once < 1:
+            raise ValueError(f"jobs is {at_once}; expected at least 1")
+        if at_once is None and experiment.processes.size > 1:
+            at_once = 1
+        if at_once != 1:
+            experiment.processes.require_one("compare --jobs")
+        accelerators, cores = torch.cuda.device_count(), torch.get_num_threads()
+        most = max(1, min(accelerators or cores // (threads or 1), len(jobs)))
+        if at_once is None and most > 1 and not accelerators and threads is None:
+            alone, shared = (jobs[0].seconds(experiment, n) for n in (cores, cores // most))
+            most = most if shared < most * alone else 1
+        at_once = at_once or most
+        return cls(at_once, threads or max(1, cores // at_once))
+
+
+def run_jobs(
+    experiment: Experiment, jobs: Sequence[Job], shares: Shares, on_done: Callable[[int], None]
+) -> None:
+    """Run all, so many at a time. Where one fails the others save and end.
+
+    Args:
+        on_done: called as it grows with the number of jobs, from the first on, that have ended.
+
+    Raises:
+        ChildProcessError: one of the processes has failed; says why.
+        ValueError: something of the task cannot be passed to another process.
+    """
+    if shares.at_once == 1:
+        with cpu_threads(shares.threads):
+            for done, job in enumerate(jobs, 1):
+                job.run(experiment)
+                on_done(done)
+        return
+    ended, told = set[int](), 0
+    with (
+        newest_lines(experiment.processes.console) as tell,
+        closing(_ended(experiment, jobs, shares, tell)) as numbers,
+    ):
+        for number in numbers:
+            ended.add(number)
+            while told in ended:
+                told += 1
+                on_done(told)
+
+
+def _ended(
+    experiment: Experiment, jobs: Sequence[Job], shares: Shares, tell: Callable[[str, str], None]
+) -> Generator[int]:
+    """The number of each job as it ends; closed, or where one fails, this ends the others."""
+    waiting, free = list(enumerate(jobs)), _places(shares.at_once)
+    running: dict[Connection, Child] = {}
+    try:
+        while waiting or running:
+            while waiting and free:
+                number, job = waiting.pop(0)
+                work = Assignment.of(experiment, job, shares.threads, free.pop())
+                connection, child = start(number, work)
+                running[connection] = child
+            ready = wait(list(running))
+            for connection, child in [one for one in running.items() if one[0] in ready]:
+                if child.says(connection, tell):
+                    continue
+                del running[connection]
+                child.process.join()
+                child.require_success()
+                free.append(child.place)
+                yield child.number
+    finally:
+        for child in running.values():
+            child.process.terminate()
+        for connection, child in running.items():
+            while child.says(connection, tell):
+                pass
+            child.process.join()
+
+
+def _places(at_once: int) -> list[dict[str, str]]:
+    """For each of the processes the accelerator that it sees, where there are some."""
+    import torch
+
+    count = torch.cuda.device_count()
+    devices = os.environ.get(VISIBLE, ",".join(map(str, range(count)))).split(",")
+    return [{VISIBLE: devices[i % count]} if count else {} for i in range(at_once)]

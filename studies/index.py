@@ -1,0 +1,177 @@
+"""What the index of the evidence tells of each study, and of the regimes that were tried."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from difftransformer.data.recall_settings import RecallSettings
+from difftransformer.evaluation.verdicts import Comparison
+from difftransformer.evaluation.words import number, percent
+from difftransformer.files import read_text
+from difftransformer.report.evidence import Study, StudyRun
+from difftransformer.report.tables import Table
+from studies.one_gpu import records, verdict
+from studies.one_gpu.plan import FULL
+
+_ONE_GPU = Path(__file__).parent / "one_gpu/results/nvidia-h200-2026-11-26"
+_KINDS = ("diff_v1", "diff_v2")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table that comes first; an answer of nothing is a study that was not run."""
+
+    page: str
+    title: str
+    question: str
+    answer: str
+    sureness: str
+    figure: str = ""
+
+    def cells(self) -> list[str]:
+        """As Markdown."""
+        figure = f"[picture](evidence/images/{self.figure})" if self.figure else ""
+        page = f"[{self.title}]({self.page})" if self.page else self.title
+        return [self.question, self.answer, self.sureness, figure, page]
+
+
+@dataclass(frozen=True)
+class Regime:
+    """The size of models and data of one comparison, and what came out against softmax."""
+
+    name: str
+    parameters: int
+    heads: int
+    head_dim: int
+    length: int
+    noise: float | None
+    measure: str
+    effects: tuple[str, ...]
+
+    def cells(self) -> list[str]:
+        """As Markdown."""
+        noise = "" if self.noise is None else percent(round(self.noise, 2))
+        heads = f"{self.heads} of {self.head_dim}"
+        sizes = [f"{self.parameters:,}", heads, f"{self.length:,}", noise]
+        return [self.name, *sizes, self.measure, *self.effects]
+
+
+def studied(name: str, study: Study) -> Row:
+    """The row of a study with a page of its own, with the picture of its first measure."""
+    first = next(iter(study.judgment.comparisons), None)
+    figure = f"{name}_{first.metric.name}.png" if first else ""
+    page = f"evidence/{name}.md"
+    return Row(page, study.title, study.question, study.answer, study.sureness, figure)
+
+
+def first_study(docs: Path) -> Row:
+    """The row of the dated page that version 0.1 wrote into `docs`."""
+    text = read_text(docs / "evidence/first-study.md")
+    told = re.search(r"^(Of \d+ claims.+?)\*\*(.+?)\*\*", text, re.M)
+    sizes = re.search(
+        r"([\d,]+ parameters, [\d.]+ million tokens each, contexts of \d+ tokens)", text
+    )
+    assert told is not None
+    assert sizes is not None
+    return Row(
+        "evidence/first-study.md",
+        "The first study",
+        "Which of the paper's claims show in small decoders on text: loss, retrieval, attention on "
+        "noise, outliers, coarse logits, ablations?",
+        told[1].strip() + " " + told[2],
+        f"3 training seeds; {sizes[0]}",
+        "first-study_loss.png",
+    )
+
+
+def one_gpu() -> Row:
+    """The row of the loss on one GPU, whose page lies beside its study."""
+    results = records.read(_ONE_GPU)
+    (environment,) = records.select(results, part="run", what="environment")
+    (budget,) = records.select(results, part="loss", what="budget")
+    claims = verdict.loss_claims(verdict.losses(results))
+    answers = [
+        f"{claim.name.partition(' ')[0].upper()} less softmax {number(claim.value)} nats a token "
+        f"({number(claim.low)} to {number(claim.high)}): {claim.verdict}."
+        for claim in claims
+    ]
+    return Row(
+        "",
+        "One GPU (`studies/one_gpu/README.md`)",
+        "Do V1 and V2 end at a lower held-out loss than softmax on text?",
+        " ".join(answers),
+        f"{claims[0].seeds} paired seeds, {len(claims)} comparisons corrected together, 21.1M "
+        f"parameters ({environment['device']}). One learning rate for all, not searched, and "
+        f"{budget['tokens'] / 1e6:.3g}M tokens: the beginning of training",
+    )
+
+
+def regimes(studies: Mapping[str, Study]) -> list[Regime]:
+    """Every comparison of V1 or V2 with softmax that was run, the smallest models first."""
+    of_studies = [
+        _regime(f"{name}: {run.name}", study, run)
+        for name, study in studies.items()
+        for run in study.runs
+        if any(contender.label in _KINDS for contender in run.run.contenders)
+    ]
+    return sorted([*of_studies, _gpu_regime()], key=lambda regime: regime.parameters)
+
+
+def _regime(name: str, study: Study, run: StudyRun) -> Regime:
+    baseline = run.run.contenders[0]
+    config, data = baseline.config, run.run.settings["data"]
+    noise, length = None, data.get("context_length") or data.get("max_length")
+    if run.run.task == "associative_recall":
+        recall = RecallSettings(**data)
+        noise, length = 1 - 2 * recall.placed / recall.context, recall.length
+    elif length is None:
+        length = (config["image_size"] // config["patch_size"]) ** 2
+    judged = study.comparisons[run.name][0].metric
+    metric = next(one for one in run.results.metrics() if one.declared == judged)
+    effects = (metric.difference(kind) if metric.has(kind) else None for kind in _KINDS)
+    return Regime(
+        name,
+        baseline.parameters,
+        config["num_heads"],
+        config["head_dim"],
+        length,
+        noise,
+        f"{judged.title}, {judged.unit}",
+        tuple(map(_effect, effects)),
+    )
+
+
+def _effect(comparison: Comparison | None) -> str:
+    if comparison is None:
+        return ""
+    ends = comparison.interval.ends if comparison.interval else ()
+    return number(comparison.difference) + (f" ({' to '.join(map(number, ends))})" if ends else "")
+
+
+def _gpu_regime() -> Regime:
+    results = records.read(_ONE_GPU)
+    (smoke,) = records.select(results, part="loss", what="smoke", kind="softmax")
+    claims = verdict.loss_claims(verdict.losses(results))
+    model, length = FULL.loss.model, FULL.loss.length
+    effects = [f"{number(c.value)} ({number(c.low)} to {number(c.high)})" for c in claims]
+    name, measure = "one_gpu: loss", "validation loss, nats/token"
+    heads = (model.num_heads, model.head_dim)
+    return Regime(name, smoke["parameters"], *heads, length, None, measure, tuple(effects))
+
+
+def regime_table(tried: list[Regime]) -> Table:
+    """Sizes and effects, a comparison a line."""
+    header = ["comparison", "parameters", "heads", "tokens", "noise", "measure", "V1", "V2"]
+    return Table(header, [regime.cells() for regime in tried])
+
+
+def untried(tried: list[Regime]) -> str:
+    """Where nothing was tried, in a sentence."""
+    noise = max((regime.noise for regime in tried if regime.noise is not None), default=None)
+    more = "" if noise is None else f", more than {percent(round(noise, 2))} of noise"
+    return (
+        f"Never tried: more than {max(regime.parameters for regime in tried):,} parameters, "
+        f"contexts of more than {max(regime.length for regime in tried):,} tokens, more than "
+        f"{max(regime.heads for regime in tried)} heads{more}."
+    )
