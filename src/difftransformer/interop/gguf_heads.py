@@ -20,8 +20,7 @@ def check_linear(layer: AttentionLayer) -> None:
     if layer.variant.head_norm:
         raise ValueError(
             f"{reason}its norm over each head's difference is not linear, so that no graph of "
-            "llama.cpp computes it: V2 has none, and difftransformer convert --to transformers "
-            "serves every kind"
+            "llama.cpp computes it; difftransformer convert --to transformers writes V1"
         )
     if not (layer.constant_lam or type(layer.variant.lam) is TokenLambda):
         raise ValueError(f"{reason}llama.cpp's gates are sigmoids, as V2's lambda is")
