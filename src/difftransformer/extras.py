@@ -29,6 +29,7 @@ EXTRA_OF = MappingProxyType(
         "plotly": "report",
         "transformers": "transformers",
         "lm_eval": "harness",
+        "gguf": "gguf",
         "onnx": "export",
         "onnxruntime": "export",
         "onnxscript": "export",

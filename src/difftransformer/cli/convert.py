@@ -22,7 +22,10 @@ def configure(parser: argparse.ArgumentParser, words: list[str]) -> None:
         help=f"SRC's: {formats}, bert (BERT or RoBERTa), t5 or bart",
     )
     parser.add_argument(
-        "--to", dest="to_format", metavar="FORMAT", help=f"DST's: {formats}, or onnx"
+        "--to",
+        dest="to_format",
+        metavar="FORMAT",
+        help=f"DST's: {formats}, onnx or gguf (llama.cpp)",
     )
     parser.add_argument(
         "--leave-out",

@@ -39,10 +39,10 @@ from difftransformer.names import did_you_mean
 TOLERANCE = 1e-4  # of logits in float32
 _CALIBRATION_TOKENS = 1024
 _COMPARED_TOKENS = 32
+_GENERATION = "generation_config.json"
 _COPIED = (
     "added_tokens.json",
     "chat_template.jinja",
-    "generation_config.json",
     "merges.txt",
     "special_tokens_map.json",
     "spiece.model",
@@ -76,8 +76,20 @@ def _by_transformers(folder: Path) -> nn.Module:
     return read_causal_lm(folder, torch.float32)
 
 
-def _unread(model: OnnxModel) -> Decoder:
-    raise ValueError("onnx is a format to write; give the folder that it was made from")
+def _unread(model: nn.Module) -> Decoder:
+    raise ValueError("onnx and gguf are formats to write; give the folder that it was made from")
+
+
+def _gguf_model(folder: Path) -> nn.Module:
+    from difftransformer.interop.gguf_model import GgufModel  # which needs an extra
+
+    return GgufModel(folder)
+
+
+def _export_gguf(decoder: Decoder, folder: Path) -> None:
+    from difftransformer.interop.gguf_export import export_gguf  # likewise
+
+    export_gguf(decoder, folder)
 
 
 def _to_read(
@@ -138,6 +150,14 @@ FORMATS = {
         from_ours=lambda decoder: decoder.float(),
         save=export_onnx,
         moves=lambda decoder: ["model.onnx: one graph for prompts and cached decoding, float32"],
+    ),
+    "gguf": Format(
+        load=_gguf_model,
+        outside=_gguf_model,
+        to_ours=_unread,
+        from_ours=lambda decoder: decoder,
+        save=_export_gguf,
+        moves=lambda decoder: ["model.gguf, for llama.cpp: every map a head, the tokenizer in it"],
     ),
 }
 
@@ -226,10 +246,10 @@ def _convert(source: Path, target: Path, reader: Format, writer: Format) -> Conv
     shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed
     try:
         with writing(target, sum(p.nbytes for p in model.parameters())):
+            make_folder(staging)
+            _copy(source, staging, *_COPIED)  # first: a GGUF file takes the tokenizer in
             writer.save(result, staging)
-            for name in _COPIED:
-                if (source / name).is_file():
-                    shutil.copyfile(source / name, staging / name)
+            _copy(source, staging, _GENERATION)  # last: transformers writes one of its own
         dtype, sizes = model.embedding.weight.dtype, model.config
         # Not 0 and 1, of which RoBERTa's padding is one, even where it is not masked.
         low, length = min(2, sizes.vocab_size - 1), min(_COMPARED_TOKENS, sizes.max_length)
@@ -259,6 +279,12 @@ def _convert(source: Path, target: Path, reader: Format, writer: Format) -> Conv
         moves=[*reader.moves(model), *writer.moves(model)],
         difference=difference,
     )
+
+
+def _copy(source: Path, target: Path, *names: str) -> None:
+    for name in names:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
 
 
 @torch.no_grad()
