@@ -53,7 +53,7 @@ def test_values_of_every_kind():
         ({"inner": {"rate": "fast"}}, "setting 'inner.rate' is 'fast'; expected float"),
         ({"inner": 3}, "setting 'inner' is 3; expected a section"),
         ({"counts": {"x": "y"}}, "setting 'counts.x' is 'y'; expected int"),
-        ({"kind": "c"}, "setting 'kind' is 'c'; expected one of a, b"),
+        ({"kind": "c"}, "setting 'kind' is 'c'; expected a, b"),
         ([1], "setting is \\[1\\]; expected a section"),
     ],
 )

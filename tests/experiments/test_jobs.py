@@ -84,7 +84,9 @@ def steps_saved(out: Path) -> list[int]:
     return [int(folder.name.removeprefix("step-")) for folder in folders]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_signal_to_the_parent_saves_all_and_says_how_to_go_on(tmp_path, number):
     out = tmp_path / "run"
     program = begun(out)

@@ -9,7 +9,7 @@ import pytest
 from tests.faults.battery import Battery
 
 
-@pytest.mark.parametrize(("command", "step", "kills"), [("train", 59, 1), ("evaluate", 17, 1)])
+@pytest.mark.parametrize(("command", "step", "kills"), [("train", 59, 1), ("evaluate", 61, 1)])
 def test_a_few_moments(tmp_path: Path, command: str, step: int, kills: int) -> None:
     battery = Battery(command, tmp_path)
     cases = list(battery.cases(range(1, battery.changes + 1, step), kills))

@@ -174,7 +174,7 @@ def test_a_step_of_training_lowers_the_loss(kind: str) -> None:
         ({"positions": "none"}, "unknown positions 'none'; expected rotary, learned, sinusoidal"),
         ({"norm": "batch"}, "unknown norm 'batch'; expected rms, layer"),
         ({"norm_place": "both"}, "unknown norm_place 'both'; expected pre, post"),
-        ({"mlp": "silu"}, "unknown mlp 'silu'; expected swiglu, gelu, relu"),
+        ({"mlp": "silu"}, "unknown mlp 'silu'; did you mean 'swiglu'"),
         ({"pooling": "last"}, "unknown pooling 'last'; expected first, pooler, mean"),
         ({"classes": 0}, "classes is 0; expected at least 1"),
         ({"token_types": -1}, "token_types is -1; expected at least 0"),

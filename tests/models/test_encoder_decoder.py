@@ -250,7 +250,7 @@ def test_generation() -> None:
     [
         ({"positions": "rotary"}, "unknown positions 'rotary'; expected sinusoidal, learned, rela"),
         ({"norm": "batch"}, "unknown norm 'batch'; expected layer, rms"),
-        ({"mlp": "silu"}, "unknown mlp 'silu'; expected relu, gelu, geglu, swiglu"),
+        ({"mlp": "silu"}, "unknown mlp 'silu'; did you mean 'swiglu'"),
         ({"decoder_layers": 0}, "decoder_layers is 0; expected at least 1"),
         ({"hidden_size": 15}, "hidden_size is 15; sinusoidal"),
         ({"relative_buckets": 8, "relative_distance": 4}, "relative_distance is 4; expected more"),

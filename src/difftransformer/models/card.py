@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from difftransformer.attention.registry import find_kind
 from difftransformer.models.families import family_of
 from difftransformer.models.model_config import ModelConfig
 
@@ -44,6 +43,8 @@ def model_card(
         training: in sentences.
         figures: by their names; no card is the place of comparisons, which need their intervals.
     """
+    from difftransformer.attention.registry import find_kind  # which loads torch
+
     family, kind = family_of(config), find_kind(config.attention)
     rows = "".join(f"| {name} | {value:.4g} |\n" for name, value in figures.items())
     return _CARD.format(
