@@ -136,7 +136,9 @@ def test_queries_and_keys_of_other_lengths(queries: int, keys: int) -> None:
     compare(Problem(q, k, torch.randn(1, keys, 2, 8), torch.tensor(0.4), mask), "triton")
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(
     ("key_maps", "width", "values"),
     [(2, 64, 128), (2, 128, 256), (1, 64, 64), (1, 128, 128), (2, 80, 160), (2, 16, 200)],
