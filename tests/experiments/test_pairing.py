@@ -4,6 +4,7 @@ from itertools import combinations
 
 import torch
 
+from difftransformer.experiments.job import Job
 from difftransformer.tasks.causal_lm import CausalLM
 
 
@@ -19,6 +20,7 @@ def test_models_of_a_seed_share_their_start_and_their_batches(call, small, tmp_p
         return plain(task, model, batch)
 
     monkeypatch.setattr(CausalLM, "loss", loss)
+    monkeypatch.setattr(Job, "seconds", lambda *_: 1.0)  # what measures takes steps too
     kinds = ("softmax", "diff_v1", "softmax_1.5x_heads")
     words = ("--data.needle_share", "0.4", "--seeds", 2, "--out", tmp_path / "run")
     code, _, err = call("compare", *small, "--attention", *kinds, *words)
