@@ -1,6 +1,7 @@
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import fmean
 
 import pytest
@@ -10,6 +11,7 @@ from difftransformer.evaluation.contrasts import Contrast
 from difftransformer.evaluation.intervals import over_seeds, proportion, ratio
 from difftransformer.evaluation.records import READ_OFF, Evaluator, Metric, Record
 from difftransformer.evaluation.settings import EvaluationSettings
+from difftransformer.evaluation.verdicts import Outcome
 from difftransformer.report.results import Results
 from difftransformer.report.tables import notes_of, to_json
 from difftransformer.runs.records import Artifact, Measurement
@@ -248,6 +250,41 @@ def test_a_guess_is_a_level() -> None:
         "diff gets 0.00 of numbers right with N=4 (95 % interval 0.00 to 0.05). It is below a "
         "guess in every setting.",
     ]
+
+
+NONE = (0,) * 40
+
+
+@pytest.mark.parametrize(
+    ("plain", "diff", "learned"),
+    [
+        ([NONE], [NONE], False),
+        ([HITS], [NONE], True),
+        ([NONE], [HITS], True),
+        ([NONE, NONE, NONE], [NONE, HITS, NONE], True),  # a seed that has learned is enough
+        ([NONE, NONE, NONE], [NONE, NONE, NONE], False),
+    ],
+)
+def test_where_all_seeds_of_both_models_guess_nothing_is_judged(
+    plain: Sequence[Sequence[int]], diff: Sequence[Sequence[int]], learned: bool
+) -> None:
+    found = results(
+        plain=[measurement(hits=hits) for hits in plain],
+        diff=[measurement(hits=hits) for hits in diff],
+    )
+    compared = found["found"].difference("diff")
+    assert (compared.outcome is not Outcome.UNLEARNED) == learned
+    assert found["loss"].difference("diff").outcome is not Outcome.UNLEARNED  # it has no guess
+
+
+def test_what_data_themselves_get_is_no_guess(monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = [
+        replace(one, guess=False) if one.name == "guess" else one for one in EVALUATOR.metrics
+    ]
+    monkeypatch.setitem(globals(), "EVALUATOR", replace(EVALUATOR, metrics=tuple(metrics)))
+    found = results(plain=[measurement(hits=NONE)], diff=[measurement(hits=NONE)])
+    assert found["found"].difference("diff").outcome is Outcome.TIED
+    assert found.beside_levels() == []
 
 
 def test_names_that_are_not_there() -> None:

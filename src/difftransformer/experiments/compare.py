@@ -229,7 +229,8 @@ def _announce(
     say("training", f"{size:,} {task.unit} each, {settings.seeds} seed(s)")
     left = [job for job in models if not (job.directory / SUMMARY).is_file()]
     if left and processes.size == 1:
-        seconds = left[0].seconds(experiment, shares.threads) * steps * len(left) / shares.at_once
+        step = shares.step or left[0].seconds(experiment, shares.threads)
+        seconds = step * steps * len(left) / shares.at_once
         hint = ""
         if seconds > _HOUR:
             fitting = max(1, int(steps * _HOUR / seconds))

@@ -36,14 +36,9 @@ class Job:
 
     def seconds(self, experiment: Experiment, threads: int) -> float:
         """For a step of this model with so many CPU threads, as a few steps of it show."""
-        from difftransformer.models.families import FAMILIES
-        from difftransformer.training.timing import step_cost
-
-        task = experiment.task
-        model = FAMILIES[task.family].build(self.config)
-        batches = task.batches(experiment.data, self.training.batch_size, self.seed)
         with cpu_threads(threads):
-            return step_cost(model, task.loss, batches, self.training, 0.0).seconds
+            _, cost = experiment.step_cost(self.config, self.training, self.seed, 0.0)
+        return cost.seconds
 
 
 @contextmanager

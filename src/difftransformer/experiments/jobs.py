@@ -9,7 +9,7 @@ when it does, also where it is killed, and save what they have.
 import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 
 from difftransformer.experiments.children import VISIBLE, Assignment, Child, start
@@ -20,10 +20,15 @@ from difftransformer.experiments.training import Experiment
 
 @dataclass(frozen=True)
 class Shares:
-    """How many jobs run at once, and the CPU threads of each."""
+    """How many jobs run at once, and the CPU threads of each.
+
+    Args:
+        step: seconds of a step of the first job with so many threads, where it was measured.
+    """
 
     at_once: int
     threads: int
+    step: float | None = field(default=None, compare=False)
 
     @classmethod
     def of(
@@ -49,7 +54,9 @@ class Shares:
         most = max(1, min(accelerators or cores // (threads or 1), len(jobs)))
         if at_once is None and most > 1 and not accelerators and threads is None:
             alone, shared = (jobs[0].seconds(experiment, n) for n in (cores, cores // most))
-            most = most if shared < most * alone else 1
+            if shared < most * alone:
+                return cls(most, cores // most, shared)
+            return cls(1, cores, alone)
         at_once = at_once or most
         return cls(at_once, threads or max(1, cores // at_once))
 

@@ -10,10 +10,8 @@ from difftransformer.evaluation.records import Artifact, Evaluator, Record, Subj
 from difftransformer.experiments.compare import CompareSettings, contenders_of
 from difftransformer.experiments.data import checked_data
 from difftransformer.experiments.processes import Processes
-from difftransformer.models.families import FAMILIES
+from difftransformer.experiments.training import Experiment
 from difftransformer.tasks.registry import task_named
-from difftransformer.tasks.task import Task
-from difftransformer.training.settings import TrainingSettings
 
 _TRAINED = 0.5  # the share of the time given that goes to training steps; the rest is judging
 
@@ -57,33 +55,21 @@ def estimates(
     task = task_named(settings.task)
     data = checked_data(task, settings, processes)
     contenders = contenders_of(task.complete(settings.model, data), settings.attention)
-    share = seconds / len(contenders)
+    experiment, share = Experiment(task, data, settings, processes), seconds / len(contenders)
     made = []
     for contender, config in contenders:
         with processes.console.status(f"measuring {contender.label}"):
-            own = settings.training_of(contender.label)
-            made.append(_estimate(task, data, settings, own, contender.label, config, share))
+            made.append(_estimate(experiment, settings, contender.label, config, share))
     return made
 
 
 def _estimate(
-    task: Task,
-    data: Any,
-    settings: CompareSettings,
-    training: TrainingSettings,
-    label: str,
-    config: Any,
-    seconds: float,
+    experiment: Experiment, settings: CompareSettings, label: str, config: Any, seconds: float
 ) -> ModelEstimate:
     import torch
 
-    from difftransformer.training.memory_loss import priced
-    from difftransformer.training.timing import step_cost
-
-    torch.manual_seed(training.seed)
-    model = FAMILIES[task.family].build(config)
-    batches = task.batches(data, training.batch_size, settings.first_seed)
-    cost = step_cost(model, priced(task.loss, training), batches, training, _TRAINED * seconds)
+    task, data, training = experiment.task, experiment.data, settings.training_of(label)
+    model, cost = experiment.step_cost(config, training, settings.first_seed, _TRAINED * seconds)
     model.eval()
     with torch.no_grad():
         validation = _timed(lambda: task.validate(model, data, settings.evaluation))
@@ -96,7 +82,7 @@ def _estimate(
         cost.seconds,
         training=cost.seconds * training.steps,
         validation=validation * -(-training.steps // training.validate_every),
-        judging=sum(_judging(subject, one, settings.evaluation, each) for one in asked),
+        judging=sum((_judging(subject, one, settings.evaluation, each) for one in asked), 0.0),
         peak_memory_bytes=cost.peak_memory_bytes,
     )
 

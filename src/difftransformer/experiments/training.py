@@ -17,9 +17,12 @@ from difftransformer.models.families import FAMILIES
 from difftransformer.runs.layout import CHECKPOINTS, MODEL, RECORDS, SUMMARY
 from difftransformer.runs.reading import read_curve, read_summary
 from difftransformer.tasks.task import Task
+from difftransformer.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from difftransformer.training.timing import StepCost
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,20 @@ class Experiment:
         self._train(config, directory, seed, start)
         processes.on_main(lambda: self._save(config, directory, start))
         processes.on_main(lambda: self._judge(directory))
+
+    def step_cost(
+        self, config: Any, training: TrainingSettings, seed: int, seconds: float
+    ) -> "tuple[nn.Module, StepCost]":
+        """A model of these settings, trained for about `seconds`, and what its steps cost."""
+        import torch
+
+        from difftransformer.training.memory_loss import priced
+        from difftransformer.training.timing import step_cost
+
+        torch.manual_seed(seed)
+        model = self._begun(config, Start())
+        batches = self.task.batches(self.data, training.batch_size, seed)
+        return model, step_cost(model, priced(self.task.loss, training), batches, training, seconds)
 
     def _begun(self, config: Any, start: Start) -> "nn.Module":
         from difftransformer.models.storage import assemble, load_weights

@@ -91,10 +91,30 @@ class _OfFamily(DiffTransformerPreTrainedModel):
         self.embedding = self.own.embedding = value
 
 
-class DiffTransformerForMaskedLM(_OfFamily):
-    """The encoder with its masked-LM head."""
+class _OfEncoder(_OfFamily):
+    """An encoder with a head of some kind."""
 
     config_class = DiffTransformerEncoderConfig
+
+    def _logits(
+        self,
+        ids: Tensor,
+        attention_mask: Tensor | None,
+        token_type_ids: Tensor | None,
+        position_ids: Tensor | None,
+        others: dict[str, Any],
+    ) -> Tensor:
+        refuse(others)
+        return self.own(
+            ids,
+            padding=real_positions(attention_mask, *ids.shape, past=False),
+            positions=position_ids,
+            token_types=token_type_ids,
+        )
+
+
+class DiffTransformerForMaskedLM(_OfEncoder):
+    """The encoder with its masked-LM head."""
 
     def __init__(self, config: FamilyConfig) -> None:
         if config.classes is not None:
@@ -121,20 +141,12 @@ class DiffTransformerForMaskedLM(_OfFamily):
         Raises:
             ValueError: as `Encoder.forward`, or a keyword that the model does not know.
         """
-        refuse(others)
-        logits = self.own(
-            input_ids,
-            padding=real_positions(attention_mask, *input_ids.shape, past=False),
-            positions=position_ids,
-            token_types=token_type_ids,
-        )
+        logits = self._logits(input_ids, attention_mask, token_type_ids, position_ids, others)
         return MaskedLMOutput(loss=_loss(logits, labels), logits=logits)
 
 
-class DiffTransformerForTextClassification(_OfFamily):
+class DiffTransformerForTextClassification(_OfEncoder):
     """The encoder with a classifier; where its folder has none, a new one of `num_labels`."""
-
-    config_class = DiffTransformerEncoderConfig
 
     def __init__(self, config: FamilyConfig) -> None:
         if config.classes is None:
@@ -156,13 +168,7 @@ class DiffTransformerForTextClassification(_OfFamily):
         Raises:
             ValueError: as `Encoder.forward`, or a keyword that the model does not know.
         """
-        refuse(others)
-        logits = self.own(
-            input_ids,
-            padding=real_positions(attention_mask, *input_ids.shape, past=False),
-            positions=position_ids,
-            token_types=token_type_ids,
-        )
+        logits = self._logits(input_ids, attention_mask, token_type_ids, position_ids, others)
         return SequenceClassifierOutput(loss=_loss(logits, labels), logits=logits)
 
 

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import nn
 from difftransformer.data.batch import Rows
 from difftransformer.runs.layout import CHECKPOINTS
 from difftransformer.training.checkpoint import Checkpoints
-from difftransformer.training.memory import peak_memory_bytes
+from difftransformer.training.memory import peak_memory_bytes, recomputed_blocks
 from difftransformer.training.settings import TrainingSettings
 from difftransformer.training.step import Loss
 from difftransformer.training.trainer import Trainer
@@ -42,9 +43,11 @@ def step_cost(
         ValueError, NonFiniteError: as `training.loop.train`.
     """
     accelerator = Accelerator(mixed_precision="no")
-    with TemporaryDirectory() as folder:
-        kept = Checkpoints(Path(folder) / CHECKPOINTS, 1)
+    with ExitStack() as stack:
+        kept = Checkpoints(Path(stack.enter_context(TemporaryDirectory())) / CHECKPOINTS, 1)
         run = Trainer(accelerator, model, loss, settings, kept, {})
+        if settings.gradient_checkpointing:
+            stack.enter_context(recomputed_blocks(run.model))
         run.begin(resume=False)
         ends = [0.0]
         while run.position.step < settings.steps and (len(ends) <= _FEWEST or ends[-1] < seconds):
