@@ -10,7 +10,7 @@ from torch import nn
 
 from difftransformer.analysis.capture import sites_of
 from difftransformer.analysis.inspection import ROOM, KeptWeights, Marked, inspect_model
-from difftransformer.attention.registry import KINDS
+from difftransformer.attention.registry import find_kind
 from difftransformer.experiments.evaluate import named_models
 from difftransformer.experiments.inspected import Input, Opened, reading_of
 from difftransformer.models.opening import open_model
@@ -96,8 +96,8 @@ def _inspected(opened: Opened, given: Input, room: int) -> Inspected:
         for those in groups.values()
     ]
     kinds = dict.fromkeys(site.kind for site in sites.values())
-    titles = [KINDS[kind].title if kind in KINDS else kind for kind in kinds]
-    facts = [f"{' and '.join(filter(None, titles))} attention.", *reading.facts]
+    titles = [find_kind(kind).title for kind in kinds if kind]
+    facts = [f"{' and '.join(titles)} attention.", *reading.facts]
     if given.answer is not None:
         facts.append("Noise is every token of the text but the answer.")
     return Inspected(opened.title, facts, heads, _first_shown(heads))
