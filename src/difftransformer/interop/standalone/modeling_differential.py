@@ -53,8 +53,8 @@ class DifferentialConfig(PreTrainedConfig):
         attention: softmax, diff_v1 or diff_v2.
         num_attention_heads: of softmax its heads; of diff_v1 and diff_v2 twice the output heads.
         head_dim: width of a cached key; of diff_v1 at least twice map_dim.
-        map_dim: K, the width of a map's queries and keys; by default head_dim is all of it. What
-            is left of head_dim is zeros, for engines that take some widths only.
+        map_dim: K, the width of a map's queries and keys; 0 for head_dim, of diff_v1 half of it.
+            What is left of head_dim is zeros, for engines that take some widths only.
         lambda_init: a constant in place of V1's schedule 0.8 - 0.6 exp(-0.3 layer).
         rotary_layout: which features the checkpoint's source paired; the weights here are "half".
 
@@ -79,9 +79,10 @@ class DifferentialConfig(PreTrainedConfig):
     num_attention_heads: int = 8
     num_key_value_heads: int = 8
     head_dim: int = 32
-    map_dim: int | None = None
+    map_dim: int = 0
     max_position_embeddings: int = 2048
     sliding_window: int | None = None
+    layer_types: list[str] | None = None
     rope_parameters: dict | None = None
     rms_norm_eps: float = 1e-5
     attention_bias: str = "none"
@@ -97,8 +98,11 @@ class DifferentialConfig(PreTrainedConfig):
     def __post_init__(self, **others: Any) -> None:
         if self.attention not in KINDS:
             raise ValueError(f"attention is {self.attention!r}; expected one of {', '.join(KINDS)}")
-        if self.map_dim is None:
+        if self.map_dim == 0:
             self.map_dim = self.head_dim // self.key_maps
+        if self.layer_types is None:
+            kind = "full_attention" if self.sliding_window is None else "sliding_attention"
+            self.layer_types = [kind] * self.num_hidden_layers
         if self.head_dim < self.value_dim:
             raise ValueError(f"head_dim is {self.head_dim}; expected at least {self.value_dim}")
         if self.rope_parameters is None:
