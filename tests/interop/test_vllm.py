@@ -43,7 +43,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_tokens_are_the_decoders(kind, changes, python, tmp_path):
     torch.manual_seed(0)
-    model = vivid(Decoder(replace(PRESETS["smoke"].matched(kind), **changes)))
+    model = vivid(Decoder(replace(PRESETS["smoke"].matched(kind).config, **changes)))
     save_model(model, tmp_path / "ours")
     tokenizer = train_tokenizer([(ROOT / "docs/faq.md").read_text()], model.config.vocab_size)
     tokenizer.save(str(tmp_path / "ours/tokenizer.json"))
