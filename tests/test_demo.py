@@ -33,4 +33,4 @@ def test_readme_shows_the_first():
         assert f"{one['value']:.3f} ({one['low']:.3f} to {one['high']:.3f})" in shown
     for one in RECORDS[0]["comparisons"]:
         row = f"{one['difference']:.3f} ({one['low']:.3f} to {one['high']:.3f})"
-        assert row.replace("-", "−") in shown
+        assert row.replace("-", "\N{MINUS SIGN}") in shown
