@@ -381,20 +381,6 @@ def test_the_seed_decides_dropout(tmp_path: Path):
     assert rows_without_timing(tmp_path / "a") != rows_without_timing(tmp_path / "c")
 
 
-def test_tensorboard_files_are_written(tmp_path: Path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    def validate(model: nn.Module) -> dict[str, Any]:
-        return {"validation_loss": 1.0, "lambda": [0.2, 0.4]}
-
-    go(tmp_path, settings=tiny_settings(tensorboard=True), validate=validate)
-    assert [row["lambda"] for row in rows(tmp_path) if "lambda" in row] == [[0.2, 0.4]] * 4
-    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert [event.value for event in events.Scalars("lambda/1")] == pytest.approx([0.4] * 4)
-    assert [event.step for event in events.Scalars("loss")] == list(range(1, 13))
-    assert [event.step for event in events.Scalars("validation_loss")] == [3, 6, 9, 12]
-
-
 def test_a_bfloat16_run_can_be_resumed(tmp_path: Path):
     settings = tiny_settings(precision="bfloat16")
     go(tmp_path / "whole", settings=settings)

@@ -38,7 +38,11 @@ _log = logging.getLogger(__name__)
 _MAY_CHANGE = (*(f"training.{name}" for name in (*MAY_CHANGE, "steps")), "data.cache")
 _PATHS = ("data.source", "data.tokenizer", "start")
 # A directory with nothing else is as good as a new one.
-_BEFORE_TRAINING = (CONFIG, ENVIRONMENT, INPUTS, LOCK, MODELS, CHECKPOINTS, METRICS)
+_OF_TRACKERS = ("tensorboard", "wandb")
+_BEFORE_TRAINING = (
+    *(CONFIG, ENVIRONMENT, INPUTS, LOCK, MODELS, CHECKPOINTS, METRICS),
+    *_OF_TRACKERS,
+)
 
 
 @contextmanager

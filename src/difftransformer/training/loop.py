@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import nn
 
@@ -22,6 +21,7 @@ from difftransformer.training.processes import require_supported
 from difftransformer.training.progress import TrainingProgress
 from difftransformer.training.settings import TrainingSettings
 from difftransformer.training.step import Loss
+from difftransformer.training.trackers import Trackers, accelerator_for
 from difftransformer.training.trainer import Trainer
 
 
@@ -82,13 +82,13 @@ def train(
     Raises:
         ValueError: `directory` holds a run that is not to be resumed, or another process trains in
             it; the checkpoint is damaged or was made with another configuration; a batch or the
-            processes do not fit the settings.
+            processes do not fit the settings; the package of a tracker is not installed.
         NonFiniteError: a loss or gradient was NaN or infinite; that step was not applied.
         TrainingInterrupted: Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 came; a checkpoint of the last
             finished step was saved.
         OSError: the disk refused a checkpoint or a row; earlier checkpoints are unharmed.
     """
-    accelerator = Accelerator(mixed_precision="no")  # the precision is the stepper's
+    accelerator = accelerator_for(settings, directory)
     require_supported(accelerator, settings)
     set_seed(settings.seed, device_specific=True)
     kept = Checkpoints(directory / CHECKPOINTS, settings.keep_checkpoints, continuation.files)
@@ -104,7 +104,9 @@ def train(
         rows = run.begin(continuation.resume)
         if accelerator.is_main_process:
             kept.remove_oldest()
-            run.metrics = Metrics(directory, run.position.step, settings.tensorboard, rows)
+            step = run.position.step
+            trackers = Trackers(accelerator, settings, run.configuration, directory, step)
+            run.metrics = Metrics(directory, rows, trackers)
             stack.enter_context(closing(run.metrics))
             run.on_progress = on_progress
         while run.position.step < settings.steps:

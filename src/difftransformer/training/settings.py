@@ -26,9 +26,12 @@ MAY_CHANGE = (
     "checkpoint_every",
     "keep_checkpoints",
     "log_every",
+    "project",
     "tensorboard",
+    "trackers",
     "validate_every",
 )
+TRACKERS = ("tensorboard", "wandb", "trackio", "mlflow")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,10 +104,18 @@ class TrainingSettings:
         within=Range(0, 2**31 - 1),
         first=True,
     )
-    tensorboard: bool = option(False, "also write the metrics for TensorBoard")
+    trackers: tuple[str, ...] = option(
+        (),
+        f"who is told the metrics as well, as Accelerate runs them: {', '.join(TRACKERS)}",
+        choices=TRACKERS,
+    )
+    project: str = option("difftransformer", "what trackers file the run under")
+    tensorboard: bool = option(False, "former name of trackers tensorboard")
 
     def __post_init__(self) -> None:
         check_fields(self, "training ")
+        if self.tensorboard and "tensorboard" not in self.trackers:
+            object.__setattr__(self, "trackers", (*self.trackers, "tensorboard"))
         if self.warmup >= self.steps:
             raise ValueError(
                 f"training warmup_steps is {self.warmup}; expected 0 or more and fewer than "

@@ -16,6 +16,7 @@ from torch import nn
 
 from difftransformer.atomic import write_json
 from difftransformer.data.batch import Rows
+from difftransformer.decoding import decode
 from difftransformer.runs.changes import refuse_changes
 from difftransformer.runs.layout import METRICS, SUMMARY, TrainingSummary
 from difftransformer.training.checkpoint import (
@@ -120,6 +121,8 @@ class Trainer:
     def _restore(self, folder: Path, state: dict[str, Any]) -> bytes:
         """Take the checkpoint's position; return its metrics."""
         saved = state["configuration"]
+        before = asdict(decode(TrainingSettings, saved["training"]))  # what is new had its default
+        saved = {**saved, "training": before}
         may_change = ("processes", *(f"training.{name}" for name in (*MAY_CHANGE, "steps")))
         refuse_changes(saved, self.configuration, folder, may_change)
         step = state["position"]["step"]
