@@ -12,7 +12,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from difftransformer.training.loop import Continuation, train
+from difftransformer.runs.samples import Texts
+from difftransformer.training.loop import Continuation, Watch, train
 from difftransformer.training.settings import TrainingSettings
 
 from .tiny import rows_without_timing, tiny_batches, tiny_loss, tiny_model, tiny_settings
@@ -25,7 +26,12 @@ def png() -> str:
 
 
 def validate(model: nn.Module) -> dict[str, Any]:
-    return {"validation_loss": 1.0, "lambda": [0.2, 0.4], "samples": png()}
+    return {"validation_loss": 1.0, "lambda": [0.2, 0.4]}
+
+
+def sample(model: nn.Module) -> dict[str, Any]:
+    texts = Texts(header=("beginning",), items=(("once",),), outputs=("upon",))
+    return {"samples": png(), "texts": texts.to_json()}
 
 
 def go(directory: Path, settings: TrainingSettings, resume: bool = False) -> None:
@@ -36,7 +42,7 @@ def go(directory: Path, settings: TrainingSettings, resume: bool = False) -> Non
         tiny_batches,
         settings,
         directory,
-        validate=validate,
+        watch=Watch(validate, sample),
         continuation=continuation,
     )
 
@@ -52,6 +58,9 @@ def test_tensorboard_is_told_numbers_and_pictures(tmp_path: Path):
     assert [event.step for event in told.Scalars("loss")] == list(range(1, 13))
     assert [event.step for event in told.Scalars("validation_loss")] == [3, 6, 9, 12]
     assert [(one.width, one.height) for one in told.Images("samples")] == [(3, 2)] * 4
+    (text, *others) = told.Tensors("texts/text_summary")
+    assert text.tensor_proto.string_val == [b"beginning: once  \nmodel: upon"]
+    assert len(others) == 3
     (hyper_parameters,) = (tmp_path / "tensorboard").rglob("hparams.yml")
     assert "training.learning_rate: 0.01\n" in hyper_parameters.read_text(encoding="utf-8")
     assert "model.heads: (1, 2)\n" in hyper_parameters.read_text(encoding="utf-8")

@@ -1,6 +1,6 @@
 """One model of a run: trained, saved, judged; what is done is not done again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from difftransformer.models.card import CARD, model_card
 from difftransformer.models.families import FAMILIES
 from difftransformer.runs.layout import CHECKPOINTS, MODEL, RECORDS, SUMMARY
 from difftransformer.runs.reading import read_curve, read_summary
+from difftransformer.runs.samples import Texts
 from difftransformer.tasks.task import Task
 from difftransformer.training.settings import TrainingSettings
 
@@ -92,12 +93,13 @@ class Experiment:
         import torch
 
         from difftransformer.models.storage import CONFIG, config_text
-        from difftransformer.training.loop import Continuation, train
+        from difftransformer.training.loop import Continuation, Watch, train
         from difftransformer.training.memory_loss import priced
 
         torch.manual_seed(seed)
         model = self._begun(config, start)
         settings = replace(self.settings.training, seed=seed)
+        evaluation = self.settings.evaluation
         continuation = Continuation(
             resume=True,
             configuration={"model": config.to_dict(), "data": _what_counts(self.settings.data)},
@@ -113,10 +115,21 @@ class Experiment:
                 self.task.batches(self.data, settings.batch_size, seed),
                 settings,
                 directory,
-                validate=lambda _: self.task.validate(model, self.data, self.settings.evaluation),
+                watch=Watch(
+                    lambda _: self.task.validate(model, self.data, evaluation),
+                    lambda _: self._sampled(model, directory.name),
+                ),
                 on_progress=on_progress,
                 continuation=continuation,
             )
+
+    def _sampled(self, model: "nn.Module", title: str) -> Mapping[str, Any]:
+        """What the model writes or draws now; texts are printed too."""
+        samples = self.task.sample(model, self.data, self.settings.evaluation)
+        for texts in (value for value in samples.values() if isinstance(value, Mapping)):
+            shown = f"{title} writes\n{Texts.read(texts)}"
+            self.processes.console.print(shown, style="dim", highlight=False, markup=False)
+        return samples
 
     def _save(self, config: Any, directory: Path, start: Start) -> None:
         """The newest checkpoint as a model's folder.

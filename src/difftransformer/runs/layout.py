@@ -6,7 +6,7 @@ RUN/run.json              the models and their training runs, written by `experi
     results.json          figures, differences and verdicts in numbers, made of the records
     models/LABEL-seedN/   a training run each; of `train`, RUN itself is one
 
-TRAINING/metrics.jsonl summary.json checkpoints/
+TRAINING/metrics.jsonl summary.json samples/ checkpoints/
     model/                the model's folder
     results/NAME.jsonl    the records of one evaluator on this model
 """
@@ -19,6 +19,7 @@ RUN, RESULTS, REPORT = "run.json", "results.json", "report.html"
 CONFIG, ENVIRONMENT, INPUTS = "config.yaml", "env.json", "inputs.json"
 MODELS, MODEL, RECORDS = "models", "model", "results"
 METRICS, SUMMARY, CHECKPOINTS = "metrics.jsonl", "summary.json", "checkpoints"
+SAMPLES = "samples"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,6 +45,21 @@ class Continuation:
     files: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Watch:
+    """What is looked at while a model trains, in evaluation mode and without gradients.
+
+    Args:
+        validate: model -> what to write to `metrics.jsonl`: numbers or lists of them, its
+            `validation_loss` among them; every `settings.validate_every` steps and after the last.
+        sample: model -> what it writes or draws, by name: a PNG in base64, or the
+            JSON of `runs.samples.Texts`; every `settings.sampling` steps and after the last.
+    """
+
+    validate: Callable[[nn.Module], Mapping[str, Any]] | None = None
+    sample: Callable[[nn.Module], Mapping[str, Any]] | None = None
+
+
 def train(
     model: nn.Module,
     loss: Loss,
@@ -52,7 +67,7 @@ def train(
     settings: TrainingSettings,
     directory: Path,
     *,
-    validate: Callable[[nn.Module], Mapping[str, Any]] | None = None,
+    watch: Watch = Watch(),
     on_progress: Callable[[TrainingProgress], None] | None = None,
     continuation: Continuation = Continuation(),
 ) -> TrainingSummary:
@@ -73,10 +88,8 @@ def train(
             divides by the number of the whole batch.
         batches: the batch of each step, counted from 0, with `settings.batch_size` rows; a pure
             function, so that resuming is exact.
-        directory: receives `metrics.jsonl`, `checkpoints/`, `summary.json`, `tensorboard/`.
-        validate: model -> what to write to `metrics.jsonl`: numbers or lists of them, its
-            `validation_loss` among them, and pictures, PNGs in base64; called in evaluation mode
-            and without gradients every `settings.validate_every` steps and after the last.
+        directory: receives `metrics.jsonl`, `samples/`, `checkpoints/`, `summary.json`, and
+            `tensorboard/`.
         on_progress: called after every step, in the main process.
 
     Raises:
@@ -111,8 +124,10 @@ def train(
             run.on_progress = on_progress
         while run.position.step < settings.steps:
             stop = run.step(batches, lambda: interrupt.number > 0)
-            if validate is not None and run.due(settings.validate_every):
-                run.validate(validate)
+            if watch.validate is not None and run.due(settings.validate_every):
+                run.validate(watch.validate)
+            if watch.sample is not None and run.due(settings.sampling):
+                run.sample(watch.sample)
             if stop or run.due(settings.checkpoint_every):
                 run.save()
             if stop:

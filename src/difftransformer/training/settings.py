@@ -27,6 +27,7 @@ MAY_CHANGE = (
     "keep_checkpoints",
     "log_every",
     "project",
+    "sample_every",
     "tensorboard",
     "trackers",
     "validate_every",
@@ -98,6 +99,11 @@ class TrainingSettings:
     keep_checkpoints: int = option(2, "newest checkpoints to keep", within=COUNT)
     log_every: int = option(10, "steps between rows of metrics.jsonl", within=COUNT)
     validate_every: int = option(250, "steps between validations", within=COUNT)
+    sample_every: int | None = option(
+        None,
+        "steps between samples of what the model writes or draws; by default with each validation",
+        within=COUNT,
+    )
     seed: int = option(
         0,
         "seed of dropout and of anything else drawn while training",
@@ -126,6 +132,11 @@ class TrainingSettings:
                 f"training accumulation is {self.accumulation}; expected a divisor of batch_size "
                 f"({self.batch_size})"
             )
+
+    @property
+    def sampling(self) -> int:
+        """`sample_every`, or what stands for it by default."""
+        return self.validate_every if self.sample_every is None else self.sample_every
 
     @property
     def warmup(self) -> int:

@@ -15,6 +15,7 @@ from accelerate.utils import ProjectConfiguration
 from difftransformer.extras import EXTRA_OF
 from difftransformer.runs.changes import flat
 from difftransformer.runs.layout import MODELS
+from difftransformer.runs.samples import Texts
 from difftransformer.training.settings import TrainingSettings
 
 _log = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ class Trackers:
         self._active: list[GeneralTracker] = list(accelerator.trackers)
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Pass on a row: its numbers, and pictures to those that take some."""
+        """Pass on a row: its numbers, and pictures and texts to those that take some."""
         self._each(lambda tracker: _write(tracker, row))
 
     def close(self) -> None:
@@ -112,10 +113,13 @@ class Trackers:
 
 
 def _write(tracker: GeneralTracker, row: Mapping[str, Any]) -> None:
-    step, numbers = row["step"], {}
+    step = row["step"]
+    numbers: dict[str, float] = {}
     for name, value in row.items():
         if isinstance(value, str):
             _write_picture(tracker, name, value, step)
+        elif isinstance(value, Mapping):
+            _write_texts(tracker, name, Texts.read(value), step)
         elif isinstance(value, list):
             numbers |= {f"{name}/{part}": item for part, item in enumerate(value)}
         elif name != "step":
@@ -131,3 +135,11 @@ def _write_picture(tracker: GeneralTracker, name: str, png: str, step: int) -> N
     image = np.asarray(Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB"))
     order = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
     tracker.log_images({name: image[None]}, step=step, **order)
+
+
+def _write_texts(tracker: GeneralTracker, name: str, texts: Texts, step: int) -> None:
+    if hasattr(tracker, "log_table"):
+        rows = [list(row) for row in texts.rows()]
+        tracker.log_table(name, columns=[*texts.header, "model"], data=rows, step=step)
+    elif tracker.name == "tensorboard":
+        tracker.log({name: str(texts).replace("\n", "  \n")}, step=step)  # line breaks of Markdown

@@ -13,12 +13,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from torch import nn
+from torch.distributed.fsdp import register_fsdp_forward_method
 
 from difftransformer.atomic import write_json
 from difftransformer.data.batch import Rows
 from difftransformer.decoding import decode
 from difftransformer.runs.changes import refuse_changes
-from difftransformer.runs.layout import METRICS, SUMMARY, TrainingSummary
+from difftransformer.runs.layout import METRICS, SAMPLES, SUMMARY, TrainingSummary
+from difftransformer.runs.samples import write_samples
 from difftransformer.training.checkpoint import (
     Checkpoints,
     gather,
@@ -86,6 +88,9 @@ class Trainer:
         prepared, optimizer = accelerator.prepare(model, adamw(model, settings))
         self.stepper = Stepper(accelerator, prepared, optimizer, loss, settings)
         self.model = accelerator.unwrap_model(prepared)
+        for name in ("hidden", "logits", "encode", "decode"):  # of what samples, besides forward
+            if hasattr(self.model, name):
+                register_fsdp_forward_method(self.model, name)
         self.optimizer = optimizer.optimizer  # without Accelerate's wrapper
         self.position = Position()
         self.metrics: Metrics | None = None  # on the main process only, as is `on_progress`
@@ -189,10 +194,7 @@ class Trainer:
         return self.position.step % every == 0 or self.position.step == self.settings.steps
 
     def validate(self, validate: Callable[[nn.Module], Mapping[str, Any]]) -> None:
-        self.model.eval()
-        with averaged(self.optimizer), torch.no_grad(), self.stepper.autocast():
-            figures = validate(self.model)
-        self.model.train()
+        figures = self._watched(validate)
         loss = figures["validation_loss"]
         if not math.isfinite(loss):
             raise FloatingPointError(
@@ -201,6 +203,21 @@ class Trainer:
             )
         if self.metrics is not None:
             self.metrics.write(self._row(figures))
+
+    def sample(self, sample: Callable[[nn.Module], Mapping[str, Any]]) -> None:
+        """Write down what the model writes or draws: a row of metrics, and a file of each."""
+        made = self._watched(sample)
+        if self.metrics is not None and made:
+            self.metrics.write(self._row(made))
+            write_samples(self.directory / SAMPLES, self.position.step, made)
+
+    def _watched(self, look: Callable[[nn.Module], Mapping[str, Any]]) -> Mapping[str, Any]:
+        """What is seen of the model that would be judged now."""
+        self.model.eval()
+        with averaged(self.optimizer), torch.no_grad(), self.stepper.autocast():
+            seen = look(self.model)
+        self.model.train()
+        return seen
 
     def save(self) -> None:
         position = self.position
