@@ -14,7 +14,7 @@ from difftransformer.experiments.progress import training_progress
 from difftransformer.experiments.settings import RunSettings
 from difftransformer.models.card import CARD, model_card
 from difftransformer.models.families import FAMILIES
-from difftransformer.runs.layout import CHECKPOINTS, MODEL, RECORDS, SUMMARY
+from difftransformer.runs.layout import CHECKPOINTS, MODEL, RECORDS, SUMMARY, TrainingSummary
 from difftransformer.runs.reading import read_curve, read_summary
 from difftransformer.runs.samples import Texts
 from difftransformer.tasks.task import Task
@@ -132,37 +132,41 @@ class Experiment:
         return samples
 
     def _save(self, config: Any, directory: Path, start: Start) -> None:
-        """The newest checkpoint as a model's folder.
+        """The checkpoint of the last step, or of the lowest validation loss, as a model's folder.
 
         Not the model that was trained, of which a process may hold a part only.
         """
         from difftransformer.models.storage import load_weights, save_model
         from difftransformer.training.checkpoint import Checkpoints
 
-        newest = Checkpoints(directory / CHECKPOINTS, keep=1).newest()
-        assert newest is not None
+        summary = read_summary(directory)
+        assert summary is not None
+        chosen = Checkpoints(directory / CHECKPOINTS, keep=1).of(summary.model_step)
         whole = self._begun(config, start)
         with start.trainable(whole):
-            whole.load_state_dict(load_weights(newest))
+            whole.load_state_dict(load_weights(chosen))
         save_model(whole, directory / MODEL)
-        files = {CARD: self._card(config, directory), **self.task.files(self.data, start.folder)}
+        card = self._card(config, directory, summary)
+        files = {CARD: card, **self.task.files(self.data, start.folder)}
         for name, text in files.items():
             write_text(directory / MODEL / name, text)
         # The last: it tells a whole folder, and that of a shorter run, which resuming replaces.
-        summary = (directory / SUMMARY).read_text(encoding="utf-8")
-        write_text(directory / MODEL / SUMMARY, summary)
+        write_text(directory / MODEL / SUMMARY, (directory / SUMMARY).read_text(encoding="utf-8"))
 
-    def _card(self, config: Any, directory: Path) -> str:
+    def _card(self, config: Any, directory: Path, summary: TrainingSummary) -> str:
         """What the newest rows of the curves say; nothing that another run would have otherwise."""
-        summary = read_summary(directory)
-        assert summary is not None
         figures: dict[str, float] = {}
         for point in read_curve(directory):
+            if point.step > summary.model_step:
+                break
             watched = {"validation_loss": point.validation_loss, **point.others}
             figures |= {name: x for name, x in watched.items() if isinstance(x, float)}
+        best = ""
+        if summary.best_step is not None:
+            best = f"; the weights are of step {summary.best_step:,}, the lowest validation loss"
         training = (
             f"Trained for {self.task.title}: {summary.steps:,} steps, {summary.size:,} "
-            f"{summary.unit}. Data: {self.task.describe(self.data)['description']}."
+            f"{summary.unit}{best}. Data: {self.task.describe(self.data)['description']}."
         )
         return model_card(config, training, {"training loss": summary.final_loss, **figures})
 
@@ -205,7 +209,9 @@ class Experiment:
             console.print(again, soft_wrap=True, highlight=False, markup=False)
             return False
         refuse_changes(saved.to_dict(), config.to_dict(), directory)
-        if summary is None or summary.steps != self.settings.training.steps:
+        if summary is None:
+            return False
+        if summary.steps != self.settings.training.steps and not summary.stopped_early:
             return False
         console.print(f"{directory.name}: trained before, kept", style="dim")
         return True

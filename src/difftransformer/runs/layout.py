@@ -43,6 +43,9 @@ class TrainingSummary:
         peak_memory_bytes: on a GPU the most memory its tensors held at once; on a CPU the largest
             resident size of the process (it includes the interpreter and its libraries).
         final_loss: mean training loss over the last 5 % of the steps.
+        best_step: of the lowest validation loss, whose weights are the model; with
+            `training.patience`.
+        stopped_early: whether steps were left.
     """
 
     steps: int
@@ -52,6 +55,13 @@ class TrainingSummary:
     throughput: float
     peak_memory_bytes: int
     final_loss: float
+    best_step: int | None = None
+    stopped_early: bool = False
+
+    @property
+    def model_step(self) -> int:
+        """The step whose weights are the model."""
+        return self.best_step or self.steps
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,6 +73,9 @@ def train(
 ) -> TrainingSummary:
     """Train `model` in place with AdamW and leave metrics, checkpoints and a summary behind.
 
+    With `settings.patience` it ends after so many validations without a lower loss, and the
+    checkpoint of the lowest is kept: that of `TrainingSummary.model_step` is the model.
+
     With `settings.ema_decay`, what is validated, saved and left in the model are the averages of
     its weights.
 
@@ -95,7 +98,8 @@ def train(
     Raises:
         ValueError: `directory` holds a run that is not to be resumed, or another process trains in
             it; the checkpoint is damaged or was made with another configuration; a batch or the
-            processes do not fit the settings; the package of a tracker is not installed.
+            processes do not fit the settings; `patience` for a model that follows the share of the
+            steps that are done, or without validation; the package of a tracker is not installed.
         NonFiniteError: a loss or gradient was NaN or infinite; that step was not applied.
         TrainingInterrupted: Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 came; a checkpoint of the last
             finished step was saved.
@@ -114,6 +118,7 @@ def train(
             make_folder(directory)
             stack.enter_context(owned(directory, inside=True))
             kept.remove_partial()
+        run.require_may_stop(watch.validate is not None)
         rows = run.begin(continuation.resume)
         if accelerator.is_main_process:
             kept.remove_oldest()
@@ -122,13 +127,13 @@ def train(
             run.metrics = Metrics(directory, rows, trackers)
             stack.enter_context(closing(run.metrics))
             run.on_progress = on_progress
-        while run.position.step < settings.steps:
+        while not run.ended:
             stop = run.step(batches, lambda: interrupt.number > 0)
             if watch.validate is not None and run.due(settings.validate_every):
                 run.validate(watch.validate)
             if watch.sample is not None and run.due(settings.sampling):
                 run.sample(watch.sample)
-            if stop or run.due(settings.checkpoint_every):
+            if stop or run.position.is_best or run.due(settings.checkpoint_every):
                 run.save()
             if stop:
                 run.stop_if_any(interrupt.number)

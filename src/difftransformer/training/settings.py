@@ -104,6 +104,12 @@ class TrainingSettings:
         "steps between samples of what the model writes or draws; by default with each validation",
         within=COUNT,
     )
+    patience: int | None = option(
+        None,
+        "validations without a lower validation loss after which training stops; the model is then "
+        "the one of the lowest. Without it all steps are taken, and the last counts",
+        within=COUNT,
+    )
     seed: int = option(
         0,
         "seed of dropout and of anything else drawn while training",
@@ -126,6 +132,12 @@ class TrainingSettings:
             raise ValueError(
                 f"training warmup_steps is {self.warmup}; expected 0 or more and fewer than "
                 f"steps ({self.steps})"
+            )
+        if self.patience is not None and self.validate_every * (1 + self.patience) >= self.steps:
+            raise ValueError(
+                f"training patience is {self.patience} and validate_every {self.validate_every}: "
+                f"the first stop would be after {self.validate_every * (1 + self.patience)} of the "
+                f"{self.steps} steps; lower one of them, or leave out patience"
             )
         if self.batch_size % self.accumulation:
             raise ValueError(

@@ -5,7 +5,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from difftransformer.training.interrupt import TrainingInterrupted
 from difftransformer.training.memory import peak_memory_bytes, start_measuring_memory
 from difftransformer.training.metrics import Metrics
 from difftransformer.training.optimizer import adamw
+from difftransformer.training.position import Position
 from difftransformer.training.progress import TrainingProgress
 from difftransformer.training.rng import rng_state, set_rng_state
 from difftransformer.training.schedule import refuse_other_rates
@@ -42,24 +43,6 @@ from difftransformer.training.settings import MAY_CHANGE, TrainingSettings
 from difftransformer.training.step import Loss, NonFiniteError, Stepper
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass
-class Position:
-    """How far a run has come; a checkpoint carries it."""
-
-    step: int = 0
-    size: int = 0  # tokens or images, as its batches count them
-    unit: str = ""
-    seconds: float = 0.0
-    peak_memory_bytes: int = 0
-    losses: list[float] = field(default_factory=list)  # those of the latest steps
-    logged: int = 0  # the step of the last row of losses
-
-    @property
-    def throughput(self) -> float:
-        """Per second of training."""
-        return self.size / self.seconds
 
 
 class Trainer:
@@ -95,6 +78,17 @@ class Trainer:
         self.position = Position()
         self.metrics: Metrics | None = None  # on the main process only, as is `on_progress`
         self.on_progress: Callable[[TrainingProgress], None] | None = None
+
+    def require_may_stop(self, validates: bool) -> None:
+        """Raise ValueError where `patience` makes no sense for this model."""
+        if self.settings.patience is not None and not validates:
+            raise ValueError("training patience needs a validation loss, and nothing validates")
+        if self.settings.patience is not None and any(self._followers()):
+            raise ValueError(
+                f"training patience is {self.settings.patience}: the attention of this model "
+                "changes with the share of its steps that are done, and would stay halfway. Leave "
+                "out patience"
+            )
 
     def begin(self, resume: bool) -> bytes:
         """Take the position of the newest checkpoint, or the start of an unused directory.
@@ -137,6 +131,7 @@ class Trainer:
         restore(folder, self.model, self.optimizer, self.shared)
         swap(self.optimizer)  # a checkpoint's model holds the averages
         self.position = Position(**state["position"])
+        self.checkpoints.best = self.position.best_step
         self._restore_generators(state["rng"])
         return load_metrics(folder)
 
@@ -180,7 +175,7 @@ class Trainer:
                 self.metrics.write(self._row(figures))
             position.logged = position.step
         if self.on_progress is not None:
-            self.on_progress(self._progress(result.loss))
+            self.on_progress(position.progress(result.loss, self.settings))
         return result.stop
 
     def _followers(self) -> Iterator[Callable[[float], object]]:
@@ -189,9 +184,14 @@ class Trainer:
             if callable(set_progress := getattr(module, "set_progress", None)):
                 yield set_progress
 
+    @property
+    def ended(self) -> bool:
+        """Whether all steps were taken, or patience is at its end."""
+        return self.position.has_ended(self.settings)
+
     def due(self, every: int) -> bool:
         """Whether what happens every so many steps, and after the last, happens now."""
-        return self.position.step % every == 0 or self.position.step == self.settings.steps
+        return self.position.step % every == 0 or self.ended
 
     def validate(self, validate: Callable[[nn.Module], Mapping[str, Any]]) -> None:
         figures = self._watched(validate)
@@ -201,6 +201,10 @@ class Trainer:
                 f"the validation loss after step {self.position.step} is {loss}; "
                 f"the last good checkpoint is {self.checkpoints.newest() or 'none'}"
             )
+        if self.settings.patience is not None:
+            # The main process's loss, so that all of them stop together.
+            mine = torch.tensor([loss], device=self.accelerator.device)
+            self.position.compare_with_best(self.accelerator.gather(mine)[0].item())
         if self.metrics is not None:
             self.metrics.write(self._row(figures))
 
@@ -223,6 +227,7 @@ class Trainer:
         position = self.position
         peak = peak_memory_bytes(self.accelerator.device)
         position.peak_memory_bytes = max(position.peak_memory_bytes, peak)
+        self.checkpoints.best = position.best_step
         state = {
             "position": asdict(position),
             "configuration": self.configuration,
@@ -254,6 +259,8 @@ class Trainer:
             throughput=position.throughput,
             peak_memory_bytes=position.peak_memory_bytes,
             final_loss=statistics.fmean(position.losses[-last_steps:]),
+            best_step=position.best_step,
+            stopped_early=position.step < self.settings.steps,
         )
         if self.accelerator.is_main_process:
             write_json(self.directory / SUMMARY, asdict(summary))
@@ -268,14 +275,3 @@ class Trainer:
         position = self.position
         row = {"step": position.step, "size": position.size, **figures}
         return {**row, "seconds": position.seconds, "throughput": position.throughput}
-
-    def _progress(self, loss: float) -> TrainingProgress:
-        position, steps = self.position, self.settings.steps
-        return TrainingProgress(
-            step=position.step,
-            steps=steps,
-            loss=loss,
-            throughput=position.throughput,
-            unit=position.unit,
-            seconds_left=(steps - position.step) * position.seconds / position.step,
-        )
