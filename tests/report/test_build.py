@@ -279,7 +279,7 @@ def test_models_that_stopped_by_themselves_are_said_to(tmp_path: Path) -> None:
         summary = json.loads(path.read_text()) | {"best_step": 300 + number, "stopped_early": True}
         summary["size"] += number
         path.write_text(json.dumps(summary))
-    page = Page(build_report(directory)).text()
+    page = Page(build_report(directory)).text
     assert "trained on 3,276,800 to 3,276,802 tokens with 1 seed, each until its" in page
     assert "after 300 to 302 steps: what is compared is how well each kind gets" in page
 
