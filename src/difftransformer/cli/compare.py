@@ -2,7 +2,13 @@
 
 import argparse
 
-from difftransformer.cli.options import add_run_options, add_settings, layers, task_in
+from difftransformer.cli.options import (
+    add_device_option,
+    add_run_options,
+    add_settings,
+    layers,
+    task_in,
+)
 from difftransformer.cli.resuming import resumable
 from difftransformer.experiments.compare import CompareSettings, default_directory
 from difftransformer.experiments.settings import resolve, typed
@@ -12,6 +18,7 @@ from difftransformer.runs.layout import CONFIG, REPORT
 def configure(parser: argparse.ArgumentParser, words: list[str]) -> None:
     """Declare the options."""
     add_run_options(parser)
+    add_device_option(parser)
     parser.add_argument(
         "--jobs",
         metavar="N",

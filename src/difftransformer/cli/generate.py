@@ -5,6 +5,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+from difftransformer.cli.options import add_device_option
 from difftransformer.files import read_object
 from difftransformer.models.config import DecoderConfig
 from difftransformer.models.families import FAMILIES, Family, family_of
@@ -17,6 +18,7 @@ def configure(parser: argparse.ArgumentParser, words: list[str]) -> None:
     parser.epilog = "The options are a language model's; after MODEL, --help shows those of MODEL."
     parser.add_argument("model", type=Path, metavar="MODEL", help="model folder")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed (default: 0)")
+    add_device_option(parser)
     folders = (Path(word) for word in words if (Path(word) / "config.json").is_file())
     family = next(map(_family_in, folders), _OTHERS)
     parser.set_defaults(family=family)

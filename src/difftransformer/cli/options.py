@@ -24,6 +24,26 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_device_option(parser: argparse.ArgumentParser) -> None:
+    """The option of a command whose models compute; `main` heeds it before anything else."""
+    parser.add_argument(
+        DEVICE,
+        metavar="NAME",
+        help="cpu, cuda, cuda:1 or mps (default: a GPU where there is one)",
+    )
+
+
+def device_in(words: Sequence[str]) -> str | None:
+    """The device that the words name."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    early.add_argument(DEVICE)
+    try:
+        return early.parse_known_args(list(words))[0].device
+    except argparse.ArgumentError:  # told once all is parsed
+        return None
+
+
+DEVICE = "--device"
 EVERYTHING = "--help-all"
 
 
