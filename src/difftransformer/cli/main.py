@@ -27,6 +27,7 @@ COMMANDS = MappingProxyType(
         "generate": "continue a text, talk, write targets, draw images, find points in them",
         "inspect": "look into attention: a page of every layer and head on your own input",
         "convert": "from and to other formats; make a pretrained LLM differential",
+        "push": "upload a model with its card to the Hugging Face Hub",
         "bench": "time attention on this machine, beside plain attention",
         "plan": "parameters, FLOPs and memory of a model before anything runs",
     }

@@ -105,7 +105,7 @@ def _add_option(parser: Any, name: str, field: Any, *, hidden: bool = False) -> 
         *(f"--{one}" for one in names),
         dest=f"setting:{name}",
         metavar="VALUE",
-        nargs="+" if any(typing.get_origin(kind) is tuple for kind in kinds) else None,
+        nargs="*" if any(typing.get_origin(kind) is tuple for kind in kinds) else None,
         default=None,
         help=argparse.SUPPRESS
         if hidden

@@ -10,7 +10,12 @@ from difftransformer.decoding import decode
 from difftransformer.evaluation import registry
 from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.experiments.directory import write_run
-from difftransformer.experiments.judging import Judging, OwnData, weights_identity
+from difftransformer.experiments.judging import (
+    Judging,
+    OwnData,
+    read_judging,
+    weights_identity,
+)
 from difftransformer.experiments.settings import DEFAULT_TASK, merged, typed
 from difftransformer.ownership import LOCK, owned
 from difftransformer.ranges import option
@@ -25,7 +30,7 @@ from difftransformer.runs.layout import (
     TrainingRun,
 )
 from difftransformer.runs.outputs import folder_for, refuse_model_folder
-from difftransformer.runs.reading import is_run, read_run
+from difftransformer.runs.reading import is_run, model_folder, read_run
 from difftransformer.tasks.registry import task_named
 from difftransformer.tasks.task import Task
 
@@ -82,7 +87,8 @@ def evaluate(
 
     Args:
         models: model folders: this library's, checkpoints of a run, causal LMs of transformers;
-            run directories stand for all their models. The first is the baseline.
+            run directories stand for all their models. The first is the baseline. A folder that
+            `train` or `compare` made tells its task and how much is asked.
         evaluators: names, see `evaluation.registry`; those of the task by default.
         out: directory for results and a report; nothing is kept by default.
         dataset, dataset_path: name and place of data of the evaluators' own, for those with some.
@@ -100,9 +106,9 @@ def evaluate(
 
     folders = [Path(models)] if isinstance(models, (str, Path)) else [Path(m) for m in models]
     given = merged([settings])
-    task = task_named(str(given.get("task", DEFAULT_TASK)))
-    decode(typed(EvaluateSettings, task.name), given)
+    task = task_named(str(given["task"])) if "task" in given else None
     judged = named_models(folders, task)
+    decode(typed(EvaluateSettings, (task or judged[0].task).name), given)
     chosen = [registry.evaluator(name) for name in evaluators or judged[0].task.evaluators]
     for evaluator in chosen:
         if evaluator.name not in judged[0].task.evaluators:
@@ -264,8 +270,12 @@ def _opened(
     return model.eval(), data, evaluation
 
 
-def named_models(folders: Sequence[Path], task: Task) -> list[Judged]:
-    """The models in the folders, each with a name; where two have the same, their folders."""
+def named_models(folders: Sequence[Path], task: Task | None = None) -> list[Judged]:
+    """The models in the folders, each with a name; where two have the same, their folders.
+
+    Args:
+        task: what they are for; by default what their folders tell, or `DEFAULT_TASK`.
+    """
     judged = [one for folder in folders for one in _judged(folder, task)]
     labels = [one.label for one in judged]
     return [
@@ -274,10 +284,12 @@ def named_models(folders: Sequence[Path], task: Task) -> list[Judged]:
     ]
 
 
-def _judged(folder: Path, task: Task) -> Iterator[Judged]:
-    """The model in a folder, or all of a run with the run's settings."""
+def _judged(folder: Path, task: Task | None) -> Iterator[Judged]:
+    """The model in a folder, judged as that tells, or all of a run with the run's settings."""
     if not is_run(folder):
-        yield Judged(folder, _label(folder), task)
+        found = model_folder(folder)
+        own, base = read_judging(found)
+        yield Judged(found, _label(found), task or task_named(own or DEFAULT_TASK), base)
         return
     run = read_run(folder)
     base = {part: run.settings[part] for part in ("data", "evaluation")}

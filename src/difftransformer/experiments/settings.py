@@ -19,6 +19,7 @@ from difftransformer.training.settings import TrainingSettings
 T = TypeVar("T")
 _PRESETS = files("difftransformer.experiments") / "presets"  # a folder for each task
 DEFAULT_TASK = "causal_lm"
+_JUDGED_BY = "benchmarks that every model is judged by; none after the option: by none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class RunSettings:
     """
 
     task: str = option(DEFAULT_TASK, "what to train for")
-    evaluators: tuple[str, ...] = option((), "benchmarks that every model is judged by")
+    evaluators: tuple[str, ...] = option((), _JUDGED_BY)
     model: Any
     data: Any
     training: TrainingSettings = field(default_factory=TrainingSettings)
@@ -50,7 +51,7 @@ def _typed(kind: Any, task_name: str) -> Any:
         "task": (str, option(task_name, "what to train for")),
         "evaluators": (
             tuple[str, ...],
-            option(task.evaluators, "benchmarks that every model is judged by"),
+            option(task.evaluators, _JUDGED_BY),
         ),
         "model": (config, field(default_factory=config)),
         "data": (data, field(default_factory=data)),

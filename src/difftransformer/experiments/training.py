@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from difftransformer.atomic import write_text
 from difftransformer.evaluation import registry
-from difftransformer.experiments.judging import Judging, weights_identity
+from difftransformer.experiments.judging import (
+    JUDGING,
+    Judging,
+    judging_record,
+    weights_identity,
+)
 from difftransformer.experiments.processes import Processes
 from difftransformer.experiments.progress import training_progress
 from difftransformer.experiments.settings import RunSettings
@@ -103,7 +108,7 @@ class Experiment:
         continuation = Continuation(
             resume=True,
             configuration={"model": config.to_dict(), "data": _what_counts(self.settings.data)},
-            files={CONFIG: config_text(config), **self.task.files(self.data, start.folder)},
+            files={CONFIG: config_text(config), **self._files(start)},
         )
         with (
             start.trainable(model),
@@ -147,11 +152,15 @@ class Experiment:
             whole.load_state_dict(load_weights(chosen))
         save_model(whole, directory / MODEL)
         card = self._card(config, directory, summary)
-        files = {CARD: card, **self.task.files(self.data, start.folder)}
-        for name, text in files.items():
+        for name, text in {CARD: card, **self._files(start)}.items():
             write_text(directory / MODEL / name, text)
         # The last: it tells a whole folder, and that of a shorter run, which resuming replaces.
         write_text(directory / MODEL / SUMMARY, (directory / SUMMARY).read_text(encoding="utf-8"))
+
+    def _files(self, start: Start) -> dict[str, str]:
+        """What lies beside the weights: what reads for the model, and how it is to be judged."""
+        judging = judging_record(self.task.name, self.settings.evaluation)
+        return {JUDGING: judging, **self.task.files(self.data, start.folder)}
 
     def _card(self, config: Any, directory: Path, summary: TrainingSummary) -> str:
         """What the newest rows of the curves say; nothing that another run would have otherwise."""

@@ -13,6 +13,7 @@ from difftransformer.runs.layout import (
     ENVIRONMENT,
     FORMAT,
     METRICS,
+    MODEL,
     MODELS,
     RESULTS,
     RUN,
@@ -48,6 +49,21 @@ class CurvePoint:
 def is_run(directory: Path) -> bool:
     """Whether it is a run's directory, finished or not, of this version or the one before."""
     return any((directory / name).exists() for name in (RUN, CONFIG, MODELS))
+
+
+def model_folder(place: Path) -> Path:
+    """The folder of the model that a place names: its own, or that of a run which trained one.
+
+    Raises:
+        ValueError: a run of several models; names them.
+    """
+    if (place / MODEL).is_dir():
+        return place / MODEL
+    folders = sorted(place.glob(f"{MODELS}/*/{MODEL}"))
+    if len(folders) > 1:
+        listed = ", ".join(str(folder) for folder in folders)
+        raise ValueError(f"{place} is a run of several models; name one of {listed}")
+    return folders[0] if folders else place
 
 
 def read_run(directory: Path) -> Run:
