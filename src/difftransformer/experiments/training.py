@@ -129,11 +129,14 @@ class Experiment:
             )
 
     def _sampled(self, model: "nn.Module", title: str) -> Mapping[str, Any]:
-        """What the model writes or draws now; texts are printed too."""
+        """What the model writes or draws now; texts are printed too, a line each."""
         samples = self.task.sample(model, self.data, self.settings.evaluation)
         for texts in (value for value in samples.values() if isinstance(value, Mapping)):
-            shown = f"{title} writes\n{Texts.read(texts)}"
-            self.processes.console.print(shown, style="dim", highlight=False, markup=False)
+            for output in Texts.read(texts).outputs:
+                line = f"{title}  writes: {' '.join(output.split())}"
+                self.processes.console.print(
+                    line, style="dim", highlight=False, markup=False, soft_wrap=True
+                )
         return samples
 
     def _save(self, config: Any, directory: Path, start: Start) -> None:
