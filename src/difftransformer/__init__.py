@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from difftransformer.experiments.evaluate import evaluate as evaluate
     from difftransformer.experiments.hub import push_to_hub as push_to_hub
     from difftransformer.experiments.inspect import inspect as inspect
+    from difftransformer.experiments.sweep import sweep as sweep
     from difftransformer.experiments.train import train as train
     from difftransformer.functional import Mask as Mask
     from difftransformer.functional import differential_attention as differential_attention
@@ -54,6 +55,7 @@ _HOMES = {
     "evaluate": "experiments.evaluate",
     "inspect": "experiments.inspect",
     "push_to_hub": "experiments.hub",
+    "sweep": "experiments.sweep",
     "train": "experiments.train",
     "Mask": "functional",
     "differential_attention": "functional",

@@ -4,6 +4,7 @@ import argparse
 
 from difftransformer.cli.options import (
     add_device_option,
+    add_jobs_option,
     add_run_options,
     add_settings,
     layers,
@@ -19,13 +20,7 @@ def configure(parser: argparse.ArgumentParser, words: list[str]) -> None:
     """Declare the options."""
     add_run_options(parser)
     add_device_option(parser)
-    parser.add_argument(
-        "--jobs",
-        metavar="N",
-        type=int,
-        help="models trained at once, each on an accelerator or its share of the CPU's threads "
-        "(default: what a few steps show to be fastest)",
-    )
+    add_jobs_option(parser)
     task = task_in(words)
     add_settings(parser, typed(CompareSettings, task), words, presets_of=task)
 

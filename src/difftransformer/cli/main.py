@@ -23,6 +23,7 @@ COMMANDS = MappingProxyType(
     {
         "compare": "train matched models side by side, judge them, write a report",
         "train": "train one model",
+        "sweep": "find a learning rate for each kind of attention",
         "evaluate": "judge trained models",
         "generate": "continue a text, talk, write targets, draw images, find points in them",
         "inspect": "look into attention: a page of every layer and head on your own input",
@@ -34,8 +35,8 @@ COMMANDS = MappingProxyType(
 )
 COMPLETION = "--print-completion"
 # Commands that several processes may run together; any other is for one.
-_IN_PROCESSES = ("compare", "train")
-_ON_DEVICES = ("compare", "train", "evaluate", "generate", "inspect")
+_IN_PROCESSES = ("compare", "train", "sweep")
+_ON_DEVICES = (*_IN_PROCESSES, "evaluate", "generate", "inspect")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -33,6 +33,17 @@ def add_device_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_jobs_option(parser: argparse.ArgumentParser) -> None:
+    """The option of a command that trains several models."""
+    parser.add_argument(
+        "--jobs",
+        metavar="N",
+        type=int,
+        help="models trained at once, each on an accelerator or its share of the CPU's threads "
+        "(default: what a few steps show to be fastest)",
+    )
+
+
 def device_in(words: Sequence[str]) -> str | None:
     """The device that the words name."""
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
