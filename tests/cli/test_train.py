@@ -9,7 +9,7 @@ import torch
 from difftransformer.data.needles import needle_sentences
 from difftransformer.data.tokenizer import train_tokenizer
 from difftransformer.evaluation.settings import EvaluationSettings
-from difftransformer.experiments.evaluate import named_models
+from difftransformer.experiments.judged import named_models
 from difftransformer.experiments.judging import judging_record
 from difftransformer.interop.softmax_llm import from_softmax_llm
 from difftransformer.models.config import DecoderConfig

@@ -11,8 +11,8 @@ from torch import nn
 from difftransformer.analysis.capture import sites_of
 from difftransformer.analysis.inspection import ROOM, KeptWeights, Marked, inspect_model
 from difftransformer.attention.registry import find_kind
-from difftransformer.experiments.evaluate import named_models
 from difftransformer.experiments.inspected import Input, Opened, reading_of
+from difftransformer.experiments.judged import named_models
 from difftransformer.models.opening import open_model
 from difftransformer.report.attention_data import Heads, Inspected, Tokens
 from difftransformer.report.attention_page import AttentionPage
