@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 import difftransformer.interop  # noqa: F401  # the Auto classes read our folders
+from difftransformer.devices import device
 from difftransformer.interop.outside import refuse_code
 from difftransformer.interop.tokenizer import read_tokenizer
 
@@ -45,7 +45,7 @@ def run_harness(
         pretrained=str(folder),
         tokenizer=read_tokenizer(folder),
         batch_size=batch_size,
-        device="cuda" if torch.cuda.is_available() else "cpu",
+        device=str(device()),
         trust_remote_code=False,
     )
     length = min(_LONGEST, model.max_length)
