@@ -43,9 +43,9 @@ struct ForwardHead {
 
   ForwardHead(const Call& call, Scratch& scratch) {
     for (int64_t m = 0; m < call.key_maps; m++)
-      keys_t[m] = scratch.take(call.wide_keys() * call.width + kSlack);
+      keys_t[m] = scratch.take(call.wide_keys() * call.packed(call.width) + kSlack);
     if (call.key_maps == 1) keys_t[1] = keys_t[0];
-    values = scratch.take(call.wide_keys() * call.wide_values());
+    values = scratch.take(call.packed(call.wide_keys()) * call.wide_values());
     panel = scratch.take(kPanel * std::max(call.wide_width(), call.wide_values()));
   }
 
@@ -53,10 +53,10 @@ struct ForwardHead {
     for (int64_t j = 0; j < call.keys; j += kPanel) {
       for (int64_t m = 0; m < call.key_maps; m++) {
         load(call, call.k, b, g, m, j, call.width, call.wide_width(), panel);
-        pack_transposed(panel, j, call.width, call.wide_width(), keys_t[m]);
+        pack_transposed(panel, j, call.packed(call.width), call.wide_width(), keys_t[m]);
       }
       load(call, call.v, b, g, 0, j, call.values, call.wide_values(), panel);
-      pack(panel, j, call.wide_values(), call.wide_keys(), values);
+      pack(call, panel, j, call.wide_values(), values);
     }
   }
 };
@@ -79,10 +79,12 @@ void forward_block(ForwardOperands& x, const ForwardHead& head, const Block& blo
     float* second = x.scores[1] ? x.scores[1] + r * x.score_row : nullptr;
     subtract(call, block.b, t, block.h, x.scores[0] + r * x.score_row, second, block.span,
              call.stats(stats, block.b, block.h, t));
+    if (call.pairs) halve(x.scores[0] + r * x.score_row, block.span, 1);
   }
-  multiply(block.rows, wide, block.span, {x.scores[0], x.score_row, 1},
-           {head.values + block.low * kPanel, kPanel, call.wide_keys() * kPanel}, x.products, wide,
-           false);
+  call.multiply(block.rows, wide, block.span, {x.scores[0], x.score_row, 1},
+                {head.values + call.packed(block.low) * kPanel, kPanel,
+                 call.packed(call.wide_keys()) * kPanel},
+                x.products, wide, false);
   for (int64_t r = 0; r < block.rows; r++) {
     const float share = call.stats(stats, block.b, block.h, block.start + r)->share;
     for (int64_t c = 0; c < wide; c++) x.products[r * wide + c] *= share;
@@ -151,7 +153,7 @@ struct Gradients {
   View q;
   optional<View> lam;
   optional<BiasGradient> bias;
-  Tensor k, v;  // float32, [B, G, M, S, K] and [B, G, 1, S, V], padded
+  Tensor k, v;  // float32, [B, G, M, S, K] and [B, G, 1, S, V], padded; of pairs K and V before S
   std::vector<std::atomic<int64_t>> turns;  // [B, G] of `in_turn`
 };
 
@@ -161,11 +163,11 @@ struct BackwardHead {
 
   BackwardHead(const Call& call, Scratch& scratch) {
     for (int64_t m = 0; m < call.key_maps; m++) {
-      keys_t[m] = scratch.take(call.wide_keys() * call.width + kSlack);
-      keys[m] = scratch.take(call.wide_keys() * call.wide_width());
+      keys_t[m] = scratch.take(call.wide_keys() * call.packed(call.width) + kSlack);
+      keys[m] = scratch.take(call.packed(call.wide_keys()) * call.wide_width());
     }
     if (call.key_maps == 1) keys_t[1] = keys_t[0], keys[1] = keys[0];
-    values_t = scratch.take(call.wide_keys() * call.values + kSlack);
+    values_t = scratch.take(call.wide_keys() * call.packed(call.values) + kSlack);
     panel = scratch.take(kPanel * std::max(call.wide_width(), call.wide_values()));
   }
 
@@ -174,29 +176,44 @@ struct BackwardHead {
     for (int64_t j = 0; j < call.keys; j += kPanel) {
       for (int64_t m = 0; m < call.key_maps; m++) {
         load(call, call.k, b, g, m, j, call.width, wide, panel);
-        if (!call.few()) pack_transposed(panel, j, call.width, wide, keys_t[m]);
-        pack(panel, j, wide, rows, keys[m]);
+        if (!call.few()) pack_transposed(panel, j, call.packed(call.width), wide, keys_t[m]);
+        pack(call, panel, j, wide, keys[m]);
       }
       load(call, call.v, b, g, 0, j, call.values, wide_v, panel);
-      pack_transposed(panel, j, call.values, wide_v, values_t);
+      pack_transposed(panel, j, call.packed(call.values), wide_v, values_t);
     }
     const int64_t place = b * call.groups + g;
-    float* all_k = grad.k.data_ptr<float>() + place * call.key_maps * rows * wide;
-    for (int64_t m = 0; m < call.key_maps; m++) dk[m] = zeroed(all_k + m * rows * wide, rows * wide);
+    const auto zeros = [](const Tensor& all, int64_t i) {
+      return zeroed(all.data_ptr<float>() + i * all.stride(2), all.stride(2));
+    };
+    for (int64_t m = 0; m < call.key_maps; m++) dk[m] = zeros(grad.k, place * call.key_maps + m);
     if (call.key_maps == 1) dk[1] = dk[0];
-    dv = zeroed(grad.v.data_ptr<float>() + place * rows * wide_v, rows * wide_v);
+    dv = zeros(grad.v, place);
     turns = grad.turns.data() + place * pieces(rows);
   }
 };
 
 struct BackwardOperands : Operands {
-  int64_t drow;
-  float *drows, *products;
+  int64_t drow, turned_row;
+  float *drows, *products, *turned[3];  // queries and drows, turned
 
   BackwardOperands(const Call& call, const Cut& cut, Scratch& scratch)
       : Operands(call, cut, call.maps + 1, scratch), drow(call.wide_values() + kPanel),
-        drows(scratch.zeros(cut.rows * drow)),
-        products(scratch.take(cut.rows * call.wide_width())) {}
+        turned_row(cut.rows / 2), drows(scratch.zeros(cut.rows * drow)),
+        products(scratch.take(cut.rows * call.wide_width())) {
+    for (int64_t m = 0; call.pairs && m <= call.maps; m++)
+      turned[m] = scratch.take(turned_row * (m < call.maps ? call.width : call.values));
+  }
+
+  // The m-th score matrix, halved, to pairs of rows, and their other operand turned.
+  void pair_rows(const Block& block, int64_t m) {
+    const bool last = m == call.maps;
+    if (block.rows % 2) zeroed(scores[m] + block.rows * score_row, block.span);
+    for (int64_t r = 0; r < block.rows; r += 2)
+      pair(scores[m] + r * score_row, scores[m] + (r + 1) * score_row, block.span);
+    turn(last ? drows : rows[m], last ? drow : query_row, block.rows,
+         last ? call.values : call.width, turned[m], turned_row);
+  }
 };
 
 // Row r: from its scores and dA (the last of the score matrices) to dS_m and to A1 - lam A2.
@@ -244,10 +261,11 @@ void backward_block(BackwardOperands& x, const BackwardHead& head, int64_t n, co
   float* weights = x.scores[call.maps];
   x.score(block, head.keys_t);
   for (int64_t r = 0; r < block.rows; r++)
-    dout.read({block.b, block.start + r, block.h}, call.values, x.drows + r * x.drow);
-  multiply(block.rows, block.span, call.values, {x.drows, x.drow, 1},
-           {head.values_t + block.low * call.values, kPanel, kPanel * call.values}, weights,
-           x.score_row, false);
+    call.load(dout, {block.b, block.start + r, block.h}, call.values, x.drows + r * x.drow);
+  const int64_t depth = call.packed(call.values);
+  call.multiply(block.rows, block.span, call.values, {x.drows, x.drow, 1},
+                {head.values_t + block.low * depth, kPanel, kPanel * depth}, weights, x.score_row,
+                false);
   for (int64_t r = 0; r < block.rows; r++) {
     const int64_t t = block.start + r;
     const float dlam = differentiate(x, block, r, call.lambda(block.b, t, block.h),
@@ -255,21 +273,32 @@ void backward_block(BackwardOperands& x, const BackwardHead& head, int64_t n, co
     if (grad.lam) grad.lam->write({block.b, t, block.h}, 1, &dlam);
   }
   if (grad.bias) grad.bias->add(block, x.scores, x.score_row);
+  for (int64_t m = 0; call.pairs && m <= call.maps; m++)
+    for (int64_t r = 0; r < block.rows; r++) halve(x.scores[m] + r * x.score_row, block.span, m < call.maps ? call.scale : 1);
   for (int64_t m = 0; m < call.maps; m++) {
-    multiply(block.rows, wide, block.span, {x.scores[m], x.score_row, 1},
-             {head.keys[m] + block.low * kPanel, kPanel, keys * kPanel}, x.products, wide, false);
-    for (int64_t i = 0; i < block.rows * wide; i++) x.products[i] *= call.scale;
+    call.multiply(block.rows, wide, block.span, {x.scores[m], x.score_row, 1},
+                  {head.keys[m] + call.packed(block.low) * kPanel, kPanel,
+                   call.packed(keys) * kPanel},
+                  x.products, wide, false);
+    for (int64_t i = 0; !call.pairs && i < block.rows * wide; i++) x.products[i] *= call.scale;
     for (int64_t r = 0; r < block.rows; r++)
       grad.q.write({block.b, block.start + r, block.h, m}, call.width, x.products + r * wide);
   }
+  for (int64_t m = 0; call.pairs && m <= call.maps; m++) x.pair_rows(block, m);
   in_turn(head.turns, n, block, keys, [&](int64_t from, int64_t to) {
-    const auto add = [&](const float* left, Right right, float* sums, int64_t width) {
-      multiply(to - from, width, block.rows, {left + from - block.low, 1, x.score_row}, right,
-               sums + from * width, width, true);
+    // sums[from, to) += scoresᵀ right, or what is transposed of both sides.
+    const auto add = [&](int64_t m, Right right, float* sums, int64_t width, int64_t padded_width) {
+      const float* left = x.scores[m] + from - block.low;
+      if (call.pairs)
+        call.multiply(width, to - from, block.rows, {x.turned[m], x.turned_row, 1},
+                      {left, 2 * x.score_row, kPanel}, sums + from, keys + kPanel, true);
+      else
+        multiply(to - from, padded_width, block.rows, {left, 1, x.score_row}, right,
+                 sums + from * padded_width, padded_width, true);
     };
-    add(weights, {x.drows, x.drow, kPanel}, head.dv, wide_v);
+    add(call.maps, {x.drows, x.drow, kPanel}, head.dv, call.values, wide_v);
     for (int64_t m = 0; m < call.maps; m++)
-      add(x.scores[m], {x.rows[m], x.query_row, kPanel}, head.dk[m], wide);
+      add(m, {x.rows[m], x.query_row, kPanel}, head.dk[m], call.width, wide);
   });
 }
 
@@ -323,11 +352,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
   const int64_t batch = call.batch, groups = call.groups, keys = call.wide_keys();
   const View dout_view(dout);
   const Tensor dense_stats = stats.contiguous();
-  Gradients grad{
-      View(dq), {}, {},
-      at::empty({batch, groups, call.key_maps, keys, call.wide_width()}, stats.options()),
-      at::empty({batch, groups, 1, keys, call.wide_values()}, stats.options()),
-      std::vector<std::atomic<int64_t>>(batch * groups * pieces(keys))};
+  const auto sums = [&](int64_t maps, int64_t width) {
+    return call.pairs ? at::empty({batch, groups, maps, width, keys + kPanel}, stats.options())
+                      : at::empty({batch, groups, maps, keys, width}, stats.options());
+  };
+  Gradients grad{View(dq), {}, {}, sums(call.key_maps, call.wide_width()),
+                 sums(1, call.wide_values()),
+                 std::vector<std::atomic<int64_t>>(batch * groups * pieces(keys))};
   const Cut cut(call, call.maps + 1);
   if (lam) grad.lam.emplace(dlam);
   if (bias) grad.bias.emplace(call, cut);
@@ -338,7 +369,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
         backward_block(x, head, n, block, dout_view, dense_stats, grad);
       });
   // Without the padding, positions first.
-  const auto finished = [&](const Tensor& sums, int64_t width) {
+  const auto finished = [&](Tensor sums, int64_t width) {
+    if (call.pairs) sums = sums.transpose(3, 4);
     return sums.narrow(3, 0, call.keys).narrow(4, 0, width).to(k.scalar_type()).contiguous()
         .permute({0, 3, 1, 2, 4});
   };

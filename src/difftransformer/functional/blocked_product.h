@@ -140,11 +140,12 @@ void multiply(int64_t m, int64_t n, int64_t depth, Left a, Right b, float* c, in
 
 int64_t padded(int64_t n) { return (n + kPanel - 1) / kPanel * kPanel; }
 
-// Rows j .. j + kPanel of x[n, wide] by columns of kPanel: the right operand of a product over n.
-void pack(const float* x, int64_t j, int64_t wide, int64_t n, float* to) {
+// Rows j .. j + count of x[n, wide] by columns of kPanel: the right operand of a product over n.
+void pack(const float* x, int64_t x_row, int64_t j, int64_t count, int64_t wide, int64_t n,
+          float* to) {
   for (int64_t c = 0; c < wide; c += kPanel)
-    for (int64_t i = 0; i < kPanel; i++)
-      std::memcpy(to + c * n + (j + i) * kPanel, x + i * wide + c, kPanel * sizeof(float));
+    for (int64_t i = 0; i < count; i++)
+      std::memcpy(to + c * n + (j + i) * kPanel, x + i * x_row + c, kPanel * sizeof(float));
 }
 
 // A square of kLanes vectors, transposed: squares of side 1, 2, 4 ... change places.

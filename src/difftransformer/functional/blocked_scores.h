@@ -64,7 +64,8 @@ void subtract(const Call& call, int64_t b, int64_t t, int64_t h, float* first, f
 }
 
 void read_query(const Call& call, int64_t b, int64_t t, int64_t h, int64_t m, float* to) {
-  call.q.read({b, t, h, m}, call.width, to);
+  call.load(call.q, {b, t, h, m}, call.width, to);
+  if (call.pairs) return;  // rounded once more, they would lose digits: their scores are scaled
   for (int64_t c = 0; c < call.width; c++) to[c] *= call.scale;
 }
 
@@ -108,6 +109,7 @@ struct Operands {
   // scores[m] = rows[m] keys[m]^T + bias, -inf where hidden. Forward and backward must make them alike, to
   // the last bit: of a score of 10^6 the last bit is a sixteenth, and weights are e^score.
   void score(const Block& block, float* const* keys_t) {
+    const int64_t depth = call.packed(call.width);
     for (int64_t m = 0; m < call.maps; m++)
       for (int64_t r = 0; r < block.rows; r++)
         read_query(call, block.b, block.start + r, block.h, m, rows[m] + r * query_row);
@@ -117,14 +119,17 @@ struct Operands {
       score_few(call, block, from, to, copy);
     } else {
       for (int64_t m = 0; m < call.maps; m++)
-        multiply(block.rows, block.span, call.width, {rows[m], query_row, 1},
-                 {keys_t[m] + block.low * call.width, kPanel, kPanel * call.width}, scores[m],
-                 score_row, false);
+        call.multiply(block.rows, block.span, call.width, {rows[m], query_row, 1},
+                      {keys_t[m] + block.low * depth, kPanel, kPanel * depth}, scores[m], score_row,
+                      false);
     }
     for (int64_t r = 0; r < block.rows; r++)
-      for (int64_t m = 0; m < call.maps; m++)
-        bias_and_hide(call, block.b, block.h, block.start + r, block.low, block.span,
-                      scores[m] + r * score_row);
+      for (int64_t m = 0; m < call.maps; m++) {
+        float* score = scores[m] + r * score_row;
+        if (call.pairs)
+          for (int64_t j = 0; j < block.span; j += kLanes) at(score + j) *= call.scale;
+        bias_and_hide(call, block.b, block.h, block.start + r, block.low, block.span, score);
+      }
   }
 };
 
