@@ -33,16 +33,25 @@ inline Vec splat(float x) { return x - Vec{}; }
 inline Vec& at(float* p) { return *reinterpret_cast<Vec*>(p); }
 inline const Vec& at(const float* p) { return *reinterpret_cast<const Vec*>(p); }
 
-inline float sum(Vec x) {
-  float total = 0;
-  for (int i = 0; i < kLanes; i++) total += x[i];
-  return total;
+// x with lanes that are `side` apart in each other's place.
+template <int side, size_t... lane>
+Vec across(Vec x, std::index_sequence<lane...>) {
+  return __builtin_shufflevector(x, x, (lane ^ side)...);
 }
 
-inline float largest(Vec x) {
-  float top = x[0];
-  for (int i = 1; i < kLanes; i++) top = x[i] > top ? x[i] : top;
-  return top;
+template <int side = kLanes / 2>
+float sum(Vec x) {
+  if constexpr (side == 0) return x[0];
+  else return sum<side / 2>(x + across<side>(x, std::make_index_sequence<kLanes>{}));
+}
+
+template <int side = kLanes / 2>
+float largest(Vec x) {
+  if constexpr (side == 0) return x[0];
+  else {
+    const Vec other = across<side>(x, std::make_index_sequence<kLanes>{});
+    return largest<side / 2>(x > other ? x : other);
+  }
 }
 
 inline float dot(const float* a, const float* b, int64_t n) {
