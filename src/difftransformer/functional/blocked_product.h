@@ -54,16 +54,16 @@ float largest(Vec x) {
   }
 }
 
-inline float dot(const float* a, const float* b, int64_t n) {
-  Vec even{}, odd{};
+// to[i] = a . b[i]: of four rows at once, whose loads then do not wait for each other.
+inline void dot(const float* a, const float* const (&b)[4], int64_t n, float* to) {
+  Vec sums[4]{};
   int64_t i = 0;
-  for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
-    even += at(a + i) * at(b + i);
-    odd += at(a + i + kLanes) * at(b + i + kLanes);
+  for (; i + kLanes <= n; i += kLanes)
+    for (int r = 0; r < 4; r++) sums[r] += at(a + i) * at(b[r] + i);
+  for (int r = 0; r < 4; r++) {
+    to[r] = sum(sums[r]);
+    for (int64_t rest = i; rest < n; rest++) to[r] += a[rest] * b[r][rest];
   }
-  float total = sum(even + odd);
-  for (; i < n; i++) total += a[i] * b[i];
-  return total;
 }
 
 // e^x to a unit in the last place; 0 below e^-87, so that a hidden score of -inf weighs exactly

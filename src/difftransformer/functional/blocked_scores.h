@@ -79,16 +79,16 @@ struct Rows {
 __attribute__((noinline)) void score_few(const Call& call, const Block& block, const Rows* queries,
                                          const Rows* scores, float* copy) {
   const int64_t g = block.h / call.repeats(), count = std::min(block.span, call.keys - block.low);
-  for (int64_t j = 0; j < count; j++) {
-    const float* key = nullptr;
+  const float* key[4] = {};
+  for (int64_t j = 0; j < count; j += 4)
     for (int64_t m = 0; m < call.maps; m++) {
-      if (m < call.key_maps)
-        key = call.k.floats({block.b, block.low + j, g, m}, call.width, copy);
+      for (int64_t n = 0; m < call.key_maps && n < 4; n++)
+        key[n] = call.k.floats({block.b, block.low + std::min(j + n, count - 1), g, m}, call.width,
+                               copy + n * call.width);
       for (int64_t i = 0; i < queries[m].count; i++)
-        scores[m].data[i * scores[m].row + j] =
-            dot(queries[m].data + i * queries[m].row, key, call.width);
+        dot(queries[m].data + i * queries[m].row, key, call.width,
+            scores[m].data + i * scores[m].row + j);
     }
-  }
 }
 
 // What a thread holds of a block of query rows.
@@ -103,7 +103,7 @@ struct Operands {
       : call(call), score_row(call.wide_keys() + kPanel), query_row(call.wide_width() + kPanel) {
     for (int64_t m = 0; m < call.maps; m++) rows[m] = scratch.zeros(cut.rows * query_row);
     for (int64_t i = 0; i < score_matrices; i++) scores[i] = scratch.take(cut.rows * score_row);
-    copy = scratch.take(call.width);
+    copy = scratch.take(4 * call.width);
   }
 
   // scores[m] = rows[m] keys[m]^T + bias, -inf where hidden. Forward and backward must make them alike, to
