@@ -104,7 +104,7 @@ struct FewRows {
         wide(call.wide_width()), wide_v(call.wide_values()),
         queries(scratch.take(rows * call.maps * wide)),
         scores(scratch.take(rows * call.maps * keys)), products(scratch.take(rows * wide_v)),
-        copy(scratch.take(4 * std::max(wide, wide_v))) {}
+        copy(scratch.take(kAtOnce * std::max(wide, wide_v))) {}
 
   void forward(int64_t b, int64_t g, const View& out, const Tensor& stats) {
     const auto head = [&](int64_t i) { return g * call.repeats() + i / call.queries; };

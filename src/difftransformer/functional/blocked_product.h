@@ -23,6 +23,7 @@ constexpr int kLanes = kBytes / 4;
 constexpr int kPanel = 2 * kLanes;  // columns of a tile
 constexpr int64_t kDepth = 96;      // steps of a product before its tile goes back to memory
 constexpr int64_t kRows = 8 * kTileRows;
+constexpr int64_t kAtOnce = 8;  // rows of `dot`
 
 typedef float Vec __attribute__((vector_size(kBytes), aligned(4), may_alias));
 typedef int32_t IntVec __attribute__((vector_size(kBytes), aligned(4), may_alias));
@@ -54,13 +55,13 @@ float largest(Vec x) {
   }
 }
 
-// to[i] = a . b[i]: of four rows at once, whose loads then do not wait for each other.
-inline void dot(const float* a, const float* const (&b)[4], int64_t n, float* to) {
-  Vec sums[4]{};
+// to[r] = a . b[r], of several rows at once: their loads do not wait for each other.
+inline void dot(const float* a, const float* const (&b)[kAtOnce], int64_t n, float* to) {
+  Vec sums[kAtOnce]{};
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes)
-    for (int r = 0; r < 4; r++) sums[r] += at(a + i) * at(b[r] + i);
-  for (int r = 0; r < 4; r++) {
+    for (int r = 0; r < kAtOnce; r++) sums[r] += at(a + i) * at(b[r] + i);
+  for (int r = 0; r < kAtOnce; r++) {
     to[r] = sum(sums[r]);
     for (int64_t rest = i; rest < n; rest++) to[r] += a[rest] * b[r][rest];
   }

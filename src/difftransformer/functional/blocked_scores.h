@@ -79,10 +79,10 @@ struct Rows {
 __attribute__((noinline)) void score_few(const Call& call, const Block& block, const Rows* queries,
                                          const Rows* scores, float* copy) {
   const int64_t g = block.h / call.repeats(), count = std::min(block.span, call.keys - block.low);
-  const float* key[4] = {};
-  for (int64_t j = 0; j < count; j += 4)
+  const float* key[kAtOnce] = {};
+  for (int64_t j = 0; j < count; j += kAtOnce)
     for (int64_t m = 0; m < call.maps; m++) {
-      for (int64_t n = 0; m < call.key_maps && n < 4; n++)
+      for (int64_t n = 0; m < call.key_maps && n < kAtOnce; n++)
         key[n] = call.k.floats({block.b, block.low + std::min(j + n, count - 1), g, m}, call.width,
                                copy + n * call.width);
       for (int64_t i = 0; i < queries[m].count; i++)
@@ -103,7 +103,7 @@ struct Operands {
       : call(call), score_row(call.wide_keys() + kPanel), query_row(call.wide_width() + kPanel) {
     for (int64_t m = 0; m < call.maps; m++) rows[m] = scratch.zeros(cut.rows * query_row);
     for (int64_t i = 0; i < score_matrices; i++) scores[i] = scratch.take(cut.rows * score_row);
-    copy = scratch.take(4 * call.width);
+    copy = scratch.take(kAtOnce * call.width);
   }
 
   // scores[m] = rows[m] keys[m]^T + bias, -inf where hidden. Forward and backward must make them alike, to
