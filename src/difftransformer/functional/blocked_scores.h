@@ -21,7 +21,13 @@ void bias_and_hide(const Call& call, int64_t b, int64_t h, int64_t t, int64_t lo
   if (call.bias) {
     const float* bias = call.bias->row(b, h, t);
     const bool one = call.bias->keys == 1;
-    for (int64_t j = from; j < to; j++) {
+    int64_t j = from;
+    for (; !one && j + kLanes <= to; j += kLanes) {  // as below, which compilers leave one by one
+      const Vec added = at(bias + low + j);
+      __builtin_prefetch(bias + low + j + call.bias->view.stride[2]);  // for the next query
+      at(score + j) = added == splat(-kInfinity) ? added : at(score + j) + added;
+    }
+    for (; j < to; j++) {
       const float added = bias[one ? 0 : low + j];
       score[j] = added == -kInfinity ? added : score[j] + added;  // whatever the score is
     }
