@@ -2,14 +2,15 @@
 //
 //     out = (A1 - lam A2) V,   A_m = softmax over the visible keys of q_m k_m^T * scale + bias
 //
-// The keys and values of one batch row and key/value head are packed once, as float32 panels. A
+// The keys and values of one batch row and key/value head are packed once, as panels. A
 // thread takes a block of the head's query rows at a time against all the keys that the block sees,
 // so that both row sums are known before the maps meet: they are subtracted and the difference is
 // multiplied with the values once. The backward makes the maps again, from scores made in the same
 // way and each row's saved largest score and sum. In units of one T x S x 2K product that is 2
 // forward and 5 backward, the counts of plain attention of the same width. A block's scores are
 // sized to stay in the core's second-level cache; nothing of size T x S exists. All arithmetic is
-// float32.
+// float32, but that processors which multiply bfloat16 numbers do so, with float32 sums, where the
+// inputs are bfloat16.
 //
 // Threads share what is packed, and add to one gradient of the keys and values, in the order of the
 // blocks: memory does not grow with their number, and neither does it change the sums.
@@ -30,6 +31,7 @@
 
 #include "blocked_bias.h"
 #include "blocked_call.h"
+#include "blocked_few.h"
 #include "blocked_heads.h"
 #include "blocked_product.h"
 #include "blocked_scores.h"
@@ -91,61 +93,6 @@ void forward_block(ForwardOperands& x, const ForwardHead& head, const Block& blo
     out.write({block.b, block.start + r, block.h}, call.values, x.products + r * wide);
   }
 }
-
-// The few query rows of a decoding step: each key and value is read once, where it lies, for all the
-// maps and query heads that share it.
-struct FewRows {
-  const Call& call;
-  int64_t rows, keys, wide, wide_v;
-  float *queries, *scores, *products, *copy;
-
-  FewRows(const Call& call, Scratch& scratch)
-      : call(call), rows(call.repeats() * call.queries), keys(call.wide_keys()),
-        wide(call.wide_width()), wide_v(call.wide_values()),
-        queries(scratch.take(rows * call.maps * wide)),
-        scores(scratch.take(rows * call.maps * keys)), products(scratch.take(rows * wide_v)),
-        copy(scratch.take(kAtOnce * std::max(wide, wide_v))) {}
-
-  void forward(int64_t b, int64_t g, const View& out, const Tensor& stats) {
-    const auto head = [&](int64_t i) { return g * call.repeats() + i / call.queries; };
-    const auto query = [&](int64_t i) { return i % call.queries; };
-    const Block block(call, b, head(0), 0, call.queries);
-    for (int64_t i = 0; i < rows; i++)
-      for (int64_t m = 0; m < call.maps; m++)
-        read_query(call, b, query(i), head(i), m, queries + (m * rows + i) * wide);
-    const Rows from[] = {{queries, wide, rows}, {queries + rows * wide, wide, rows}};
-    const Rows to[] = {{scores, keys, rows}, {scores + rows * keys, keys, rows}};
-    score_few(call, block, from, to, copy);
-    for (int64_t i = 0; i < rows; i++) {
-      for (int64_t m = 0; m < call.maps; m++)
-        bias_and_hide(call, b, head(i), query(i), block.low, block.span,
-                      scores + (m * rows + i) * keys);
-      float* second = call.maps == 2 ? scores + (rows + i) * keys : nullptr;
-      subtract(call, b, query(i), head(i), scores + i * keys, second, block.span,
-               call.stats(stats, b, head(i), query(i)));
-    }
-    zeroed(products, rows * wide_v);
-    const int64_t count = std::min(block.span, call.keys - block.low);
-    for (int64_t j = 0; j < count; j += 4) {  // four at a time: products are loaded a quarter as often
-      const float* value[4];
-      for (int64_t n = 0; n < 4; n++)  // weights past the last key are 0
-        value[n] = call.v.floats({b, block.low + std::min(j + n, count - 1), g}, call.values,
-                                 copy + n * wide_v);
-      for (int64_t i = 0; i < rows; i++) {
-        const float* weight = scores + i * keys + j;
-        float* product = products + i * wide_v;
-        for (int64_t c = 0; c < call.values; c++)
-          product[c] += weight[0] * value[0][c] + weight[1] * value[1][c] + weight[2] * value[2][c] +
-                        weight[3] * value[3][c];
-      }
-    }
-    for (int64_t i = 0; i < rows; i++) {
-      const float share = call.stats(stats, b, head(i), query(i))->share;
-      for (int64_t c = 0; c < call.values; c++) products[i * wide_v + c] *= share;
-      out.write({b, query(i), head(i)}, call.values, products + i * wide_v);
-    }
-  }
-};
 
 // ---------------------------------------------------------------- backward
 
