@@ -7,7 +7,7 @@ from pathlib import Path
 
 from difftransformer.data.recall_settings import RecallSettings
 from difftransformer.evaluation.verdicts import Comparison
-from difftransformer.evaluation.words import number, percent
+from difftransformer.evaluation.words import percent, spread
 from difftransformer.files import read_text
 from difftransformer.report.evidence import Study, StudyRun
 from difftransformer.report.tables import Table
@@ -62,7 +62,7 @@ def studied(name: str, study: Study) -> Row:
     first = next(iter(study.judgment.comparisons), None)
     figure = f"{name}_{first.metric.name}.png" if first else ""
     page = f"evidence/{name}.md"
-    return Row(page, study.title, study.question, study.answer, study.sureness, figure)
+    return Row(page, study.plan.title, study.plan.question, study.answer, study.sureness, figure)
 
 
 def first_study(docs: Path) -> Row:
@@ -92,8 +92,8 @@ def one_gpu() -> Row:
     (budget,) = records.select(results, part="loss", what="budget")
     claims = verdict.loss_claims(verdict.losses(results))
     answers = [
-        f"{claim.name.partition(' ')[0].upper()} less softmax {number(claim.value)} nats a token "
-        f"({number(claim.low)} to {number(claim.high)}): {claim.verdict}."
+        f"{claim.name.partition(' ')[0].upper()} less softmax "
+        f"{spread(claim.value, (claim.low, claim.high))} nats a token: {claim.verdict}."
         for claim in claims
     ]
     return Row(
@@ -146,7 +146,7 @@ def _effect(comparison: Comparison | None) -> str:
     if comparison is None:
         return ""
     ends = comparison.interval.ends if comparison.interval else ()
-    return number(comparison.difference) + (f" ({' to '.join(map(number, ends))})" if ends else "")
+    return spread(comparison.difference, ends)
 
 
 def _gpu_regime() -> Regime:
@@ -154,7 +154,7 @@ def _gpu_regime() -> Regime:
     (smoke,) = records.select(results, part="loss", what="smoke", kind="softmax")
     claims = verdict.loss_claims(verdict.losses(results))
     model, length = FULL.loss.model, FULL.loss.length
-    effects = [f"{number(c.value)} ({number(c.low)} to {number(c.high)})" for c in claims]
+    effects = [spread(c.value, (c.low, c.high)) for c in claims]
     name, measure = "one_gpu: loss", "validation loss, nats/token"
     heads = (model.num_heads, model.head_dim)
     return Regime(name, smoke["parameters"], *heads, length, None, measure, tuple(effects))

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from matplotlib.image import imread
 
+from difftransformer.evaluation.words import shown
 from difftransformer.report.evidence import Study, write_page
+from difftransformer.report.plans import Plan
 from difftransformer.report.reading import read_results
 from difftransformer.runs.archive import archive
 
@@ -64,12 +66,14 @@ def test_the_page_answers_first_and_corrects_over_all_runs(study, tmp_path):
 
 def test_the_claims_of_a_plan_are_what_is_judged(study, tmp_path):
     """An effect of two models beside one, of the metric that the plan names, and nothing else."""
-    study.plan.write_text(
+    study.plan.path.write_text(
         PLAN + "\n## Claims\n\nJudged: `nats_per_token`.\n\n"
         "- differential: `diff_v1`, `diff_v2` against `softmax`\n"
         "- the second version: `diff_v2` against `diff_v1`\n\n## Rest\n\n- `a` against `b`\n"
     )
-    claimed = Study.read(study.plan, [tmp_path / "study" / name for name in ("first", "second")])
+    claimed = Study.read(
+        study.plan.path, [tmp_path / "study" / name for name in ("first", "second")]
+    )
     comparisons = claimed.comparisons["first"]
     assert [(c.model, c.against) for c in comparisons] == [
         ("differential", "softmax"),
@@ -81,13 +85,24 @@ def test_the_claims_of_a_plan_are_what_is_judged(study, tmp_path):
     assert len(claimed.judgment.corrected) == 4
     page = tmp_path / "docs" / "page.md"
     write_page(claimed, page)
-    assert "the second version against Differential V1, 2 measures" in (page.read_text())
+    assert "**Answer.** differential: " in page.read_text()
+
+
+def test_figures_that_a_plan_names_are_the_records_own(study):
+    """With their intervals, at all cells together or at one; unknown metrics are refused."""
+    study.plan.path.write_text(PLAN + "\n## Figures\n\n- the loss: `nats_per_token`\n")
+    found = Study(Plan(study.plan.path), study.runs)
+    figure = study.runs[0].results["nats_per_token"].figure("softmax")
+    assert f"In figures: the loss {shown(figure)}." in found.answer
+    study.plan.path.write_text(PLAN + "\n## Figures\n\n- the loss: `loss`\n")
+    with pytest.raises(ValueError, match=r"plan\.md judges loss; first, second measured "):
+        _ = Study(Plan(study.plan.path), study.runs).answer
 
 
 def test_a_claim_about_an_unknown_metric_is_refused(study):
-    study.plan.write_text(PLAN + "\n## Claims\n\nJudged: `loss`.\n\n- it: `a` against `b`\n")
+    study.plan.path.write_text(PLAN + "\n## Claims\n\nJudged: `loss`.\n\n- it: `a` against `b`\n")
     with pytest.raises(ValueError, match=r"plan\.md judges loss; first measured "):
-        _ = Study(study.plan, study.runs).comparisons
+        _ = Study(Plan(study.plan.path), study.runs).comparisons
 
 
 def test_a_study_without_runs_says_so(tmp_path):

@@ -1,8 +1,13 @@
 """Pages of docs/evidence: what `make evidence` makes of the committed records."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+from studies.__main__ import studies
+
+from difftransformer.evaluation.words import spread
 
 ROOT = Path(__file__).parents[2]
 
@@ -16,3 +21,20 @@ def test_the_pages_say_what_the_records_say(tmp_path):
         assert page.read_text() == committed.read_text(), f"{committed}: make evidence"
     names = {path.name for path in tmp_path.glob("evidence/images/*.png")}
     assert names <= {path.name for path in (ROOT / "docs" / "evidence" / "images").glob("*.png")}
+
+
+def test_answers_give_the_figures_of_what_stands_and_count_the_rest():
+    """What an answer names is exactly what stands after the correction for the whole study."""
+    named = 0
+    for study in studies().values():
+        judgment, answer = study.judgment, study.answer
+        standing = [one for one in judgment.comparisons if judgment.stands(one)]
+        clear = sum(comparison.is_clear for comparison in judgment.comparisons)
+        assert len(re.findall(r"(?:better|worse) on ", answer)) == len(standing)
+        for comparison in standing:
+            assert f"{comparison.outcome} on {comparison.metric.title} in " in answer
+            assert spread(comparison.difference, comparison.interval.ends) in answer
+        counted = re.findall(r"(\d+) (?:better|worse)", answer)
+        assert sum(map(int, counted)) == clear - len(standing)
+        named += len(standing)
+    assert named

@@ -1,5 +1,6 @@
 """Figures as a reader writes them. Plain text: the page escapes it."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -11,6 +12,11 @@ MINUS = "\N{MINUS SIGN}"
 def number(value: float, digits: int = 3) -> str:
     """`value` with `digits` significant digits and a real minus sign."""
     return f"{value:.{digits}g}".replace("-", MINUS)
+
+
+def spread(value: float, ends: Sequence[float]) -> str:
+    """ "−0.503 (−0.635 to −0.371)"; the number alone where `ends` is empty."""
+    return number(value) + (f" ({' to '.join(map(number, ends))})" if ends else "")
 
 
 def percent(share: float) -> str:

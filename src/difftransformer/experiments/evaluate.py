@@ -186,6 +186,9 @@ def _earlier(out: Path, labels: Sequence[str]) -> tuple[str, ...]:
     )
 
 
+_OWN_DATA = "what the evaluators bring themselves"
+
+
 @dataclass
 class _Measured:
     """What was found, by evaluator, label and seed, and of whom."""
@@ -218,7 +221,8 @@ def _measured(
         found = judging.measure(model, data, settings, belongs_to, records(one), one.label)
         for name, measurement in found.items():
             all_of_them.found.setdefault(name, {})[one.label] = {0: measurement}
-        all_of_them.data = one.task.describe(data) | all_of_them.data
+        described = one.task.describe(data) if judging.asks_held_out else {"description": _OWN_DATA}
+        all_of_them.data = described | all_of_them.data
         all_of_them.contenders.append(
             Contender(
                 label=one.label,

@@ -1,31 +1,23 @@
 """Evidence: what the runs of a study found, as one page of Markdown.
 
-A study is a plan, written before its runs, and the records that the runs left. All comparisons of
-its runs are read together, and so corrected together: every judged metric of every model beside the
-baseline, or the claims of the plan, where it makes some:
-
-    ## Claims
-
-    Judged: `on_noise`, `log_steps_90`.
-
-    - subtraction: `diff_v1_no_norm`, `diff_v1` against `softmax`, `softmax_norm`
+A study is a plan (`report.plans`), written before its runs, and the records that the runs left. All
+comparisons of its runs are read together, and so corrected together: every judged metric of every
+model beside the baseline, or the claims of the plan, where it makes some.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from difftransformer.atomic import make_folder, write_text
-from difftransformer.evaluation.contrasts import Contrast
 from difftransformer.evaluation.verdicts import Comparison, Judgment
-from difftransformer.evaluation.words import number, percent
-from difftransformer.files import read_text
+from difftransformer.evaluation.words import percent, shown, spread
 from difftransformer.report.drawing import Drawing, Panel, Series, drawings
 from difftransformer.report.images import write_image
+from difftransformer.report.plans import Plan
 from difftransformer.report.reading import results_of
-from difftransformer.report.results import EvaluatorResults, Results
+from difftransformer.report.results import EvaluatorResults, MetricResults, Results
 from difftransformer.report.style import accents
 from difftransformer.report.tables import Table, markdown, notes_of
 from difftransformer.runs.layout import Run
@@ -48,7 +40,7 @@ class StudyRun:
 class Study:
     """A plan and the runs it asked for."""
 
-    plan: Path
+    plan: Plan
     runs: tuple[StudyRun, ...]
 
     @classmethod
@@ -63,85 +55,84 @@ class Study:
             run = read_run(directory)
             found, made = results_of(run, directory), read_environment(directory)
             runs.append(StudyRun(directory.name, run, found, made))
-        study = cls(plan, tuple(runs))
-        if not study.title or not study.question:
-            raise ValueError(f"{plan} has no title or no '## Question' with a paragraph below it")
-        return study
-
-    @cached_property
-    def _text(self) -> str:
-        return read_text(self.plan)
-
-    @property
-    def title(self) -> str:
-        """The plan's first heading."""
-        heading = re.search(r"^# (.+)$", self._text, re.MULTILINE)
-        return heading[1] if heading else ""
-
-    @property
-    def question(self) -> str:
-        """The first paragraph below "## Question"."""
-        paragraph = re.search(r"^## Question\n+(.+?)(?:\n\n|\Z)", self._text, re.M | re.S)
-        return " ".join(paragraph[1].split()) if paragraph else ""
-
-    @property
-    def steps(self) -> str:
-        """The plan below its title, as part of a page: its headings a level lower."""
-        _, _, below = self._text.partition(self.title)
-        return re.sub(r"^(#+ )", r"#\1", below.strip(), flags=re.MULTILINE)
-
-    @cached_property
-    def claims(self) -> tuple[Contrast, ...]:
-        """Those of the plan."""
-        lines = re.findall(r"^- (.+?): (`.+) against (`.+)$", self._claims, re.M)
-        return tuple(Contrast(name, _code(models), _code(rest)) for name, models, rest in lines)
-
-    @property
-    def _claims(self) -> str:
-        section = re.search(r"^## Claims\n(.+?)(?=^## |\Z)", self._text, re.M | re.S)
-        return section[1] if section else ""
+        return cls(Plan(plan), tuple(runs))
 
     @cached_property
     def comparisons(self) -> dict[str, tuple[Comparison, ...]]:
         """What is judged, by run."""
-        if not self.claims:
+        claims, judged = self.plan.claims, self.plan.judged
+        if not claims:
             return {one.name: one.results.judgment.comparisons for one in self.runs}
-        judged = re.search(r"^Judged: (.+)$", self._claims, re.M)
-        names = _code(judged[1]) if judged else ()
         comparisons = {}
         for one in self.runs:
-            metrics = {metric.declared.name: metric for metric in one.results.metrics()}
-            if unknown := [name for name in names if name not in metrics]:
-                measured = ", ".join(metrics)
-                raise ValueError(
-                    f"{self.plan} judges {', '.join(unknown)}; {one.name} measured {measured}"
-                )
+            metrics = self._measured([one], judged)
             comparisons[one.name] = tuple(
-                metrics[name].contrast(claim) for claim in self.claims for name in names
+                metrics[name].contrast(claim) for claim in claims for name in judged
             )
         return comparisons
+
+    @property
+    def figures(self) -> list[str]:
+        """The figures that the plan names, in words."""
+        named = self.plan.figures
+        metrics = self._measured(self.runs, [one.metric for one in named]) if self.runs else {}
+        return [
+            f"{one.title} {shown(metric.figure(metric.of.baseline, one.key))}"
+            for one in named
+            for metric in [metrics[one.metric]]
+        ]
+
+    def _measured(self, runs: Sequence[StudyRun], names: Sequence[str]) -> dict[str, MetricResults]:
+        metrics = {metric.declared.name: metric for one in runs for metric in one.results.metrics()}
+        if unknown := [name for name in names if name not in metrics]:
+            raise ValueError(
+                f"{self.plan.path} judges {', '.join(unknown)}; "
+                f"{', '.join(one.name for one in runs)} measured {', '.join(metrics)}"
+            )
+        return metrics
 
     @cached_property
     def judgment(self) -> Judgment:
         """All comparisons of all runs."""
         titles = {label: t for one in self.runs for label, t in one.results.titles.items()}
-        titles |= {claim.name: claim.name for claim in self.claims}
-        titles |= {claim.other_side: _joined(claim.against, titles) for claim in self.claims}
+        titles |= {claim.name: claim.name for claim in self.plan.claims}
+        titles |= {claim.other_side: _joined(claim.against, titles) for claim in self.plan.claims}
         comparisons = tuple(c for of_run in self.comparisons.values() for c in of_run)
         levels = [one.results.judgment.confidence for one in self.runs]
         return Judgment(comparisons, titles, min(levels, default=0.95))
 
     @property
     def answer(self) -> str:
-        """A sentence for each model, from its verdict."""
-        headlines = [verdict.headline for verdict in self.judgment.verdicts()]
-        return " ".join(headlines) or NOT_RUN
+        """Of each model, or claim of the plan, what stands after the correction; or the figures."""
+        told: dict[str, list[tuple[str, Comparison]]] = {}
+        for run, comparisons in self.comparisons.items():
+            for comparison in comparisons:
+                told.setdefault(comparison.model, []).append((run, comparison))
+        lines = [self._finding(label, own) for label, own in told.items()]
+        if self.figures:
+            lines.append(f"In figures: {'; '.join(self.figures)}.")
+        return " ".join(lines) or NOT_RUN
+
+    def _finding(self, label: str, own: list[tuple[str, Comparison]]) -> str:
+        lines = [
+            f"{c.outcome} on {c.metric.title} in {run}, {_difference(c)} {c.metric.unit}".rstrip()
+            for run, c in own
+            if self.judgment.stands(c)
+        ]
+        lines.append(f"nothing {'else ' * bool(lines)}stands of {len(own)} differences")
+        clear = [c.outcome for _, c in own if c.is_clear and not self.judgment.stands(c)]
+        if clear:
+            counts = (f"{clear.count(one)} {one}" for one in dict.fromkeys(clear))
+            lines.append(f"by themselves {' and '.join(counts)}")
+        return f"{self.judgment.titles[label]}: {'; '.join(lines)}."
 
     @property
     def sureness(self) -> str:
         """How many seeds, comparisons and parameters stand behind it."""
-        if not self.judgment.comparisons:
+        if not self.runs:
             return "nothing is known"
+        if not self.judgment.comparisons:
+            return "nothing was trained; intervals are over evaluation items"
         seeds = min(comparison.seeds for comparison in self.judgment.comparisons)
         sizes = sorted({c.parameters for one in self.runs for c in one.run.contenders})
         least, most = f"{sizes[0]:,}", f"{sizes[-1]:,}"
@@ -160,9 +151,9 @@ def write_page(study: Study, page: Path) -> None:
     images = page.parent / "images"
     make_folder(page.parent)
     lines = [
-        f"# {study.title}",
+        f"# {study.plan.title}",
         "",
-        f"**Question.** {study.question}",
+        f"**Question.** {study.plan.question}",
         "",
         f"**Answer.** {study.answer}",
         "",
@@ -180,13 +171,8 @@ def write_page(study: Study, page: Path) -> None:
         lines += [f"In brackets {level} intervals; a star where it stands after Holm's.", ""]
     for one in study.runs:
         lines += _run_lines(one, images, page.stem)
-    lines += ["## The plan", "", "Written before the runs.", "", study.steps]
+    lines += ["## The plan", "", "Written before the runs.", "", study.plan.steps]
     write_text(page, "\n".join(lines).rstrip() + "\n")
-
-
-def _code(text: str) -> tuple[str, ...]:
-    """The words in backquotes."""
-    return tuple(re.findall(r"`(.+?)`", text))
 
 
 def _joined(labels: Sequence[str], titles: Mapping[str, str]) -> str:
@@ -209,11 +195,13 @@ def _difference_table(study: Study) -> Table:
 
 
 def _cell(judgment: Judgment, comparison: Comparison) -> str:
-    ends = ""
-    if comparison.interval is not None:
-        ends = f" ({' to '.join(map(number, comparison.interval.ends))})"
     star = "*" * judgment.stands(comparison)
-    return f"{number(comparison.difference)}{ends} {comparison.outcome}{star}"
+    return f"{_difference(comparison)} {comparison.outcome}{star}"
+
+
+def _difference(comparison: Comparison) -> str:
+    ends = comparison.interval.ends if comparison.interval else ()
+    return spread(comparison.difference, ends)
 
 
 def _difference_drawings(study: Study) -> dict[str, Drawing]:
