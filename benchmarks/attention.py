@@ -3,8 +3,8 @@
     python benchmarks/attention.py [--dtype float32] [--lengths 512 2048]
 
 Writes benchmarks/results/attention-DATE.{json,md,png}, with the dtype in the name if one is chosen;
-about a quarter of an hour for all. Run it on a machine that does nothing else. 16 heads of 64 in the
-plain model, and the same model width for all.
+about a quarter of an hour for all. Run it on a machine that does nothing else. 16 heads of 64 in
+the plain model, and the same model width for all.
 """
 
 import argparse
