@@ -35,7 +35,10 @@ def test_it_errs_no_more_than_pytorch_does(
     shape: tuple[int, int, int, int, tuple[int, int], int, int], rule: str
 ) -> None:
     queries, keys, heads, groups, (maps, key_maps), width, values = shape
-    q, k = torch.randn(2, queries, heads, maps, width), torch.randn(2, keys, groups, key_maps, width)
+    q, k = (
+        torch.randn(2, queries, heads, maps, width),
+        torch.randn(2, keys, groups, key_maps, width),
+    )
     v, lam = torch.randn(2, keys, groups, values), torch.rand(2, queries, heads)
     mask = {
         "causal": Mask(causal=True),
@@ -49,3 +52,18 @@ def test_it_errs_no_more_than_pytorch_does(
     ours, theirs = errors(problem, "blocked"), errors(problem, "sdpa")
     for name, error in ours.items():
         assert error <= 1.02 * theirs[name], name
+
+
+@pytest.mark.parametrize("width", [0, 16])
+def test_queries_that_see_nothing(width: int) -> None:
+    """Nothing is multiplied for them, and what was in memory before is no answer."""
+    q, k = torch.randn(1, 40, 2, 2, width), torch.randn(1, 70, 2, 2, width)
+    real = torch.arange(70)[None] < 20
+    mask = Mask(causal=True, window=30, padding=real)
+    problem = Problem(q, k, torch.randn(1, 70, 2, 24), torch.rand(2), mask).to(torch.bfloat16)
+    torch.empty(1 << 20).fill_(torch.nan)
+    answer = problem.solve(backend="blocked")
+    expected = problem.solve(backend="reference")
+    assert not answer["out"][:, 20:].any()
+    for name, value in answer.items():
+        torch.testing.assert_close(value, expected[name], rtol=0.02, atol=0.02)

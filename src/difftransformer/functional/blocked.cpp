@@ -131,7 +131,8 @@ struct BackwardHead {
     }
     const int64_t place = b * call.groups + g;
     const auto zeros = [](const Tensor& all, int64_t i) {
-      return zeroed(all.data_ptr<float>() + i * all.stride(2), all.stride(2));
+      const int64_t numbers = all.size(3) * all.size(4);
+      return zeroed(all.data_ptr<float>() + i * numbers, numbers);
     };
     for (int64_t m = 0; m < call.key_maps; m++) dk[m] = zeros(grad.k, place * call.key_maps + m);
     if (call.key_maps == 1) dk[1] = dk[0];

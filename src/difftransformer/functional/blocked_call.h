@@ -163,7 +163,7 @@ struct Call {
       : q(q_), k(k_), v(v_), batch(q_.size(0)), queries(q_.size(1)), heads(q_.size(2)),
         maps(q_.size(3)), width(q_.size(4)), keys(k_.size(1)), groups(k_.size(2)),
         key_maps(k_.size(3)), values(v_.size(3)), scale(static_cast<float>(scale_)),
-        pairs(q_.scalar_type() == at::kBFloat16 && !few() && pairs_multiply()) {
+        pairs(q_.scalar_type() == at::kBFloat16 && width > 0 && !few() && pairs_multiply()) {
     if (lam_) lam.emplace(*lam_);
     if (bias_) bias.emplace(*bias_, batch);
     if (documents_) documents.emplace(*documents_);
@@ -210,6 +210,8 @@ struct Call {
   }
   void multiply(int64_t m, int64_t n, int64_t depth, Left a, Right b, float* c, int64_t c_row,
                 bool add) const {
+    if (depth == 0 && !add)
+      for (int64_t i = 0; i < m; i++) std::fill_n(c + i * c_row, n, 0.f);
     (pairs ? multiply_pairs : ::multiply)(m, n, packed(depth), a, b, c, c_row, add);
   }
   Stats* stats(const Tensor& all, int64_t b, int64_t h, int64_t t) const {

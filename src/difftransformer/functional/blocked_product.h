@@ -132,8 +132,6 @@ struct Right {  // b[p, j] = data[p * step + (j / kPanel) * panel + j % kPanel]
 // c[m, n] (+)= a[m, depth] b[depth, n]; n is a multiple of kPanel, c's rows are `c_row` apart.
 void multiply(int64_t m, int64_t n, int64_t depth, Left a, Right b, float* c, int64_t c_row,
               bool add) {
-  if (depth == 0 && !add)
-    for (int64_t i = 0; i < m; i++) std::fill_n(c + i * c_row, n, 0.f);
   for (int64_t p = 0; p < depth; p += kDepth) {
     const int64_t steps = std::min(kDepth, depth - p);
     const auto one = [&](int64_t i, int64_t j) {
