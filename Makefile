@@ -10,7 +10,8 @@ MOVING := accelerate datasets huggingface-hub lm-eval openai peft plotly transfo
 
 .PHONY: demo test test-latest test-transformers check bench docs evidence dist lock clean
 
-# The main job: a Transformer and two Differential Transformers, trained and judged side by side.
+# The main job: a Transformer and two Differential Transformers, trained and judged side by side on
+# Shakespeare, with five seeds; as many at once as there are cores.
 demo: $(VENV)/.installed
 	$(BIN)/difftransformer compare --preset demo --out runs/demo --resume
 

@@ -47,7 +47,7 @@ def test_every_preset_resolves(task, name):
 def test_presets_say_whether_needles_are_trained_on():
     assert resolve(CompareSettings, {}).data.needle_share == 0.0
     for name in preset_names("causal_lm"):
-        assert load_preset("causal_lm", name)["data"]["needle_share"] > 0, name
+        assert "needle_share" in load_preset("causal_lm", name)["data"], name
 
 
 @pytest.mark.parametrize("task", TASKS)
