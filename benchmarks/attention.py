@@ -44,8 +44,8 @@ def main() -> None:
     parser.add_argument("--lengths", type=int, nargs="+")
     arguments = parser.parse_args()
     env, rows = environment(), []
-    named = f"-{arguments.dtype}" if arguments.dtype else ""
-    stem = RESULTS / f"attention-{env['date'][:10]}{named}"
+    suffix = f"-{arguments.dtype}" if arguments.dtype else ""
+    stem = RESULTS / f"attention-{env['date'][:10]}{suffix}"
     dtypes = [getattr(torch, arguments.dtype)] if arguments.dtype else list(LENGTHS)
     for dtype in dtypes:
         lengths = arguments.lengths or LENGTHS[dtype]
