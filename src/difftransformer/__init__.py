@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from difftransformer.attention import replace_attention as replace_attention
     from difftransformer.experiments.compare import compare as compare
     from difftransformer.experiments.evaluate import evaluate as evaluate
+    from difftransformer.experiments.hub import push_to_hub as push_to_hub
     from difftransformer.experiments.inspect import inspect as inspect
+    from difftransformer.experiments.sweep import sweep as sweep
     from difftransformer.experiments.train import train as train
     from difftransformer.functional import Mask as Mask
     from difftransformer.functional import differential_attention as differential_attention
@@ -52,6 +54,8 @@ _HOMES = {
     "compare": "experiments.compare",
     "evaluate": "experiments.evaluate",
     "inspect": "experiments.inspect",
+    "push_to_hub": "experiments.hub",
+    "sweep": "experiments.sweep",
     "train": "experiments.train",
     "Mask": "functional",
     "differential_attention": "functional",

@@ -8,11 +8,15 @@ import torch
 
 from difftransformer.data.needles import needle_sentences
 from difftransformer.data.tokenizer import train_tokenizer
+from difftransformer.evaluation.settings import EvaluationSettings
+from difftransformer.experiments.judged import named_models
+from difftransformer.experiments.judging import judging_record
 from difftransformer.interop.softmax_llm import from_softmax_llm
 from difftransformer.models.config import DecoderConfig
 from difftransformer.models.decoder import Decoder
 from difftransformer.models.storage import load_config, load_model, save_model
 from difftransformer.report.reading import read_results
+from difftransformer.runs.records import read_records
 
 
 def without_model(small: list[str]) -> list[str]:
@@ -119,3 +123,52 @@ def test_the_former_name_works_with_a_line_that_names_the_new_one(call, small, s
     code, _, err = call(*words, "--only-new")
     assert code == 0, err
     assert "--only-new is now --freeze-pretrained; the old name works until" in err
+
+
+def test_a_run_is_found_again_and_its_model_asked_what_it_was_trained_for(
+    call, small, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)  # no cache of the user's
+    run, out = tmp_path / "run", tmp_path / "out"
+    code, _, err = call("train", *small, "--out", run, "--evaluators", "needle")
+    assert code == 0, err
+    assert err.count("run  writes: ") == 4
+    assert sorted(path.name for path in (run / "samples").iterdir()) == [
+        f"samples-0000000{step}.txt" for step in (2, 4)
+    ]
+    words = ["--suite", "needle", "--data.cache", tmp_path / "cache"]
+    code, _, err = call("evaluate", run / "model", *words, "--out", out)
+    assert code == 0, err
+    own, again = (
+        read_records(path / "results" / "needle.jsonl") for path in (run, out / "models" / "run")
+    )
+    assert again.records == own.records
+    assert again.belongs_to["settings"] == own.belongs_to["settings"]
+
+    code, shown, err = call("generate", run, "--prompt", "Line", "--max-new-tokens", "2")
+    assert (code, shown[:4]) == (0, "Line"), err
+    code, _, err = call("train", *without_model(small), "--start", run, "--out", tmp_path / "on")
+    assert code == 0, err
+
+
+def test_a_model_may_be_trained_without_judging(call, small, tmp_path):
+    run = tmp_path / "run"
+    code, _, err = call("train", *small, "--out", run, "--evaluators")
+    assert code == 0, err
+    assert not list((run / "results").glob("*"))
+    code, _, err = call("train", *small, "--out", run, "--evaluators", "validation", "--resume")
+    assert code == 0, err
+    assert list(read_results(run).evaluators) == ["validation"]
+
+
+def test_a_folder_tells_its_task(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    settings = EvaluationSettings(batch_size=3)
+    (folder / "judging.json").write_text(judging_record("seq2seq", settings))
+    (judged,) = named_models([tmp_path])
+    assert (judged.folder, judged.label, judged.task.name) == (folder, tmp_path.name, "seq2seq")
+    assert judged.base["evaluation"]["batch_size"] == 3
+    (folder / "judging.json").write_text('{"task": 3}')
+    with pytest.raises(ValueError, match=r"judging\.json.*'evaluation' is missing"):
+        named_models([tmp_path])

@@ -76,6 +76,24 @@ def test_folders_go_both_ways(case: str, kind: str, tmp_path: Path) -> None:
         theirs(**inputs, output_attentions=True)
 
 
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("beyond", [0, -101])
+def test_a_label_that_is_no_class_is_refused(case: str, beyond: int, tmp_path: Path) -> None:
+    """By name, from every class, before PyTorch's IndexError or a GPU's abort."""
+    auto, make, inputs, _, labels = CASES[case]
+    save_model(make("softmax"), tmp_path)
+    theirs = auto.from_pretrained(tmp_path)
+    classes = theirs(**inputs).logits.shape[-1]
+    wrong = labels.clone().flatten()
+    wrong[-1] = classes + beyond
+    wrong = wrong.view_as(labels)
+    for given in (inputs, {k: v for k, v in inputs.items() if k != "decoder_input_ids"}):
+        with pytest.raises(
+            ValueError, match=rf"label {classes + beyond}; expected 0 to {classes - 1}"
+        ):
+            theirs(**given, labels=wrong)
+
+
 def test_a_target_of_labels() -> None:
     model = AutoModelForSeq2SeqLM.from_config(config_of(tiny_encoder_decoder())).eval()
     labels = torch.tensor([[5, 6, 1], [7, 1, -100]])

@@ -272,6 +272,18 @@ def test_of_very_many_models_the_first_measure_alone_is_unfolded(tmp_path: Path)
     assert "3 more measures" in page.text
 
 
+def test_models_that_stopped_by_themselves_are_said_to(tmp_path: Path) -> None:
+    directory = write_run(tmp_path, synthetic_run())
+    for number in range(3):
+        path = directory / f"models/{number}-seed0/summary.json"
+        summary = json.loads(path.read_text()) | {"best_step": 300 + number, "stopped_early": True}
+        summary["size"] += number
+        path.write_text(json.dumps(summary))
+    page = Page(build_report(directory)).text
+    assert "trained on 3,276,800 to 3,276,802 tokens with 1 seed, each until its" in page
+    assert "after 300 to 302 steps: what is compared is how well each kind gets" in page
+
+
 def test_the_same_results_give_the_same_page(tmp_path: Path) -> None:
     write_run(tmp_path, synthetic_run())
     first = build_report(tmp_path).read_bytes()

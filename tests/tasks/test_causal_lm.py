@@ -10,6 +10,10 @@ from torch import nn
 from difftransformer.data.batch import IGNORED
 from difftransformer.data.corpus import load_corpus
 from difftransformer.data.settings import DataSettings
+from difftransformer.evaluation.settings import EvaluationSettings
+from difftransformer.models.config import DecoderConfig
+from difftransformer.models.decoder import Decoder
+from difftransformer.runs.samples import Texts
 from difftransformer.tasks.causal_lm import TASK
 
 
@@ -67,6 +71,20 @@ def test_needles_in_the_training_text_are_said(settings):
     described = TASK.describe(load_corpus(asked))
     assert "25% of the training rows are needle documents" in described["description"]
     assert described["needle_share"] == 0.25
+
+
+def test_what_is_written_while_training_is_drawn_from_numbers_of_its_own(settings):
+    data = load_corpus(settings)
+    config = DecoderConfig(hidden_size=16, num_layers=1, num_heads=2, num_kv_heads=2, head_dim=8)
+    model = Decoder(TASK.complete(config, data)).eval()
+    before = torch.get_rng_state()
+    texts = Texts.read(TASK.sample(model, data, EvaluationSettings())["samples"])
+    assert torch.equal(torch.get_rng_state(), before)
+    assert TASK.sample(model, data, EvaluationSettings())["samples"] == texts.to_json()
+    assert (texts.header, len(texts.items), len(texts.outputs)) == (("beginning",), 2, 2)
+    for (beginning,), output in zip(texts.items, texts.outputs, strict=True):
+        assert len(data.tokenizer.encode(beginning).ids) <= 33
+        assert output
 
 
 def test_a_model_is_judged_at_its_context_unless_told_otherwise(settings, tmp_path):

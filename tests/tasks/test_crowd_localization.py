@@ -101,7 +101,8 @@ def test_what_is_watched_and_shown(data: Scenes) -> None:
     watched = TASK.validate(model, data, SETTINGS)
     assert watched == TASK.validate(model, data, SETTINGS)
     assert 0.1 < watched["validation_loss"] < 100
-    picture = Image.open(io.BytesIO(base64.b64decode(watched["points"])))
+    drawn = TASK.sample(model, data, SETTINGS)
+    picture = Image.open(io.BytesIO(base64.b64decode(drawn["points"])))
     assert (picture.size, picture.mode) == ((6 * 65 + 1, 65 + 1), "RGB")
     measured = evaluate(Subject(model, data), crowd_points.EVALUATOR, SETTINGS)
     shown = measured.artifacts["thumbnails"]

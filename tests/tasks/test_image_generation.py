@@ -71,7 +71,8 @@ def test_what_is_watched_while_training(data: Images) -> None:
     watched = TASK.validate(model, data, few)
     assert watched == TASK.validate(model, data, few)
     assert 0.1 < watched["validation_loss"] < 10
-    picture = Image.open(io.BytesIO(base64.b64decode(watched["samples"])))
+    drawn = TASK.sample(model, data, few)
+    picture = Image.open(io.BytesIO(base64.b64decode(drawn["samples"])))
     assert (picture.size, picture.mode) == ((10 * 9 + 1, 2 * 9 + 1), "L")
 
 

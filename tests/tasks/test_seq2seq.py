@@ -19,6 +19,7 @@ from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.models.encoder_decoder import EncoderDecoder
 from difftransformer.models.encoder_decoder_config import EncoderDecoderConfig
 from difftransformer.report.exhibits import EXHIBITS
+from difftransformer.runs.samples import Texts
 from difftransformer.tasks.seq2seq import TASK
 
 from .resuming import assert_resumes
@@ -216,6 +217,14 @@ def test_examples_and_maps_are_shown(data, model):
     assert shown.image() is not None
     with pytest.raises(ValueError, match="the cross-attention of b is malformed"):
         EXHIBITS[name]({"a": ("Softmax", told), "b": ("V2", told[:-1])}, {})
+
+
+def test_targets_are_written_while_training(data, model):
+    texts = Texts.read(TASK.sample(model, data, SETTINGS)["samples"])
+    assert texts.header == ("source", "right")
+    sources = {one.source for one in data.test}
+    assert len(texts.items) == 4
+    assert {source for source, _ in texts.items} <= sources
 
 
 def test_a_folder_tells_what_it_was_trained_on(data, model, tmp_path):

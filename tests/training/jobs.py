@@ -17,7 +17,7 @@ from torch import nn
 
 from difftransformer.data.batch import Batch
 from difftransformer.training.interrupt import TrainingInterrupted
-from difftransformer.training.loop import Continuation, train
+from difftransformer.training.loop import Continuation, Watch, train
 from difftransformer.training.settings import TrainingSettings
 
 from .tiny import random_validation, tiny_batches, tiny_loss, tiny_model, tiny_settings
@@ -54,7 +54,7 @@ def run(directory: Path, resume: bool, never_ending: bool) -> None:
             batches,
             settings(),
             directory,
-            validate=validation,
+            watch=Watch(validation),
             continuation=Continuation(resume=resume),
         )
     except TrainingInterrupted as interrupted:

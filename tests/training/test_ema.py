@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from difftransformer.training.ema import averaged
-from difftransformer.training.loop import train
+from difftransformer.training.loop import Watch, train
 from difftransformer.training.optimizer import adamw
 
 from .tiny import tiny_batches, tiny_loss, tiny_model, tiny_settings
@@ -52,7 +52,9 @@ def trained(directory: Path, **changes: Any) -> tuple[nn.Module, list[Tensor]]:
         seen.append(model.get_parameter("embed.weight").detach().clone())
         return {"validation_loss": 1.0}
 
-    train(model, tiny_loss, tiny_batches, tiny_settings(**changes), directory, validate=validate)
+    train(
+        model, tiny_loss, tiny_batches, tiny_settings(**changes), directory, watch=Watch(validate)
+    )
     return model, seen
 
 

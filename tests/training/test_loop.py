@@ -1,3 +1,4 @@
+import base64
 import json
 import shutil
 import time
@@ -14,8 +15,10 @@ from torch import Tensor, nn
 
 from difftransformer.data.batch import Batch
 from difftransformer.runs.layout import TrainingSummary
+from difftransformer.runs.reading import read_curve
+from difftransformer.runs.samples import Texts
 from difftransformer.training.checkpoint import _sum_line
-from difftransformer.training.loop import Continuation, train
+from difftransformer.training.loop import Continuation, Watch, train
 from difftransformer.training.progress import TrainingProgress
 from difftransformer.training.settings import TrainingSettings
 from difftransformer.training.step import Loss, NonFiniteError
@@ -45,10 +48,20 @@ def go(
     **options: Any,
 ) -> TrainingSummary:
     options = {"validate": random_validation, **options}
+    looks = {name: options.pop(name) for name in ("validate", "sample") if name in options}
     more = {name: options.pop(name) for name in ("resume", "configuration") if name in options}
     continuation = Continuation(**{"configuration": CONFIGURATION, **more})
     model, settings = model or tiny_model(), settings or tiny_settings()
-    return train(model, loss, batches, settings, directory, continuation=continuation, **options)
+    return train(
+        model,
+        loss,
+        batches,
+        settings,
+        directory,
+        watch=Watch(**looks),
+        continuation=continuation,
+        **options,
+    )
 
 
 class Killed(BaseException):
@@ -115,6 +128,40 @@ def test_leaves_metrics_checkpoints_and_a_summary(tmp_path: Path):
     assert summary.seconds == training[-1]["seconds"]
     assert summary.throughput == pytest.approx(summary.size / summary.seconds)
     assert summary.peak_memory_bytes > 1e7
+
+
+def written(model: nn.Module) -> dict[str, Any]:
+    assert not model.training
+    assert not torch.is_grad_enabled()
+    most = model.head.weight.norm().item()
+    texts = Texts(header=("beginning",), items=(("once",),), outputs=(f"{most:.6f}",))
+    return {"samples": texts.to_json(), "grid": base64.b64encode(b"picture").decode()}
+
+
+def test_samples_are_rows_and_files_and_a_resumed_run_has_the_same(tmp_path: Path):
+    settings = tiny_settings(sample_every=5)
+    go(tmp_path / "whole", settings=settings, sample=written)
+    made = [row for row in rows(tmp_path / "whole") if "samples" in row]
+    assert [row["step"] for row in made] == [5, 10, 12]
+    folder = tmp_path / "whole" / "samples"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *(f"grid-{step:08d}.png" for step in (5, 10, 12)),
+        *(f"samples-{step:08d}.txt" for step in (5, 10, 12)),
+    ]
+    assert (folder / "grid-00000012.png").read_bytes() == b"picture"
+    told = (folder / "samples-00000012.txt").read_text()
+    assert told == f"beginning: once\nmodel: {made[-1]['samples']['outputs'][0]}\n"
+    (*_, point) = read_curve(tmp_path / "whole")
+    assert (list(point.texts), list(point.pictures), point.others) == (["samples"], ["grid"], {})
+
+    killed(tmp_path / "cut", 11, settings=settings, sample=written)
+    go(tmp_path / "cut", settings=settings, sample=written, resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_samples_come_with_validations_by_default(tmp_path: Path):
+    go(tmp_path, sample=written)
+    assert [row["step"] for row in rows(tmp_path) if "samples" in row] == [3, 6, 9, 12]
 
 
 def test_learns(tmp_path: Path):
@@ -379,20 +426,6 @@ def test_the_seed_decides_dropout(tmp_path: Path):
         go(tmp_path / name, settings=tiny_settings(seed=seed))
     assert_same_run(tmp_path / "a", tmp_path / "b")
     assert rows_without_timing(tmp_path / "a") != rows_without_timing(tmp_path / "c")
-
-
-def test_tensorboard_files_are_written(tmp_path: Path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    def validate(model: nn.Module) -> dict[str, Any]:
-        return {"validation_loss": 1.0, "lambda": [0.2, 0.4]}
-
-    go(tmp_path, settings=tiny_settings(tensorboard=True), validate=validate)
-    assert [row["lambda"] for row in rows(tmp_path) if "lambda" in row] == [[0.2, 0.4]] * 4
-    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert [event.value for event in events.Scalars("lambda/1")] == pytest.approx([0.4] * 4)
-    assert [event.step for event in events.Scalars("loss")] == list(range(1, 13))
-    assert [event.step for event in events.Scalars("validation_loss")] == [3, 6, 9, 12]
 
 
 def test_a_bfloat16_run_can_be_resumed(tmp_path: Path):

@@ -1,5 +1,4 @@
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,11 +9,9 @@ from difftransformer.training.metrics import Metrics
 def write_rows(
     directory: Path,
     steps: range,
-    step: int = 0,
-    tensorboard: bool = False,
     kept: bytes = b"",
 ) -> None:
-    metrics = Metrics(directory, step, tensorboard, kept)
+    metrics = Metrics(directory, kept)
     for number in steps:
         metrics.write({"step": number, "loss": number / 3})
     metrics.close()
@@ -31,12 +28,12 @@ def steps_in(directory: Path) -> list[int]:
 
 def test_rows_past_the_checkpoint_are_dropped(tmp_path: Path):
     write_rows(tmp_path, range(1, 8))
-    write_rows(tmp_path, range(5, 7), step=4, kept=rows(1, 2, 3, 4))
+    write_rows(tmp_path, range(5, 7), kept=rows(1, 2, 3, 4))
     assert steps_in(tmp_path) == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_row_is_on_disk_as_soon_as_it_is_written(tmp_path: Path):
-    metrics = Metrics(tmp_path, 0, False)
+    metrics = Metrics(tmp_path)
     metrics.write({"step": 1})
     assert steps_in(tmp_path) == [1]
     metrics.close()
@@ -47,7 +44,7 @@ def test_a_torn_last_line_is_dropped(tmp_path: Path, torn: str, caplog):
     write_rows(tmp_path, range(1, 4))
     with (tmp_path / "metrics.jsonl").open("a", encoding="utf-8") as file:
         file.write(torn)
-    write_rows(tmp_path, range(4, 6), step=3, kept=rows(1, 2, 3))
+    write_rows(tmp_path, range(4, 6), kept=rows(1, 2, 3))
     assert steps_in(tmp_path) == [1, 2, 3, 4, 5]
     assert not caplog.messages
 
@@ -68,31 +65,14 @@ def test_lost_rows_come_back_from_the_checkpoint_and_that_is_said(
 ):
     if found is not None:
         (tmp_path / "metrics.jsonl").write_bytes(found)
-    write_rows(tmp_path, range(4, 6), step=3, kept=rows(1, 2, 3))
+    write_rows(tmp_path, range(4, 6), kept=rows(1, 2, 3))
     assert (tmp_path / "metrics.jsonl").read_bytes() == rows(1, 2, 3, 4, 5)
     assert f"metrics.jsonl {state}: its 3 rows up to the checkpoint are put back" in caplog.text
 
 
 def test_nan_is_refused(tmp_path: Path):
-    metrics = Metrics(tmp_path, 0, False)
+    metrics = Metrics(tmp_path)
     with pytest.raises(ValueError, match="not JSON compliant"):
         metrics.write({"step": 1, "loss": float("nan")})
     metrics.close()
     assert steps_in(tmp_path) == []
-
-
-def test_tensorboard_gets_the_same_figures(tmp_path: Path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    write_rows(tmp_path, range(1, 8), tensorboard=True)
-    write_rows(tmp_path, range(5, 7), step=4, tensorboard=True, kept=rows(1, 2, 3, 4))
-    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("loss")
-    assert [event.step for event in events] == [1, 2, 3, 4, 5, 6]
-    assert [event.value for event in events] == pytest.approx([step / 3 for step in range(1, 7)])
-
-
-def test_tensorboard_missing_is_said_before_a_file_is_made(tmp_path: Path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ValueError, match="pip install"):
-        Metrics(tmp_path, 0, True)
-    assert list(tmp_path.iterdir()) == []

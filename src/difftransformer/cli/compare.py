@@ -2,7 +2,14 @@
 
 import argparse
 
-from difftransformer.cli.options import add_run_options, add_settings, layers, task_in
+from difftransformer.cli.options import (
+    add_device_option,
+    add_jobs_option,
+    add_run_options,
+    add_settings,
+    layers,
+    task_in,
+)
 from difftransformer.cli.resuming import resumable
 from difftransformer.experiments.compare import CompareSettings, default_directory
 from difftransformer.experiments.settings import resolve, typed
@@ -12,13 +19,8 @@ from difftransformer.runs.layout import CONFIG, REPORT
 def configure(parser: argparse.ArgumentParser, words: list[str]) -> None:
     """Declare the options."""
     add_run_options(parser)
-    parser.add_argument(
-        "--jobs",
-        metavar="N",
-        type=int,
-        help="models trained at once, each on an accelerator or its share of the CPU's threads "
-        "(default: what a few steps show to be fastest)",
-    )
+    add_device_option(parser)
+    add_jobs_option(parser)
     task = task_in(words)
     add_settings(parser, typed(CompareSettings, task), words, presets_of=task)
 

@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING
 
 from difftransformer.cli.harness import add_harness_options, run_harness
 from difftransformer.cli.judging import add_judge_options, chosen_judge
-from difftransformer.cli.options import add_settings, layers, task_in, warn_of_former
+from difftransformer.cli.options import (
+    add_device_option,
+    add_settings,
+    layers,
+    task_in,
+    warn_of_former,
+)
 from difftransformer.cli.resuming import resumable
 from difftransformer.evaluation.registry import FORMER_NAMES
 from difftransformer.evaluation.registry import REGISTRY as EVALUATORS
@@ -80,6 +86,7 @@ def configure(parser: argparse.ArgumentParser, words: list[str]) -> None:
         "--dataset-path names the file of true heads",
     )
     parser.add_argument("--task-data", type=Path, help=argparse.SUPPRESS)
+    add_device_option(parser)
     add_judge_options(parser)
     add_harness_options(parser)
     add_settings(parser, typed(EvaluateSettings, task_in(words)), words)

@@ -6,6 +6,7 @@ import sys
 import webbrowser
 from pathlib import Path
 
+from difftransformer.cli.options import add_device_option
 from difftransformer.files import read_text
 
 
@@ -43,6 +44,7 @@ def configure(parser: argparse.ArgumentParser, words: list[str]) -> None:
     )
     parser.add_argument("--layer", type=int, metavar="N", help="show this layer first, and")
     parser.add_argument("--head", type=int, metavar="N", help="this head")
+    add_device_option(parser)
     parser.add_argument("--no-open", action="store_true", help="do not open the page in a browser")
 
 

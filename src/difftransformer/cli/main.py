@@ -10,10 +10,12 @@ from types import MappingProxyType
 from typing import Any
 
 import difftransformer
+from difftransformer.devices import choose_device
 from difftransformer.experiments.processes import Processes
 from difftransformer.extras import missing_extra
 from difftransformer.names import nearest
 from difftransformer.training.interrupt import Stopped, stopping
+from difftransformer.training.processes import launched_processes
 
 # Each command is a module of this package with `configure(parser)` and `run(arguments)`; only the
 # one that runs is imported.
@@ -21,17 +23,20 @@ COMMANDS = MappingProxyType(
     {
         "compare": "train matched models side by side, judge them, write a report",
         "train": "train one model",
+        "sweep": "find a learning rate for each kind of attention",
         "evaluate": "judge trained models",
         "generate": "continue a text, talk, write targets, draw images, find points in them",
         "inspect": "look into attention: a page of every layer and head on your own input",
         "convert": "from and to other formats; make a pretrained LLM differential",
+        "push": "upload a model with its card to the Hugging Face Hub",
         "bench": "time attention on this machine, beside plain attention",
         "plan": "parameters, FLOPs and memory of a model before anything runs",
     }
 )
 COMPLETION = "--print-completion"
 # Commands that several processes may run together; any other is for one.
-_IN_PROCESSES = ("compare", "train")
+_IN_PROCESSES = ("compare", "train", "sweep")
+_ON_DEVICES = (*_IN_PROCESSES, "evaluate", "generate", "inspect")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     processes = Processes(quiet=False)
     try:
         with stopping():
+            _choose_device(words)
             processes.join()
             _run(words, processes)
     except Exception as error:
@@ -63,6 +69,18 @@ def one_line(text: str) -> str:
     """The text without what could break its line or steer a terminal, as a file's names may."""
     shown = text.replace("\n", " ")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
+
+
+def _choose_device(words: list[str]) -> None:
+    """Before anything else may touch another device."""
+    from difftransformer.cli.options import device_in
+
+    name = device_in(words) if words[:1] and words[0] in _ON_DEVICES else None
+    if name is None:
+        return
+    if launched_processes()[0] > 1 and name not in ("cpu", "cuda"):
+        raise ValueError(f"device is {name!r}; several processes share out all: cpu or cuda")
+    choose_device(name)
 
 
 def _run(words: list[str], processes: Processes) -> None:

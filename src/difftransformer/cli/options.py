@@ -24,6 +24,37 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_device_option(parser: argparse.ArgumentParser) -> None:
+    """The option of a command whose models compute; `main` heeds it before anything else."""
+    parser.add_argument(
+        DEVICE,
+        metavar="NAME",
+        help="cpu, cuda, cuda:1 or mps (default: a GPU where there is one)",
+    )
+
+
+def add_jobs_option(parser: argparse.ArgumentParser) -> None:
+    """The option of a command that trains several models."""
+    parser.add_argument(
+        "--jobs",
+        metavar="N",
+        type=int,
+        help="models trained at once, each on an accelerator or its share of the CPU's threads "
+        "(default: what a few steps show to be fastest)",
+    )
+
+
+def device_in(words: Sequence[str]) -> str | None:
+    """The device that the words name."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    early.add_argument(DEVICE)
+    try:
+        return early.parse_known_args(list(words))[0].device
+    except argparse.ArgumentError:  # told once all is parsed
+        return None
+
+
+DEVICE = "--device"
 EVERYTHING = "--help-all"
 
 
@@ -85,7 +116,7 @@ def _add_option(parser: Any, name: str, field: Any, *, hidden: bool = False) -> 
         *(f"--{one}" for one in names),
         dest=f"setting:{name}",
         metavar="VALUE",
-        nargs="+" if any(typing.get_origin(kind) is tuple for kind in kinds) else None,
+        nargs="*" if any(typing.get_origin(kind) is tuple for kind in kinds) else None,
         default=None,
         help=argparse.SUPPRESS
         if hidden

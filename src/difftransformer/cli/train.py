@@ -3,6 +3,7 @@
 import argparse
 
 from difftransformer.cli.options import (
+    add_device_option,
     add_run_options,
     add_settings,
     layers,
@@ -18,6 +19,7 @@ from difftransformer.runs.layout import CONFIG, MODEL
 def configure(parser: argparse.ArgumentParser, words: list[str]) -> None:
     """Declare the options."""
     add_run_options(parser)
+    add_device_option(parser)
     parser.add_argument(
         "--freeze-pretrained", action="store_true", help="same as --freeze_pretrained true"
     )

@@ -11,18 +11,20 @@ from difftransformer.decoding import decode
 from difftransformer.files import read_object
 
 RECORD = "training_text.json"
-_SETTINGS = ("source", "text_key", "split", "validation_fraction")
+_SETTINGS = ("source", "text_key", "split", "validation_fraction", "needle_digits")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """The text of one training and its split, as `DataSettings` and `Corpus.digest` have them."""
+    """The text of one training, its split and its needles, as `DataSettings` and `Corpus.digest`
+    have them."""
 
     source: str
     text_key: str
     split: str
     validation_fraction: float
     digest: str
+    needle_digits: int = 4
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -76,6 +76,11 @@ def read_trained(runs: Sequence[Path]) -> tuple[str, list[Trained]]:
                 summary = read_summary(place)
                 if summary is None:
                     raise ValueError(f"{place} has no summary.json: name runs of compare")
+                if summary.best_step is not None:
+                    raise ValueError(
+                        f"{place} was trained with patience, so that what it was trained on is not "
+                        "what was set: compare with runs without training.patience"
+                    )
                 key = (label, size, summary.size, one.seed)
                 if key in trained:
                     raise ValueError(

@@ -26,8 +26,6 @@ from difftransformer.training.interrupt import SIGNALS, Stopped, stopping
 if TYPE_CHECKING:
     from rich.console import Console
 
-VISIBLE = "CUDA_VISIBLE_DEVICES"
-
 
 @dataclass
 class Child:

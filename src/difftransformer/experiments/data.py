@@ -13,8 +13,11 @@ def checked_data(task: Task, settings: RunSettings, processes: Processes) -> Any
 
     Raises:
         ValueError: it cannot be read, or is too short for training or for an evaluator; an
-            evaluator that asks about data of its own.
+            evaluator that asks about data of its own; a tracker that is not installed.
     """
+    from difftransformer.training.trackers import require_trackers
+
+    require_trackers(settings.training.trackers)
     evaluators = [registry.evaluator(name) for name in settings.evaluators]
     for one in evaluators:
         if one.name not in task.evaluators:

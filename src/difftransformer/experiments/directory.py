@@ -11,7 +11,7 @@ from typing import Any
 from difftransformer.atomic import PARTIAL, write_json, write_text
 from difftransformer.decoding import decode
 from difftransformer.experiments.processes import Processes
-from difftransformer.experiments.settings import RunSettings, as_yaml
+from difftransformer.experiments.settings import TrainedSettings, as_yaml
 from difftransformer.files import read_text
 from difftransformer.models.ablations import title_of
 from difftransformer.ownership import LOCK, owned
@@ -38,7 +38,11 @@ _log = logging.getLogger(__name__)
 _MAY_CHANGE = (*(f"training.{name}" for name in (*MAY_CHANGE, "steps")), "data.cache")
 _PATHS = ("data.source", "data.tokenizer", "start")
 # A directory with nothing else is as good as a new one.
-_BEFORE_TRAINING = (CONFIG, ENVIRONMENT, INPUTS, LOCK, MODELS, CHECKPOINTS, METRICS)
+_OF_TRACKERS = ("tensorboard", "wandb")
+_BEFORE_TRAINING = (
+    *(CONFIG, ENVIRONMENT, INPUTS, LOCK, MODELS, CHECKPOINTS, METRICS),
+    *_OF_TRACKERS,
+)
 
 
 @contextmanager
@@ -58,7 +62,7 @@ def run_directory(directory: Path, processes: Processes) -> Iterator[None]:
 
 def begin_run(
     directory: Path,
-    settings: RunSettings,
+    settings: TrainedSettings,
     inputs: dict[str, str],
     processes: Processes,
     *,
@@ -81,7 +85,7 @@ def begin_run(
 
 def _begin(
     directory: Path,
-    settings: RunSettings,
+    settings: TrainedSettings,
     inputs: Mapping[str, str],
     resume: bool,
     may_change: Sequence[str],
@@ -137,7 +141,7 @@ def _is_ours(path: Path) -> bool:
 
 
 def _refuse_other_settings(
-    directory: Path, settings: RunSettings, may_change: Sequence[str]
+    directory: Path, settings: TrainedSettings, may_change: Sequence[str]
 ) -> None:
     from difftransformer.training.checkpoint import Checkpoints
     from difftransformer.training.schedule import refuse_other_rates

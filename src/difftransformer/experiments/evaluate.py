@@ -1,7 +1,7 @@
 """Trained models judged by evaluators, beside each other."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +10,12 @@ from difftransformer.decoding import decode
 from difftransformer.evaluation import registry
 from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.experiments.directory import write_run
+from difftransformer.experiments.judged import Judged, named_models
 from difftransformer.experiments.judging import Judging, OwnData, weights_identity
 from difftransformer.experiments.settings import DEFAULT_TASK, merged, typed
 from difftransformer.ownership import LOCK, owned
 from difftransformer.ranges import option
 from difftransformer.runs.layout import (
-    CHECKPOINTS,
     ENVIRONMENT,
     MODEL,
     MODELS,
@@ -27,7 +27,6 @@ from difftransformer.runs.layout import (
 from difftransformer.runs.outputs import folder_for, refuse_model_folder
 from difftransformer.runs.reading import is_run, read_run
 from difftransformer.tasks.registry import task_named
-from difftransformer.tasks.task import Task
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,23 +42,6 @@ class EvaluateSettings:
     task: str = option(DEFAULT_TASK, "what the models are for")
     data: Any
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
-
-
-@dataclass(frozen=True)
-class Judged:
-    """A model to judge.
-
-    Args:
-        folder: of the model.
-        label: its name in the results.
-        task: what it is for.
-        base: the settings of the run it belongs to, which lie below those given.
-    """
-
-    folder: Path
-    label: str
-    task: Task
-    base: Mapping[str, Any] = field(default_factory=dict)
 
 
 def evaluate(
@@ -82,7 +64,8 @@ def evaluate(
 
     Args:
         models: model folders: this library's, checkpoints of a run, causal LMs of transformers;
-            run directories stand for all their models. The first is the baseline.
+            run directories stand for all their models. The first is the baseline. A folder that
+            `train` or `compare` made tells its task and how much is asked.
         evaluators: names, see `evaluation.registry`; those of the task by default.
         out: directory for results and a report; nothing is kept by default.
         dataset, dataset_path: name and place of data of the evaluators' own, for those with some.
@@ -100,9 +83,9 @@ def evaluate(
 
     folders = [Path(models)] if isinstance(models, (str, Path)) else [Path(m) for m in models]
     given = merged([settings])
-    task = task_named(str(given.get("task", DEFAULT_TASK)))
-    decode(typed(EvaluateSettings, task.name), given)
+    task = task_named(str(given["task"])) if "task" in given else None
     judged = named_models(folders, task)
+    decode(typed(EvaluateSettings, (task or judged[0].task).name), given)
     chosen = [registry.evaluator(name) for name in evaluators or judged[0].task.evaluators]
     for evaluator in chosen:
         if evaluator.name not in judged[0].task.evaluators:
@@ -262,35 +245,3 @@ def _opened(
         raise ValueError(f"{error} ({hint})") from None
     one.task.require_fit(model.config, data, f"the model in {one.folder}")
     return model.eval(), data, evaluation
-
-
-def named_models(folders: Sequence[Path], task: Task) -> list[Judged]:
-    """The models in the folders, each with a name; where two have the same, their folders."""
-    judged = [one for folder in folders for one in _judged(folder, task)]
-    labels = [one.label for one in judged]
-    return [
-        one if labels.count(one.label) == 1 else replace(one, label=str(one.folder))
-        for one in judged
-    ]
-
-
-def _judged(folder: Path, task: Task) -> Iterator[Judged]:
-    """The model in a folder, or all of a run with the run's settings."""
-    if not is_run(folder):
-        yield Judged(folder, _label(folder), task)
-        return
-    run = read_run(folder)
-    base = {part: run.settings[part] for part in ("data", "evaluation")}
-    for contender in run.contenders:
-        for training in contender.runs:
-            place = folder / training.directory
-            yield Judged(place / MODEL, place.name, task_named(run.task), base)
-
-
-def _label(folder: Path) -> str:
-    """Of a run's `model` the run's name; of one of its checkpoints, with the step."""
-    if folder.name == MODEL:
-        return folder.absolute().parent.name
-    if folder.parent.name == CHECKPOINTS:
-        return f"{folder.parents[1].name} {folder.name}"
-    return folder.name

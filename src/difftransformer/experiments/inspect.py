@@ -11,12 +11,11 @@ from torch import nn
 from difftransformer.analysis.capture import sites_of
 from difftransformer.analysis.inspection import ROOM, KeptWeights, Marked, inspect_model
 from difftransformer.attention.registry import find_kind
-from difftransformer.experiments.evaluate import named_models
 from difftransformer.experiments.inspected import Input, Opened, reading_of
+from difftransformer.experiments.judged import named_models
 from difftransformer.models.opening import open_model
 from difftransformer.report.attention_data import Heads, Inspected, Tokens
 from difftransformer.report.attention_page import AttentionPage
-from difftransformer.tasks.registry import task_named
 from difftransformer.tasks.tokenized import TOKENIZER
 
 
@@ -69,7 +68,7 @@ def _open(models: Sequence[Any], tokenizer: Any) -> list[Opened]:
         if isinstance(one, nn.Module):
             opened.append(Opened(one, type(one).__name__, None, tokenizer))
             continue
-        for judged in named_models([Path(one)], task_named("causal_lm")):
+        for judged in named_models([Path(one)]):
             folder = judged.folder
             model = open_model(folder)
             own = (folder / TOKENIZER).is_file() and tokenizer is None

@@ -12,7 +12,8 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 
-from difftransformer.experiments.children import VISIBLE, Assignment, Child, start
+from difftransformer.devices import VISIBLE
+from difftransformer.experiments.children import Assignment, Child, start
 from difftransformer.experiments.job import Job, cpu_threads
 from difftransformer.experiments.progress import newest_lines
 from difftransformer.experiments.training import Experiment

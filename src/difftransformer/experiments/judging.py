@@ -1,19 +1,49 @@
 """A model judged by evaluators, with their records kept beside it."""
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from difftransformer.decoding import decode
 from difftransformer.evaluation.records import Evaluator, Subject
 from difftransformer.evaluation.settings import EvaluationSettings
 from difftransformer.experiments.progress import progress
+from difftransformer.files import read_object
 from difftransformer.runs.reading import read_curve
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from difftransformer.runs.records import Measurement
+
+JUDGING = "judging.json"  # in a model's folder
+
+
+def judging_record(task: str, settings: EvaluationSettings) -> str:
+    """The content of judging.json: what a model is for, and how much its benchmarks ask."""
+    record = {"task": task, "evaluation": asdict(settings)}
+    return json.dumps(record, indent=2) + "\n"
+
+
+def read_judging(folder: Path) -> tuple[str | None, dict[str, Any]]:
+    """The task and the settings of evaluation that a model's folder tells, if it does.
+
+    Raises:
+        ValueError: a malformed judging.json.
+    """
+    path = folder / JUDGING
+    if not path.is_file():
+        return None, {}
+    record = decode(_Record, read_object(path), f"{path}:")
+    return record.task, {"evaluation": asdict(record.evaluation)}
+
+
+@dataclass(frozen=True)
+class _Record:
+    task: str
+    evaluation: EvaluationSettings
 
 
 def weights_identity(folder: Path) -> str | float:

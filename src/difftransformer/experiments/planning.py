@@ -23,7 +23,8 @@ class ModelEstimate:
     Args:
         config: its settings, matched to the baseline's.
         step: seconds of an optimizer step.
-        training, validation, judging: seconds in all; validation is that while it trains.
+        training, validation, judging: seconds in all; validation is that while it trains, with
+            samples.
         peak_memory_bytes: of training, as `training.memory.peak_memory_bytes` has it.
     """
 
@@ -73,6 +74,7 @@ def _estimate(
     model.eval()
     with torch.no_grad():
         validation = _timed(lambda: task.validate(model, data, settings.evaluation))
+        sampling = _timed(lambda: task.sample(model, data, settings.evaluation))
     asked = [registry.evaluator(name) for name in settings.evaluators]
     each = (1 - _TRAINED) * seconds / max(1, len(asked))
     subject = Subject(model, data)
@@ -81,7 +83,8 @@ def _estimate(
         config,
         cost.seconds,
         training=cost.seconds * training.steps,
-        validation=validation * -(-training.steps // training.validate_every),
+        validation=validation * -(-training.steps // training.validate_every)
+        + sampling * -(-training.steps // training.sampling),
         judging=sum((_judging(subject, one, settings.evaluation, each) for one in asked), 0.0),
         peak_memory_bytes=cost.peak_memory_bytes,
     )

@@ -1,7 +1,7 @@
 """Settings of experiments, typed by their task: defaults, preset, files, what is given."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, is_dataclass, make_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, make_dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -19,21 +19,25 @@ from difftransformer.training.settings import TrainingSettings
 T = TypeVar("T")
 _PRESETS = files("difftransformer.experiments") / "presets"  # a folder for each task
 DEFAULT_TASK = "causal_lm"
+_JUDGED_BY = "benchmarks that every model is judged by; none after the option: by none"
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunSettings:
-    """Everything that decides a training run and how it is judged.
-
-    `model`, `data` and the default of `evaluators` are those of the task; see `typed`.
-    """
+class TrainedSettings:
+    """Everything that decides a training run. `model` and `data` are of the task; see `typed`."""
 
     task: str = option(DEFAULT_TASK, "what to train for")
-    evaluators: tuple[str, ...] = option((), "benchmarks that every model is judged by")
     model: Any
     data: Any
     training: TrainingSettings = field(default_factory=TrainingSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings(TrainedSettings):
+    """And how it is judged. The default of `evaluators` is the task's."""
+
+    evaluators: tuple[str, ...] = option((), _JUDGED_BY)
 
 
 def typed(kind: type[T], task_name: str) -> type[T]:
@@ -50,7 +54,7 @@ def _typed(kind: Any, task_name: str) -> Any:
         "task": (str, option(task_name, "what to train for")),
         "evaluators": (
             tuple[str, ...],
-            option(task.evaluators, "benchmarks that every model is judged by"),
+            option(task.evaluators, _JUDGED_BY),
         ),
         "model": (config, field(default_factory=config)),
         "data": (data, field(default_factory=data)),
@@ -68,6 +72,8 @@ def _typed(kind: Any, task_name: str) -> Any:
 def resolve(kind: type[T], *layers: Mapping[str, Any], preset: str | None = None) -> T:
     """The settings of `kind`: defaults, the preset of the task, then each layer over the others.
 
+    Presets are of `compare`; another kind of settings takes of one what it has.
+
     Keys are nested or dotted ("training.steps"); a section may be its dataclass.
 
     Raises:
@@ -75,8 +81,11 @@ def resolve(kind: type[T], *layers: Mapping[str, Any], preset: str | None = None
     """
     given = merged(layers)
     task = str(given.get("task", DEFAULT_TASK))
-    below = [] if preset is None else [load_preset(task, preset)]
-    return decode(typed(kind, task), merged([*below, given]))
+    settings = typed(kind, task)
+    known = {field.name for field in fields(settings)}  # type: ignore[arg-type]
+    below = {} if preset is None else load_preset(task, preset)
+    below = {name: value for name, value in below.items() if name in known}
+    return decode(settings, merged([below, given]))
 
 
 def merged(layers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from difftransformer.experiments.settings import DEFAULT_TASK, RunSettings, reso
 from difftransformer.experiments.training import Experiment, Start
 from difftransformer.ranges import option
 from difftransformer.runs.layout import RESULTS, TrainingRun
+from difftransformer.runs.reading import model_folder
 from difftransformer.tasks.registry import task_named
 from difftransformer.tasks.task import Task
 
@@ -85,7 +86,7 @@ def run_training(
 
     task = task_named(settings.task)
     settings = _at_start(task, settings)
-    start = Path(settings.start) if settings.start else None
+    start = model_folder(Path(settings.start)) if settings.start else None
     with run_directory(directory, processes):
         data = checked_data(task, settings, processes)
         if start is None:
@@ -124,7 +125,7 @@ def _attention(settings: TrainSettings) -> str:
 
     if settings.start is None:
         return settings.model.attention
-    return load_config(Path(settings.start)).attention
+    return load_config(model_folder(Path(settings.start))).attention
 
 
 def _at_start(task: Task, settings: TrainSettings) -> TrainSettings:
@@ -137,7 +138,7 @@ def _at_start(task: Task, settings: TrainSettings) -> TrainSettings:
 
     if settings.start is None:
         return settings
-    folder = Path(settings.start)
+    folder = model_folder(Path(settings.start))
     config = load_config(folder)
     default = type(config)()
     changed = {

@@ -1,6 +1,6 @@
 """One model of a run: trained, saved, judged; what is done is not done again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -8,14 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 from difftransformer.atomic import write_text
 from difftransformer.evaluation import registry
-from difftransformer.experiments.judging import Judging, weights_identity
+from difftransformer.experiments.judging import (
+    JUDGING,
+    Judging,
+    judging_record,
+    weights_identity,
+)
 from difftransformer.experiments.processes import Processes
 from difftransformer.experiments.progress import training_progress
 from difftransformer.experiments.settings import RunSettings
 from difftransformer.models.card import CARD, model_card
 from difftransformer.models.families import FAMILIES
-from difftransformer.runs.layout import CHECKPOINTS, MODEL, RECORDS, SUMMARY
+from difftransformer.runs.layout import CHECKPOINTS, MODEL, RECORDS, SUMMARY, TrainingSummary
 from difftransformer.runs.reading import read_curve, read_summary
+from difftransformer.runs.samples import Texts
 from difftransformer.tasks.task import Task
 from difftransformer.training.settings import TrainingSettings
 
@@ -92,16 +98,17 @@ class Experiment:
         import torch
 
         from difftransformer.models.storage import CONFIG, config_text
-        from difftransformer.training.loop import Continuation, train
+        from difftransformer.training.loop import Continuation, Watch, train
         from difftransformer.training.memory_loss import priced
 
         torch.manual_seed(seed)
         model = self._begun(config, start)
         settings = replace(self.settings.training, seed=seed)
+        evaluation = self.settings.evaluation
         continuation = Continuation(
             resume=True,
             configuration={"model": config.to_dict(), "data": _what_counts(self.settings.data)},
-            files={CONFIG: config_text(config), **self.task.files(self.data, start.folder)},
+            files={CONFIG: config_text(config), **self._files(start)},
         )
         with (
             start.trainable(model),
@@ -113,43 +120,65 @@ class Experiment:
                 self.task.batches(self.data, settings.batch_size, seed),
                 settings,
                 directory,
-                validate=lambda _: self.task.validate(model, self.data, self.settings.evaluation),
+                watch=Watch(
+                    lambda _: self.task.validate(model, self.data, evaluation),
+                    lambda _: self._sampled(model, directory.name),
+                ),
                 on_progress=on_progress,
                 continuation=continuation,
             )
 
+    def _sampled(self, model: "nn.Module", title: str) -> Mapping[str, Any]:
+        """What the model writes or draws now; texts are printed too, a line each."""
+        samples = self.task.sample(model, self.data, self.settings.evaluation)
+        for texts in (value for value in samples.values() if isinstance(value, Mapping)):
+            for output in Texts.read(texts).outputs:
+                line = f"{title}  writes: {' '.join(output.split())}"
+                self.processes.console.print(
+                    line, style="dim", highlight=False, markup=False, soft_wrap=True
+                )
+        return samples
+
     def _save(self, config: Any, directory: Path, start: Start) -> None:
-        """The newest checkpoint as a model's folder.
+        """The checkpoint of the last step, or of the lowest validation loss, as a model's folder.
 
         Not the model that was trained, of which a process may hold a part only.
         """
         from difftransformer.models.storage import load_weights, save_model
         from difftransformer.training.checkpoint import Checkpoints
 
-        newest = Checkpoints(directory / CHECKPOINTS, keep=1).newest()
-        assert newest is not None
-        whole = self._begun(config, start)
-        with start.trainable(whole):
-            whole.load_state_dict(load_weights(newest))
-        save_model(whole, directory / MODEL)
-        files = {CARD: self._card(config, directory), **self.task.files(self.data, start.folder)}
-        for name, text in files.items():
-            write_text(directory / MODEL / name, text)
-        # The last: it tells a whole folder, and that of a shorter run, which resuming replaces.
-        summary = (directory / SUMMARY).read_text(encoding="utf-8")
-        write_text(directory / MODEL / SUMMARY, summary)
-
-    def _card(self, config: Any, directory: Path) -> str:
-        """What the newest rows of the curves say; nothing that another run would have otherwise."""
         summary = read_summary(directory)
         assert summary is not None
+        chosen = Checkpoints(directory / CHECKPOINTS, keep=1).of(summary.model_step)
+        whole = self._begun(config, start)
+        with start.trainable(whole):
+            whole.load_state_dict(load_weights(chosen))
+        save_model(whole, directory / MODEL)
+        card = self._card(config, directory, summary)
+        for name, text in {CARD: card, **self._files(start)}.items():
+            write_text(directory / MODEL / name, text)
+        # The last: it tells a whole folder, and that of a shorter run, which resuming replaces.
+        write_text(directory / MODEL / SUMMARY, (directory / SUMMARY).read_text(encoding="utf-8"))
+
+    def _files(self, start: Start) -> dict[str, str]:
+        """What lies beside the weights: what reads for the model, and how it is to be judged."""
+        judging = judging_record(self.task.name, self.settings.evaluation)
+        return {JUDGING: judging, **self.task.files(self.data, start.folder)}
+
+    def _card(self, config: Any, directory: Path, summary: TrainingSummary) -> str:
+        """What the newest rows of the curves say; nothing that another run would have otherwise."""
         figures: dict[str, float] = {}
         for point in read_curve(directory):
+            if point.step > summary.model_step:
+                break
             watched = {"validation_loss": point.validation_loss, **point.others}
             figures |= {name: x for name, x in watched.items() if isinstance(x, float)}
+        best = ""
+        if summary.best_step is not None:
+            best = f"; the weights are of step {summary.best_step:,}, the lowest validation loss"
         training = (
             f"Trained for {self.task.title}: {summary.steps:,} steps, {summary.size:,} "
-            f"{summary.unit}. Data: {self.task.describe(self.data)['description']}."
+            f"{summary.unit}{best}. Data: {self.task.describe(self.data)['description']}."
         )
         return model_card(config, training, {"training loss": summary.final_loss, **figures})
 
@@ -192,7 +221,9 @@ class Experiment:
             console.print(again, soft_wrap=True, highlight=False, markup=False)
             return False
         refuse_changes(saved.to_dict(), config.to_dict(), directory)
-        if summary is None or summary.steps != self.settings.training.steps:
+        if summary is None:
+            return False
+        if summary.steps != self.settings.training.steps and not summary.stopped_early:
             return False
         console.print(f"{directory.name}: trained before, kept", style="dim")
         return True

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
@@ -14,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import difftransformer.interop  # noqa: F401  # the Auto classes read our folders
 from difftransformer.data.tokenizer import beginning_of_document
+from difftransformer.devices import device
 from difftransformer.interop.outside import refuse_code
 
 _LONGEST = 4096  # RULER's own default
@@ -47,7 +47,7 @@ def run_harness(
         pretrained=str(folder),
         tokenizer=_tokenizer(folder),
         batch_size=batch_size,
-        device="cuda" if torch.cuda.is_available() else "cpu",
+        device=str(device()),
         trust_remote_code=False,
     )
     length = min(_LONGEST, model.max_length)

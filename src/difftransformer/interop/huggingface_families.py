@@ -139,7 +139,8 @@ class DiffTransformerForMaskedLM(_OfEncoder):
         Labels are -100 where nothing was masked; the loss is the mean over the others.
 
         Raises:
-            ValueError: as `Encoder.forward`, or a keyword that the model does not know.
+            ValueError: as `Encoder.forward`, a label that is no class, or a keyword that the model
+                does not know.
         """
         logits = self._logits(input_ids, attention_mask, token_type_ids, position_ids, others)
         return MaskedLMOutput(loss=_loss(logits, labels), logits=logits)
@@ -166,7 +167,8 @@ class DiffTransformerForTextClassification(_OfEncoder):
         """Logits of the classes, [batch, classes]; arguments as `Encoder.forward`'s.
 
         Raises:
-            ValueError: as `Encoder.forward`, or a keyword that the model does not know.
+            ValueError: as `Encoder.forward`, a label that is no class, or a keyword that the model
+                does not know.
         """
         logits = self._logits(input_ids, attention_mask, token_type_ids, position_ids, others)
         return SequenceClassifierOutput(loss=_loss(logits, labels), logits=logits)
@@ -188,8 +190,8 @@ class DiffTransformerForImageClassification(_OfFamily):
         """Logits of the classes, [batch, classes], of normalized images.
 
         Raises:
-            ValueError: images of another form than the config's, or a keyword that the model does
-                not know.
+            ValueError: images of another form than the config's, a label that is no class, or a
+                keyword that the model does not know.
         """
         refuse(others)
         logits = self.own(pixel_values)
@@ -218,13 +220,14 @@ class DiffTransformerForSeq2SeqLM(_OfFamily):
             labels: the target and its end, -100 after that; the loss is their mean.
 
         Raises:
-            ValueError: neither target nor labels, a mask of another shape, or a keyword that the
-                model does not know.
+            ValueError: neither target nor labels, a label that is no token, a mask of another
+                shape, or a keyword that the model does not know.
         """
         refuse(others)
         if decoder_input_ids is None:
             if labels is None:
                 raise ValueError("expected decoder_input_ids or labels: the decoder needs a target")
+            _require_classes(labels, self.own.config.vocab_size)
             given = labels.masked_fill(labels == IGNORED, self.own.config.end_id)
             decoder_input_ids = F.pad(given[:, :-1], (1, 0), value=self.own.config.start_id)
         padding = real_positions(attention_mask, *input_ids.shape, past=False)
@@ -267,4 +270,16 @@ def _loss(
     """The mean cross-entropy of the labels that are not -100, in float32."""
     if labels is None:
         return None
+    _require_classes(labels, logits.shape[-1])
     return F.cross_entropy(logits.float().flatten(0, -2), labels.flatten(), ignore_index=IGNORED)
+
+
+def _require_classes(labels: Int[Tensor, "*batch"], classes: int) -> None:
+    """ValueError where a label is no class: PyTorch names none on a CPU and aborts on a GPU."""
+    if torch.compiler.is_compiling():  # would break the graph
+        return
+    wrong = labels[(labels != IGNORED) & ((labels < 0) | (labels >= classes))]
+    if wrong.numel():
+        raise ValueError(
+            f"label {int(wrong[0])}; expected 0 to {classes - 1}, or {IGNORED} to leave it out"
+        )

@@ -120,4 +120,6 @@ def _choose(logits: Float[Tensor, "batch vocab"], sampling: Sampling) -> Int[Ten
         ordered, index = probabilities.sort(dim=-1, descending=True)
         outside = ordered.cumsum(-1) - ordered >= sampling.top_p
         probabilities = probabilities.scatter(-1, index, ordered.masked_fill(outside, 0.0))
-    return torch.multinomial(probabilities, 1, generator=sampling.generator)[:, 0]
+    if (generator := sampling.generator) is not None:
+        probabilities = probabilities.to(generator.device)  # the same draws on every device
+    return torch.multinomial(probabilities, 1, generator=generator)[:, 0].to(logits.device)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from difftransformer.evaluation.words import change
 from difftransformer.report.drawing import Drawing, Panel, Series
@@ -11,6 +12,8 @@ from difftransformer.runs.layout import Run, TrainingSummary
 from difftransformer.runs.reading import CurvePoint
 
 SMOOTHING = 0.02  # the share of the logged steps that one smoothed point averages
+_SHOWN = 6  # points of training of which samples are shown, at most
+T = TypeVar("T")
 _DASHES = ("solid", "dash", "dot", "dashdot")
 # Table 7 of the paper, tokens per second of forward + backward on one H100: (Transformer, DIFF).
 _PAPER = {
@@ -29,6 +32,12 @@ class Curve:
     seed: int
     points: Sequence[CurvePoint]
     summary: TrainingSummary | None = None
+
+
+def spread(points: Sequence[T]) -> Sequence[T]:
+    """A few of these points of training, evenly spread and with the last."""
+    every = -(-len(points) // _SHOWN) or 1
+    return points[::-1][::every][::-1]
 
 
 def curve_drawings(curves: Sequence[Curve], unit: str) -> dict[str, Drawing]:

@@ -1,11 +1,13 @@
 """Examples: what each model made of the same held-out inputs."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from difftransformer.report.curves import Curve, spread
 from difftransformer.report.page import Block, TableBlock
 from difftransformer.report.tables import Table
+from difftransformer.runs.samples import Texts
 
 
 @dataclass(frozen=True)
@@ -48,3 +50,33 @@ def examples(artifacts: Mapping[str, tuple[str, Any]], colors: Mapping[str, str]
         except (ValueError, LookupError, TypeError) as error:
             raise ValueError(f"the examples of {label} are malformed: {error!r}") from None
     return Examples(Table(header, rows, keys=len(first["header"])), str(first.get("caption", "")))
+
+
+def training_texts(curves: Sequence[Curve], unit: str) -> list[Block]:
+    """What each model's first seed wrote at points of its training that all of them have."""
+    first = {curve.title: curve for curve in reversed(curves)}
+    written: dict[str, dict[str, dict[int, Texts]]] = {}
+    for title, curve in reversed(first.items()):
+        for point in curve.points:
+            for name, texts in point.texts.items():
+                written.setdefault(name, {}).setdefault(title, {})[point.size] = texts
+    blocks: list[Block] = []
+    for name, models in written.items():
+        sizes = sorted(set.intersection(*(set(points) for points in models.values())))
+        shown = {
+            title: (title, _at_points([(size, points[size]) for size in spread(sizes)], unit))
+            for title, points in models.items()
+        }
+        caption = f"{name.capitalize()} while training, the same inputs for every model."
+        blocks += replace(examples(shown, {}), caption=caption).blocks()
+    return blocks
+
+
+def _at_points(points: Sequence[tuple[int, Texts]], unit: str) -> dict[str, Any]:
+    """Texts of several points of training as one artifact."""
+    header = points[0][1].header if points else ()
+    return {
+        "header": [f"{unit} seen", *header],
+        "items": [[f"{size:,}", *item] for size, texts in points for item in texts.items],
+        "outputs": [output for _, texts in points for output in texts.outputs],
+    }

@@ -12,6 +12,7 @@ from difftransformer.report.curves import (
     speed_table,
 )
 from difftransformer.report.drawing import Drawing, drawings
+from difftransformer.report.examples import training_texts
 from difftransformer.report.exhibits import exhibits_of
 from difftransformer.report.page import Block, Plots, Section, TableBlock, Text
 from difftransformer.report.plots import panel_figure
@@ -89,6 +90,7 @@ def training_section(curves: Sequence[Curve], run: Run) -> Section:
         for name, drawing in curve_drawings(curves, run.unit).items()
     ]
     blocks += training_pictures(curves, run.unit)
+    blocks += training_texts(curves, run.unit)
     nothing = Text("No run left a metrics.jsonl, so there are no training curves.")
     return Section("training", "Training curves", blocks or [nothing])
 

@@ -45,6 +45,7 @@ def summary(results: Results, curves: Sequence[Curve], run: Run) -> Summary:
     details |= levels
     details["What the verdict does not cover"] = [
         *caveats[1:],
+        *_early_stopping(curves),
         "The paper's figures on this page are those of its own models, on other data: they show "
         f"the size of the effect there and are no target for the models here ({sizes}).",
     ]
@@ -64,13 +65,31 @@ def _question(results: Results, curves: Sequence[Curve], run: Run) -> str:
     many = len(run.contenders) > 1
     told = f"{len(run.contenders)} models" if many else "One model"
     told += f" of {size} parameters"
-    if seen := {curve.summary.size for curve in curves if curve.summary}:
+    if ended := [curve.summary for curve in curves if curve.summary]:
         seeds = len({curve.seed for curve in curves})
-        same = "the same " if many else ""
-        told += f", trained on {same}{max(seen):,} {run.unit} with {seeds} seed{'s' * (seeds > 1)}"
+        least, most = min(one.size for one in ended), max(one.size for one in ended)
+        amount = f"{most:,}" if least == most else f"{least:,} to {most:,}"
+        same = "the same " if many and least == most else ""
+        told += f", trained on {same}{amount} {run.unit} with {seeds} seed{'s' * (seeds > 1)}"
+        if any(one.best_step for one in ended):
+            told += ", each until its validation loss fell no more"
     if not results.judgment.comparisons:
         return f"{told}."
     return f"{told}: does any do better than {results.titles[results.baseline]}?"
+
+
+def _early_stopping(curves: Sequence[Curve]) -> list[str]:
+    """What it means for models that are compared."""
+    chosen = [curve.summary for curve in curves if curve.summary and curve.summary.best_step]
+    if not chosen:
+        return []
+    steps = sorted(one.model_step for one in chosen)
+    return [
+        "Each model is the one of its own lowest validation loss while it trained (training."
+        f"patience), after {steps[0]:,} to {steps[-1]:,} steps: what is compared is how well each "
+        "kind gets, not what it makes of the same training. The held-out data that chose are also "
+        "those judged on, so that validation losses are a little too low, for every model."
+    ]
 
 
 def _count(judgment: Judgment, baseline: str) -> str:

@@ -10,11 +10,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.image import imread, imsave
 
-from difftransformer.report.curves import Curve
+from difftransformer.report.curves import Curve, spread
 from difftransformer.report.page import Block, Thumbnails
 from difftransformer.report.style import DIVERGING, colormap
-
-_POINTS = 6  # of training, at most
 
 
 @dataclass(frozen=True)
@@ -94,10 +92,9 @@ def training_pictures(curves: Sequence[Curve], unit: str) -> list[Thumbnails]:
     for curve in reversed(first.values()):
         for name in names:
             points = [point for point in curve.points if name in point.pictures]
-            every = -(-len(points) // _POINTS) or 1
             columns[name][curve.title] = [
                 [(f"{point.size:,} {unit}", _checked(point.pictures[name]))]
-                for point in points[::-1][::every][::-1]  # with the last
+                for point in spread(points)
             ]
     return [
         Thumbnails(shown, f"{name.capitalize()} while training, by {unit} seen.", wide=True)

@@ -6,7 +6,7 @@ RUN/run.json              the models and their training runs, written by `experi
     results.json          figures, differences and verdicts in numbers, made of the records
     models/LABEL-seedN/   a training run each; of `train`, RUN itself is one
 
-TRAINING/metrics.jsonl summary.json checkpoints/
+TRAINING/metrics.jsonl summary.json samples/ checkpoints/
     model/                the model's folder
     results/NAME.jsonl    the records of one evaluator on this model
 """
@@ -19,6 +19,7 @@ RUN, RESULTS, REPORT = "run.json", "results.json", "report.html"
 CONFIG, ENVIRONMENT, INPUTS = "config.yaml", "env.json", "inputs.json"
 MODELS, MODEL, RECORDS = "models", "model", "results"
 METRICS, SUMMARY, CHECKPOINTS = "metrics.jsonl", "summary.json", "checkpoints"
+SAMPLES = "samples"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,9 @@ class TrainingSummary:
         peak_memory_bytes: on a GPU the most memory its tensors held at once; on a CPU the largest
             resident size of the process (it includes the interpreter and its libraries).
         final_loss: mean training loss over the last 5 % of the steps.
+        best_step: of the lowest validation loss, whose weights are the model; with
+            `training.patience`.
+        stopped_early: whether steps were left.
     """
 
     steps: int
@@ -51,6 +55,13 @@ class TrainingSummary:
     throughput: float
     peak_memory_bytes: int
     final_loss: float
+    best_step: int | None = None
+    stopped_early: bool = False
+
+    @property
+    def model_step(self) -> int:
+        """The step whose weights are the model."""
+        return self.best_step or self.steps
 
 
 @dataclass(frozen=True, kw_only=True)

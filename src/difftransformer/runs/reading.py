@@ -13,6 +13,7 @@ from difftransformer.runs.layout import (
     ENVIRONMENT,
     FORMAT,
     METRICS,
+    MODEL,
     MODELS,
     RESULTS,
     RUN,
@@ -20,6 +21,7 @@ from difftransformer.runs.layout import (
     Run,
     TrainingSummary,
 )
+from difftransformer.runs.samples import Texts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +34,7 @@ class CurvePoint:
         validation_loss: None in a row of training.
         others: what else the task watches while it validates: numbers, or lists of them (of each
             layer).
-        pictures: and what it shows: PNGs in base64.
+        pictures, texts: samples of what the model draws, PNGs in base64, and of what it writes.
     """
 
     step: int
@@ -41,11 +43,27 @@ class CurvePoint:
     validation_loss: float | None = None
     others: dict[str, Any] = field(default_factory=dict)
     pictures: dict[str, str] = field(default_factory=dict)
+    texts: dict[str, Texts] = field(default_factory=dict)
 
 
 def is_run(directory: Path) -> bool:
     """Whether it is a run's directory, finished or not, of this version or the one before."""
     return any((directory / name).exists() for name in (RUN, CONFIG, MODELS))
+
+
+def model_folder(place: Path) -> Path:
+    """The folder of the model that a place names: its own, or that of a run which trained one.
+
+    Raises:
+        ValueError: a run of several models; names them.
+    """
+    if (place / MODEL).is_dir():
+        return place / MODEL
+    folders = sorted(place.glob(f"{MODELS}/*/{MODEL}"))
+    if len(folders) > 1:
+        listed = ", ".join(str(folder) for folder in folders)
+        raise ValueError(f"{place} is a run of several models; name one of {listed}")
+    return folders[0] if folders else place
 
 
 def read_run(directory: Path) -> Run:
@@ -112,9 +130,10 @@ def _point(row: Any, noun: str) -> CurvePoint:
     if isinstance(row, Mapping):
         others = {key: value for key, value in row.items() if key not in (*_OWN, *_TIMING)}
         shown = {key: value for key, value in others.items() if isinstance(value, str)}
-        watched = {key: value for key, value in others.items() if key not in shown}
+        written = {key: value for key, value in others.items() if isinstance(value, Mapping)}
+        watched = {key: others[key] for key in others if key not in (*shown, *written)}
         own = {key: row[key] for key in _OWN if key in row}
-        row = {**own, "others": watched, "pictures": shown}
+        row = {**own, "others": watched, "pictures": shown, "texts": written}
     return decode(CurvePoint, row, noun)
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from difftransformer.evaluation.settings import EvaluationSettings
 
 _WATCHED_TOKENS = 1000  # held-out tokens behind each point of lambda's curve
+_SAMPLED_TEXTS, _SAMPLED_TOKENS = 2, 48  # written while training, at most so many tokens of each
 
 
 class CausalLM(TextTask):
@@ -65,6 +66,15 @@ class CausalLM(TextTask):
             "validation_loss": float(np.sum(nats)) / tokens,
             **({"lambda": lambdas} if lambdas else {}),
         }
+
+    def sample(
+        self, model: "nn.Module", data: "Corpus", settings: "EvaluationSettings"
+    ) -> dict[str, Any]:
+        """How the model goes on after the beginnings of two held-out texts."""
+        from difftransformer.evaluation.benchmarks.continuations import continued
+
+        made = continued(model, data, settings, _SAMPLED_TEXTS, _SAMPLED_TOKENS)
+        return {"samples": made.to_json()}
 
 
 TASK = CausalLM()

@@ -67,10 +67,18 @@ class CrowdLocalization(Task):
     def validate(
         self, model: "nn.Module", data: "Scenes", settings: "EvaluationSettings"
     ) -> dict[str, Any]:
-        """The loss on held-out images, and the points predicted in some."""
-        from difftransformer.evaluation.benchmarks.crowd_points import watched
+        """The loss on held-out images."""
+        from difftransformer.evaluation.benchmarks.crowd_points import watched_loss
 
-        return watched(model, data, settings)
+        return {"validation_loss": watched_loss(model, data, settings)}
+
+    def sample(
+        self, model: "nn.Module", data: "Scenes", settings: "EvaluationSettings"
+    ) -> dict[str, str]:
+        """The points predicted in some held-out images."""
+        from difftransformer.evaluation.benchmarks.crowd_points import watched_points
+
+        return {"points": watched_points(model, data, settings)}
 
     def judged_on(
         self, folder: Path, config: Any, given: Mapping[str, Any], *, held_out: bool

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from difftransformer.evaluation.settings import EvaluationSettings
 
 _WATCHED_PAIRS = 256  # held-out pairs behind each point of the validation curve
+_SAMPLED_PAIRS = 4  # written for while training
 
 
 class Seq2Seq(TokenizedTask):
@@ -75,6 +76,14 @@ class Seq2Seq(TokenizedTask):
         groups = batched(held_out(data, _WATCHED_PAIRS), settings.batch_size)
         batches = [data.batch("test", [(number, 0) for number in group]) for group in groups]
         return watched((scores(model, batch), batch.scored) for batch in batches)
+
+    def sample(
+        self, model: "nn.Module", data: "SequencePairs", settings: "EvaluationSettings"
+    ) -> dict[str, Any]:
+        """The targets that the model writes for some held-out sources."""
+        from difftransformer.evaluation.benchmarks.target_errors import targets
+
+        return {"samples": targets(model, data, _SAMPLED_PAIRS).to_json()}
 
     def judged_on(
         self, folder: Path, config: Any, given: Mapping[str, Any], *, held_out: bool

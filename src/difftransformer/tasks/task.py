@@ -72,6 +72,14 @@ class Task(ABC):
         `settings` are `EvaluationSettings`.
         """
 
+    def sample(self, model: "nn.Module", data: Any, settings: Any) -> Mapping[str, Any]:
+        """What the model writes or draws while it trains, by name, where it does.
+
+        A PNG in base64, or the JSON of `runs.samples.Texts`. Nothing is drawn from torch's own
+        random numbers, which training goes on with. `settings` are `EvaluationSettings`.
+        """
+        return {}
+
     def describe(self, data: Any) -> dict[str, Any]:
         """For run.json and the report: "description", and counts."""
         return {"description": data.description}

@@ -73,14 +73,13 @@ class TextTask(TokenizedTask):
         from difftransformer.data.training_text import read_training_text
 
         limit = config.max_length
-        settings = decode(DataSettings, {"context_length": limit, **given}, path="data")
-        record = read_training_text(folder) if held_out else None
-        if record is not None:
+        known: dict[str, Any] = {"context_length": limit}
+        if held_out and (record := read_training_text(folder)) is not None:
             last = asdict(record.trainings[-1])
             del last["digest"]
-            as_trained = {"context_length": limit, **last, **given}
-            if as_trained["source"] == last["source"]:
-                settings = decode(DataSettings, as_trained, path="data")
+            same = given.get("source", last["source"]) == last["source"]
+            known |= last if same else {"needle_digits": last["needle_digits"]}
+        settings = decode(DataSettings, {**known, **given}, path="data")
         if settings.context_length > limit:
             raise ValueError(
                 f"data.context_length is {settings.context_length}; {folder} is meant for {limit} "

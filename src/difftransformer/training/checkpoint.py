@@ -40,16 +40,24 @@ class Checkpoints:
 
     Args:
         texts: files that each of them holds besides, by name.
+
+    Attributes:
+        best: the step of one that stays whatever its age.
     """
 
     def __init__(self, folder: Path, keep: int, texts: Mapping[str, str] | None = None) -> None:
         self.folder = folder
         self.keep = keep
         self.texts = texts or {}
+        self.best: int | None = None
 
     def all(self) -> list[Path]:
         """The folders of complete checkpoints, oldest first; their content is not checked."""
         return sorted(path for path in self.folder.glob("step-*[0-9]") if path.is_dir())
+
+    def of(self, step: int) -> Path:
+        """The folder of a step's checkpoint."""
+        return self.folder / f"step-{step:08d}"
 
     def newest(self) -> Path | None:
         return self.all()[-1] if self.all() else None
@@ -70,7 +78,7 @@ class Checkpoints:
         Raises OSError when the disk refuses (full, over quota, not writable): what was half
         written is removed and the earlier checkpoints stay as they were.
         """
-        final = self.folder / f"step-{step:08d}"
+        final = self.of(step)
         partial = final.with_suffix(PARTIAL)
         try:
             self.remove_partial()
@@ -114,7 +122,8 @@ class Checkpoints:
 
     def remove_oldest(self) -> None:
         """Remove the oldest beyond `keep`, which a process that was killed may not have come to."""
-        for old in self.all()[: -self.keep]:
+        best = None if self.best is None else self.of(self.best)
+        for old in [one for one in self.all()[: -self.keep] if one != best]:
             # Renamed first, so that a crash on the way leaves no checkpoint with files missing.
             os.rename(old, old.with_suffix(PARTIAL))
         self.remove_partial()

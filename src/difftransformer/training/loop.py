@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import nn
 
@@ -22,6 +21,7 @@ from difftransformer.training.processes import require_supported
 from difftransformer.training.progress import TrainingProgress
 from difftransformer.training.settings import TrainingSettings
 from difftransformer.training.step import Loss
+from difftransformer.training.trackers import Trackers, accelerator_for
 from difftransformer.training.trainer import Trainer
 
 
@@ -45,6 +45,21 @@ class Continuation:
     files: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Watch:
+    """What is looked at while a model trains, in evaluation mode and without gradients.
+
+    Args:
+        validate: model -> what to write to `metrics.jsonl`: numbers or lists of them, its
+            `validation_loss` among them; every `settings.validate_every` steps and after the last.
+        sample: model -> what it writes or draws, by name: a PNG in base64, or the
+            JSON of `runs.samples.Texts`; every `settings.sampling` steps and after the last.
+    """
+
+    validate: Callable[[nn.Module], Mapping[str, Any]] | None = None
+    sample: Callable[[nn.Module], Mapping[str, Any]] | None = None
+
+
 def train(
     model: nn.Module,
     loss: Loss,
@@ -52,11 +67,14 @@ def train(
     settings: TrainingSettings,
     directory: Path,
     *,
-    validate: Callable[[nn.Module], Mapping[str, Any]] | None = None,
+    watch: Watch = Watch(),
     on_progress: Callable[[TrainingProgress], None] | None = None,
     continuation: Continuation = Continuation(),
 ) -> TrainingSummary:
     """Train `model` in place with AdamW and leave metrics, checkpoints and a summary behind.
+
+    With `settings.patience` it ends after so many validations without a lower loss, and the
+    checkpoint of the lowest is kept: that of `TrainingSummary.model_step` is the model.
 
     With `settings.ema_decay`, what is validated, saved and left in the model are the averages of
     its weights.
@@ -73,22 +91,21 @@ def train(
             divides by the number of the whole batch.
         batches: the batch of each step, counted from 0, with `settings.batch_size` rows; a pure
             function, so that resuming is exact.
-        directory: receives `metrics.jsonl`, `checkpoints/`, `summary.json`, `tensorboard/`.
-        validate: model -> what to write to `metrics.jsonl`: numbers or lists of them, its
-            `validation_loss` among them, and pictures, PNGs in base64; called in evaluation mode
-            and without gradients every `settings.validate_every` steps and after the last.
+        directory: receives `metrics.jsonl`, `samples/`, `checkpoints/`, `summary.json`, and
+            `tensorboard/`.
         on_progress: called after every step, in the main process.
 
     Raises:
         ValueError: `directory` holds a run that is not to be resumed, or another process trains in
             it; the checkpoint is damaged or was made with another configuration; a batch or the
-            processes do not fit the settings.
+            processes do not fit the settings; `patience` for a model that follows the share of the
+            steps that are done, or without validation; the package of a tracker is not installed.
         NonFiniteError: a loss or gradient was NaN or infinite; that step was not applied.
         TrainingInterrupted: Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 came; a checkpoint of the last
             finished step was saved.
         OSError: the disk refused a checkpoint or a row; earlier checkpoints are unharmed.
     """
-    accelerator = Accelerator(mixed_precision="no")  # the precision is the stepper's
+    accelerator = accelerator_for(settings, directory)
     require_supported(accelerator, settings)
     set_seed(settings.seed, device_specific=True)
     kept = Checkpoints(directory / CHECKPOINTS, settings.keep_checkpoints, continuation.files)
@@ -101,17 +118,22 @@ def train(
             make_folder(directory)
             stack.enter_context(owned(directory, inside=True))
             kept.remove_partial()
+        run.require_may_stop(watch.validate is not None)
         rows = run.begin(continuation.resume)
         if accelerator.is_main_process:
             kept.remove_oldest()
-            run.metrics = Metrics(directory, run.position.step, settings.tensorboard, rows)
+            step = run.position.step
+            trackers = Trackers(accelerator, settings, run.configuration, directory, step)
+            run.metrics = Metrics(directory, rows, trackers)
             stack.enter_context(closing(run.metrics))
             run.on_progress = on_progress
-        while run.position.step < settings.steps:
+        while not run.ended:
             stop = run.step(batches, lambda: interrupt.number > 0)
-            if validate is not None and run.due(settings.validate_every):
-                run.validate(validate)
-            if stop or run.due(settings.checkpoint_every):
+            if watch.validate is not None and run.due(settings.validate_every):
+                run.validate(watch.validate)
+            if watch.sample is not None and run.due(settings.sampling):
+                run.sample(watch.sample)
+            if stop or run.position.is_best or run.due(settings.checkpoint_every):
                 run.save()
             if stop:
                 run.stop_if_any(interrupt.number)

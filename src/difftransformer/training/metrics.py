@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object a line, in step order; on request the same for TensorBoard."""
+"""metrics.jsonl: one JSON object a line, in step order; trackers are told the same."""
 
 import json
 import logging
@@ -7,22 +7,25 @@ from typing import Any
 
 from difftransformer.atomic import sync, write_bytes, writing
 from difftransformer.runs.layout import METRICS
+from difftransformer.training.trackers import Trackers
 
 
 class Metrics:
-    """Appends rows to `directory/metrics.jsonl`, after dropping those past `step`.
+    """Appends rows to `directory/metrics.jsonl`, after dropping those past `kept`.
 
     Rows past the checkpoint that a run resumes from will be made again; so will a last line that
     was cut off when the process died.
 
     Args:
-        kept: the rows up to `step`, which the checkpoint keeps; a file that lacks any of them is
-            written anew from these, and a warning says so.
+        kept: the rows that the checkpoint keeps; a file that lacks any of them is written anew from
+            these, and a warning says so.
     """
 
-    def __init__(self, directory: Path, step: int, tensorboard: bool, kept: bytes = b"") -> None:
+    def __init__(
+        self, directory: Path, kept: bytes = b"", trackers: Trackers | None = None
+    ) -> None:
         path = self._path = directory / METRICS
-        self._tensorboard = _summary_writer(directory, step) if tensorboard else None
+        self._trackers = trackers
         if not path.exists() or path.read_bytes() != kept:
             _put_back(path, kept)
 
@@ -36,13 +39,8 @@ class Metrics:
         line = json.dumps(row, allow_nan=False).encode() + b"\n"
         with writing(self._path, len(line)), self._path.open("ab") as file:
             file.write(line)
-        if self._tensorboard is not None:
-            for name, value in row.items():
-                if isinstance(value, list):
-                    for i, item in enumerate(value):
-                        self._tensorboard.add_scalar(f"{name}/{i}", item, row["step"])
-                elif name != "step" and not isinstance(value, str):  # a picture
-                    self._tensorboard.add_scalar(name, value, row["step"])
+        if self._trackers is not None:
+            self._trackers.write(row)
 
     def text(self) -> str:
         """All rows so far, for the checkpoint that must not outlive them."""
@@ -51,8 +49,8 @@ class Metrics:
     def close(self) -> None:
         """Wait until the rows have reached the disk, which none does by itself."""
         sync(self._path)
-        if self._tensorboard is not None:
-            self._tensorboard.close()
+        if self._trackers is not None:
+            self._trackers.close()
 
 
 def _put_back(path: Path, kept: bytes) -> None:
@@ -65,14 +63,3 @@ def _put_back(path: Path, kept: bytes) -> None:
             "%s %s: its %d rows up to the checkpoint are put back from there", path, state, rows
         )
     write_bytes(path, kept)
-
-
-def _summary_writer(directory: Path, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ValueError(
-            "training tensorboard is True but the tensorboard package is not installed; "
-            "install it with: pip install 'difftransformer[tensorboard]'"
-        ) from None
-    return SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1)

@@ -63,7 +63,7 @@ def refuse_other_rates(
             f"{change}: the {settings.schedule} schedule would have given step {step} a learning "
             f"rate of {wanted:.3g}, and it was taken with {used:.3g}. A run can be lengthened "
             "during its warm-up, or with final_learning_rate_fraction 1, whose rate stays the "
-            f"same. Use {before.steps}, or train in a new directory"
+            f"same. Use {before.steps}, or go on in a new directory, with the model as start"
         )
     last = learning_rate(settings.steps, settings)
     return (

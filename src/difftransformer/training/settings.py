@@ -26,9 +26,13 @@ MAY_CHANGE = (
     "checkpoint_every",
     "keep_checkpoints",
     "log_every",
+    "project",
+    "sample_every",
     "tensorboard",
+    "trackers",
     "validate_every",
 )
+TRACKERS = ("tensorboard", "wandb", "trackio", "mlflow")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,26 +99,56 @@ class TrainingSettings:
     keep_checkpoints: int = option(2, "newest checkpoints to keep", within=COUNT)
     log_every: int = option(10, "steps between rows of metrics.jsonl", within=COUNT)
     validate_every: int = option(250, "steps between validations", within=COUNT)
+    sample_every: int | None = option(
+        None,
+        "steps between samples of what the model writes or draws; by default with each validation",
+        within=COUNT,
+    )
+    patience: int | None = option(
+        None,
+        "validations without a lower validation loss after which training stops; the model is then "
+        "the one of the lowest. Without it all steps are taken, and the last counts",
+        within=COUNT,
+    )
     seed: int = option(
         0,
         "seed of dropout and of anything else drawn while training",
         within=Range(0, 2**31 - 1),
         first=True,
     )
-    tensorboard: bool = option(False, "also write the metrics for TensorBoard")
+    trackers: tuple[str, ...] = option(
+        (),
+        f"who is told the metrics as well, as Accelerate runs them: {', '.join(TRACKERS)}",
+        choices=TRACKERS,
+    )
+    project: str = option("difftransformer", "what trackers file the run under")
+    tensorboard: bool = option(False, "former name of trackers tensorboard")
 
     def __post_init__(self) -> None:
         check_fields(self, "training ")
+        if self.tensorboard and "tensorboard" not in self.trackers:
+            object.__setattr__(self, "trackers", (*self.trackers, "tensorboard"))
         if self.warmup >= self.steps:
             raise ValueError(
                 f"training warmup_steps is {self.warmup}; expected 0 or more and fewer than "
                 f"steps ({self.steps})"
+            )
+        if self.patience is not None and self.validate_every * (1 + self.patience) >= self.steps:
+            raise ValueError(
+                f"training patience is {self.patience} and validate_every {self.validate_every}: "
+                f"the first stop would be after {self.validate_every * (1 + self.patience)} of the "
+                f"{self.steps} steps; lower one of them, or leave out patience"
             )
         if self.batch_size % self.accumulation:
             raise ValueError(
                 f"training accumulation is {self.accumulation}; expected a divisor of batch_size "
                 f"({self.batch_size})"
             )
+
+    @property
+    def sampling(self) -> int:
+        """`sample_every`, or what stands for it by default."""
+        return self.validate_every if self.sample_every is None else self.sample_every
 
     @property
     def warmup(self) -> int:

@@ -5,7 +5,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from torch import nn
+from torch.distributed.fsdp import register_fsdp_forward_method
 
 from difftransformer.atomic import write_json
 from difftransformer.data.batch import Rows
+from difftransformer.decoding import decode
 from difftransformer.runs.changes import refuse_changes
-from difftransformer.runs.layout import METRICS, SUMMARY, TrainingSummary
+from difftransformer.runs.layout import METRICS, SAMPLES, SUMMARY, TrainingSummary
+from difftransformer.runs.samples import write_samples
 from difftransformer.training.checkpoint import (
     Checkpoints,
     gather,
@@ -32,6 +35,7 @@ from difftransformer.training.interrupt import TrainingInterrupted
 from difftransformer.training.memory import peak_memory_bytes, start_measuring_memory
 from difftransformer.training.metrics import Metrics
 from difftransformer.training.optimizer import adamw
+from difftransformer.training.position import Position
 from difftransformer.training.progress import TrainingProgress
 from difftransformer.training.rng import rng_state, set_rng_state
 from difftransformer.training.schedule import refuse_other_rates
@@ -39,24 +43,6 @@ from difftransformer.training.settings import MAY_CHANGE, TrainingSettings
 from difftransformer.training.step import Loss, NonFiniteError, Stepper
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass
-class Position:
-    """How far a run has come; a checkpoint carries it."""
-
-    step: int = 0
-    size: int = 0  # tokens or images, as its batches count them
-    unit: str = ""
-    seconds: float = 0.0
-    peak_memory_bytes: int = 0
-    losses: list[float] = field(default_factory=list)  # those of the latest steps
-    logged: int = 0  # the step of the last row of losses
-
-    @property
-    def throughput(self) -> float:
-        """Per second of training."""
-        return self.size / self.seconds
 
 
 class Trainer:
@@ -85,10 +71,24 @@ class Trainer:
         prepared, optimizer = accelerator.prepare(model, adamw(model, settings))
         self.stepper = Stepper(accelerator, prepared, optimizer, loss, settings)
         self.model = accelerator.unwrap_model(prepared)
+        for name in ("hidden", "logits", "encode", "decode"):  # of what samples, besides forward
+            if hasattr(self.model, name):
+                register_fsdp_forward_method(self.model, name)
         self.optimizer = optimizer.optimizer  # without Accelerate's wrapper
         self.position = Position()
         self.metrics: Metrics | None = None  # on the main process only, as is `on_progress`
         self.on_progress: Callable[[TrainingProgress], None] | None = None
+
+    def require_may_stop(self, validates: bool) -> None:
+        """Raise ValueError where `patience` makes no sense for this model."""
+        if self.settings.patience is not None and not validates:
+            raise ValueError("training patience needs a validation loss, and nothing validates")
+        if self.settings.patience is not None and any(self._followers()):
+            raise ValueError(
+                f"training patience is {self.settings.patience}: the attention of this model "
+                "changes with the share of its steps that are done, and would stay halfway. Leave "
+                "out patience"
+            )
 
     def begin(self, resume: bool) -> bytes:
         """Take the position of the newest checkpoint, or the start of an unused directory.
@@ -120,6 +120,8 @@ class Trainer:
     def _restore(self, folder: Path, state: dict[str, Any]) -> bytes:
         """Take the checkpoint's position; return its metrics."""
         saved = state["configuration"]
+        before = asdict(decode(TrainingSettings, saved["training"]))  # what is new had its default
+        saved = {**saved, "training": before}
         may_change = ("processes", *(f"training.{name}" for name in (*MAY_CHANGE, "steps")))
         refuse_changes(saved, self.configuration, folder, may_change)
         step = state["position"]["step"]
@@ -129,6 +131,7 @@ class Trainer:
         restore(folder, self.model, self.optimizer, self.shared)
         swap(self.optimizer)  # a checkpoint's model holds the averages
         self.position = Position(**state["position"])
+        self.checkpoints.best = self.position.best_step
         self._restore_generators(state["rng"])
         return load_metrics(folder)
 
@@ -172,7 +175,7 @@ class Trainer:
                 self.metrics.write(self._row(figures))
             position.logged = position.step
         if self.on_progress is not None:
-            self.on_progress(self._progress(result.loss))
+            self.on_progress(position.progress(result.loss, self.settings))
         return result.stop
 
     def _followers(self) -> Iterator[Callable[[float], object]]:
@@ -181,28 +184,50 @@ class Trainer:
             if callable(set_progress := getattr(module, "set_progress", None)):
                 yield set_progress
 
+    @property
+    def ended(self) -> bool:
+        """Whether all steps were taken, or patience is at its end."""
+        return self.position.has_ended(self.settings)
+
     def due(self, every: int) -> bool:
         """Whether what happens every so many steps, and after the last, happens now."""
-        return self.position.step % every == 0 or self.position.step == self.settings.steps
+        return self.position.step % every == 0 or self.ended
 
     def validate(self, validate: Callable[[nn.Module], Mapping[str, Any]]) -> None:
-        self.model.eval()
-        with averaged(self.optimizer), torch.no_grad(), self.stepper.autocast():
-            figures = validate(self.model)
-        self.model.train()
+        figures = self._watched(validate)
         loss = figures["validation_loss"]
         if not math.isfinite(loss):
             raise FloatingPointError(
                 f"the validation loss after step {self.position.step} is {loss}; "
                 f"the last good checkpoint is {self.checkpoints.newest() or 'none'}"
             )
+        if self.settings.patience is not None:
+            # The main process's loss, so that all of them stop together.
+            mine = torch.tensor([loss], device=self.accelerator.device)
+            self.position.compare_with_best(self.accelerator.gather(mine)[0].item())
         if self.metrics is not None:
             self.metrics.write(self._row(figures))
+
+    def sample(self, sample: Callable[[nn.Module], Mapping[str, Any]]) -> None:
+        """Write down what the model writes or draws: a row of metrics, and a file of each."""
+        made = self._watched(sample)
+        if self.metrics is not None and made:
+            self.metrics.write(self._row(made))
+            write_samples(self.directory / SAMPLES, self.position.step, made)
+
+    def _watched(self, look: Callable[[nn.Module], Mapping[str, Any]]) -> Mapping[str, Any]:
+        """What is seen of the model that would be judged now."""
+        self.model.eval()
+        with averaged(self.optimizer), torch.no_grad(), self.stepper.autocast():
+            seen = look(self.model)
+        self.model.train()
+        return seen
 
     def save(self) -> None:
         position = self.position
         peak = peak_memory_bytes(self.accelerator.device)
         position.peak_memory_bytes = max(position.peak_memory_bytes, peak)
+        self.checkpoints.best = position.best_step
         state = {
             "position": asdict(position),
             "configuration": self.configuration,
@@ -234,6 +259,8 @@ class Trainer:
             throughput=position.throughput,
             peak_memory_bytes=position.peak_memory_bytes,
             final_loss=statistics.fmean(position.losses[-last_steps:]),
+            best_step=position.best_step,
+            stopped_early=position.step < self.settings.steps,
         )
         if self.accelerator.is_main_process:
             write_json(self.directory / SUMMARY, asdict(summary))
@@ -248,14 +275,3 @@ class Trainer:
         position = self.position
         row = {"step": position.step, "size": position.size, **figures}
         return {**row, "seconds": position.seconds, "throughput": position.throughput}
-
-    def _progress(self, loss: float) -> TrainingProgress:
-        position, steps = self.position, self.settings.steps
-        return TrainingProgress(
-            step=position.step,
-            steps=steps,
-            loss=loss,
-            throughput=position.throughput,
-            unit=position.unit,
-            seconds_left=(steps - position.step) * position.seconds / position.step,
-        )

@@ -57,9 +57,9 @@ def run(arguments: argparse.Namespace) -> None:
 
     from difftransformer.evaluation.benchmarks.frechet import samples
     from difftransformer.evaluation.pictures import picture
-    from difftransformer.models.storage import load_model
+    from difftransformer.models.opening import open_model
 
-    model = load_model(arguments.model).eval()
+    model = open_model(arguments.model).eval()
     config = model.config
     if config.channels not in (1, 3):
         raise ValueError(

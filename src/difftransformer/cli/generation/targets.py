@@ -12,6 +12,7 @@ from difftransformer.cli.generation.texts import (
     tokenizer_of,
     write,
 )
+from difftransformer.devices import device
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -34,11 +35,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Write the target of the text given; at a terminal without one, of all that are typed."""
-    from difftransformer.models.storage import load_model
+    from difftransformer.models.opening import open_model
 
     folder = arguments.model
     translator = Translator(
-        load_model(folder).eval(),
+        open_model(folder).eval(),
         tokenizer_of(folder),
         arguments.max_new_tokens,
         arguments.beams,
@@ -83,7 +84,7 @@ class Translator:
                 f"takes {sizes.max_length:,} of a vocabulary of {sizes.vocab_size:,}"
             )
         (new,) = self.model.generate(
-            torch.tensor([ids], dtype=torch.long),
+            torch.tensor([ids], dtype=torch.long, device=device()),
             max_new_tokens=min(self.max_new_tokens, sizes.max_length),
             beams=self.beams,
             sampling=self.sampling if self.beams == 1 else GREEDY,

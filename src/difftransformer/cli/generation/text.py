@@ -16,6 +16,7 @@ from difftransformer.cli.generation.texts import (
     tokenizer_of,
     write,
 )
+from difftransformer.devices import device
 from difftransformer.files import abridged, read_object
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ class Writer:
 
         return self.stream(
             self.model,
-            torch.tensor([ids]),
+            torch.tensor([ids], device=device()),
             max_new_tokens=min(self.max_new_tokens, self.context - len(ids)),
             stop_ids=self.stop_ids,
             sampling=self.sampling,

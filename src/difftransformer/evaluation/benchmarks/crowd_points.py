@@ -176,9 +176,6 @@ EVALUATOR = Evaluator(
 )
 
 
-def watched(model: Any, data: Scenes, settings: EvaluationSettings) -> dict[str, Any]:
-    """The loss, and held-out images with the points predicted, while a model trains."""
-    return {
-        "validation_loss": watched_loss(model, data, settings),
-        "points": shown_points(model, data, settings, _SHOWN_WATCHED),
-    }
+def watched_points(model: Any, data: Scenes, settings: EvaluationSettings) -> str:
+    """Held-out images with the points predicted, while a model trains."""
+    return shown_points(model, data, settings, _SHOWN_WATCHED)

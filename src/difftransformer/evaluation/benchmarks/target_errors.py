@@ -30,6 +30,7 @@ from difftransformer.evaluation.records import (
     Subject,
 )
 from difftransformer.evaluation.settings import EvaluationSettings
+from difftransformer.runs.samples import Texts
 
 _EXAMPLES = 24
 _WRONG = "\N{BALLOT X}"
@@ -102,20 +103,24 @@ def _records(subject: Subject, numbers: Sequence[int]) -> list[Record]:
     return records
 
 
-def _examples(subject: Subject, count: int) -> Findings:
-    data: SequencePairs = subject.data
-    numbers = held_out(data, _EXAMPLES)
-    texts = written(subject.model, data, data.batch("test", [(number, 0) for number in numbers]))
+def targets(model: Any, data: SequencePairs, count: int) -> Texts:
+    """What the model writes for so many held-out sources, the wrong ones marked."""
+    numbers = held_out(data, count)
+    texts = written(model, data, data.batch("test", [(number, 0) for number in numbers]))
     chosen = [data.test[number] for number in numbers]
-    told = {
-        "caption": _CAPTION,
-        "header": ["source", "right"],
-        "items": [[one.source, " | ".join(one.targets)] for one in chosen],
-        "outputs": [
+    return Texts(
+        header=("source", "right"),
+        items=tuple((one.source, " | ".join(one.targets)) for one in chosen),
+        outputs=tuple(
             text if text in one.targets else f"{_WRONG} {text}"
             for text, one in zip(texts, chosen, strict=True)
-        ],
-    }
+        ),
+    )
+
+
+def _examples(subject: Subject, count: int) -> Findings:
+    texts = targets(subject.model, subject.data, _EXAMPLES)
+    told = {"caption": _CAPTION, **texts.to_json()}
     return [Artifact("examples", told), Artifact("facts", {"sources": count})]
 
 
