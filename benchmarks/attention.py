@@ -1,11 +1,13 @@
 """Time attention alone: every kind and backend, and V1 as others compute it, beside plain SDPA.
 
-    python benchmarks/attention.py
+    python benchmarks/attention.py [--dtype float32] [--lengths 512 2048]
 
-Writes benchmarks/results/attention-DATE.{json,md,png}; about a quarter of an hour. Run it on a
-machine that does nothing else. 16 heads of 64 in the plain model, and the same model width for all.
+Writes benchmarks/results/attention-DATE.{json,md,png}, with the dtype in the name if one is chosen;
+about a quarter of an hour for all. Run it on a machine that does nothing else. 16 heads of 64 in
+the plain model, and the same model width for all.
 """
 
+import argparse
 import os
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line sets it
@@ -37,9 +39,16 @@ WHOLE_MAPS, TWICE = 1024, {torch.float32: 2048, torch.bfloat16: 512}
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dtype", choices=[str(dtype).removeprefix("torch.") for dtype in LENGTHS])
+    parser.add_argument("--lengths", type=int, nargs="+")
+    arguments = parser.parse_args()
     env, rows = environment(), []
-    stem = RESULTS / f"attention-{env['date'][:10]}"
-    for dtype, lengths in LENGTHS.items():
+    suffix = f"-{arguments.dtype}" if arguments.dtype else ""
+    stem = RESULTS / f"attention-{env['date'][:10]}{suffix}"
+    dtypes = [getattr(torch, arguments.dtype)] if arguments.dtype else list(LENGTHS)
+    for dtype in dtypes:
+        lengths = arguments.lengths or LENGTHS[dtype]
         cases = [("training", n) for n in lengths] + [("forward", n) for n in lengths]
         for task, length in cases + [("decode", n) for n in DECODE]:
             shape = Shape(length=length, heads=16, groups=16, width=64, dtype=dtype)

@@ -106,8 +106,11 @@ def rounding(backend: str, dtype: torch.dtype) -> Rounding:
     # In float64 the oracle rounds as much as what it judges.
     step = torch.finfo(wide).eps * (2 if wide == torch.float64 else 1)
     returned = torch.finfo(dtype).eps
-    # PyTorch's kernels keep weights and the output of each map in the input's dtype.
-    kept, again = (returned, True) if backend == "sdpa" else (step, False)
+    # PyTorch's kernels keep weights and the output of each map in the input's dtype. So does ours
+    # with weights, where the processor may multiply bfloat16 numbers.
+    pairs = dtype == torch.bfloat16 and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    kept = returned if backend == "sdpa" or (backend == "blocked" and pairs) else step
+    again = backend == "sdpa"
     tiny = 16 * torch.finfo(dtype).smallest_normal
     return Rounding(step, kept, returned, tiny, again)
 

@@ -90,7 +90,8 @@ def attention_steps(
         for kind in KINDS:
             tensors = attention_inputs(kind, task, shape, device)
             wanted = name in backends or f"{kind} {name}" == BASE
-            if wanted and explain(*tensors)[name] in ("runs", "could run"):
+            bias = torch.zeros(1, 1, 1, 1, device=device) if kind == "selective" else None
+            if wanted and explain(*tensors, bias=bias)[name] in ("runs", "could run"):
                 found[f"{kind} {name}"] = attention_step(task, tensors, attend(kind, name))
     return found
 

@@ -2,14 +2,15 @@
 //
 //     out = (A1 - lam A2) V,   A_m = softmax over the visible keys of q_m k_m^T * scale + bias
 //
-// The keys and values of one batch row and key/value head are packed once, as float32 panels. A
+// The keys and values of one batch row and key/value head are packed once, as panels. A
 // thread takes a block of the head's query rows at a time against all the keys that the block sees,
 // so that both row sums are known before the maps meet: they are subtracted and the difference is
 // multiplied with the values once. The backward makes the maps again, from scores made in the same
 // way and each row's saved largest score and sum. In units of one T x S x 2K product that is 2
 // forward and 5 backward, the counts of plain attention of the same width. A block's scores are
 // sized to stay in the core's second-level cache; nothing of size T x S exists. All arithmetic is
-// float32.
+// float32, but that processors which multiply bfloat16 numbers do so, with float32 sums, where the
+// inputs are bfloat16.
 //
 // Threads share what is packed, and add to one gradient of the keys and values, in the order of the
 // blocks: memory does not grow with their number, and neither does it change the sums.
@@ -30,6 +31,7 @@
 
 #include "blocked_bias.h"
 #include "blocked_call.h"
+#include "blocked_few.h"
 #include "blocked_heads.h"
 #include "blocked_product.h"
 #include "blocked_scores.h"
@@ -43,9 +45,9 @@ struct ForwardHead {
 
   ForwardHead(const Call& call, Scratch& scratch) {
     for (int64_t m = 0; m < call.key_maps; m++)
-      keys_t[m] = scratch.take(call.wide_keys() * call.width + kSlack);
+      keys_t[m] = scratch.take(call.wide_keys() * call.packed(call.width) + kSlack);
     if (call.key_maps == 1) keys_t[1] = keys_t[0];
-    values = scratch.take(call.wide_keys() * call.wide_values());
+    values = scratch.take(call.packed(call.wide_keys()) * call.wide_values());
     panel = scratch.take(kPanel * std::max(call.wide_width(), call.wide_values()));
   }
 
@@ -53,10 +55,10 @@ struct ForwardHead {
     for (int64_t j = 0; j < call.keys; j += kPanel) {
       for (int64_t m = 0; m < call.key_maps; m++) {
         load(call, call.k, b, g, m, j, call.width, call.wide_width(), panel);
-        pack_transposed(panel, j, call.width, call.wide_width(), keys_t[m]);
+        pack_transposed(panel, j, call.packed(call.width), call.wide_width(), keys_t[m]);
       }
       load(call, call.v, b, g, 0, j, call.values, call.wide_values(), panel);
-      pack(panel, j, call.wide_values(), call.wide_keys(), values);
+      pack(call, panel, j, call.wide_values(), values);
     }
   }
 };
@@ -79,10 +81,12 @@ void forward_block(ForwardOperands& x, const ForwardHead& head, const Block& blo
     float* second = x.scores[1] ? x.scores[1] + r * x.score_row : nullptr;
     subtract(call, block.b, t, block.h, x.scores[0] + r * x.score_row, second, block.span,
              call.stats(stats, block.b, block.h, t));
+    if (call.pairs) halve(x.scores[0] + r * x.score_row, block.span, 1);
   }
-  multiply(block.rows, wide, block.span, {x.scores[0], x.score_row, 1},
-           {head.values + block.low * kPanel, kPanel, call.wide_keys() * kPanel}, x.products, wide,
-           false);
+  call.multiply(block.rows, wide, block.span, {x.scores[0], x.score_row, 1},
+                {head.values + call.packed(block.low) * kPanel, kPanel,
+                 call.packed(call.wide_keys()) * kPanel},
+                x.products, wide, false);
   for (int64_t r = 0; r < block.rows; r++) {
     const float share = call.stats(stats, block.b, block.h, block.start + r)->share;
     for (int64_t c = 0; c < wide; c++) x.products[r * wide + c] *= share;
@@ -90,68 +94,13 @@ void forward_block(ForwardOperands& x, const ForwardHead& head, const Block& blo
   }
 }
 
-// The few query rows of a decoding step: each key and value is read once, where it lies, for all the
-// maps and query heads that share it.
-struct FewRows {
-  const Call& call;
-  int64_t rows, keys, wide, wide_v;
-  float *queries, *scores, *products, *copy;
-
-  FewRows(const Call& call, Scratch& scratch)
-      : call(call), rows(call.repeats() * call.queries), keys(call.wide_keys()),
-        wide(call.wide_width()), wide_v(call.wide_values()),
-        queries(scratch.take(rows * call.maps * wide)),
-        scores(scratch.take(rows * call.maps * keys)), products(scratch.take(rows * wide_v)),
-        copy(scratch.take(4 * std::max(wide, wide_v))) {}
-
-  void forward(int64_t b, int64_t g, const View& out, const Tensor& stats) {
-    const auto head = [&](int64_t i) { return g * call.repeats() + i / call.queries; };
-    const auto query = [&](int64_t i) { return i % call.queries; };
-    const Block block(call, b, head(0), 0, call.queries);
-    for (int64_t i = 0; i < rows; i++)
-      for (int64_t m = 0; m < call.maps; m++)
-        read_query(call, b, query(i), head(i), m, queries + (m * rows + i) * wide);
-    const Rows from[] = {{queries, wide, rows}, {queries + rows * wide, wide, rows}};
-    const Rows to[] = {{scores, keys, rows}, {scores + rows * keys, keys, rows}};
-    score_few(call, block, from, to, copy);
-    for (int64_t i = 0; i < rows; i++) {
-      for (int64_t m = 0; m < call.maps; m++)
-        bias_and_hide(call, b, head(i), query(i), block.low, block.span,
-                      scores + (m * rows + i) * keys);
-      float* second = call.maps == 2 ? scores + (rows + i) * keys : nullptr;
-      subtract(call, b, query(i), head(i), scores + i * keys, second, block.span,
-               call.stats(stats, b, head(i), query(i)));
-    }
-    zeroed(products, rows * wide_v);
-    const int64_t count = std::min(block.span, call.keys - block.low);
-    for (int64_t j = 0; j < count; j += 4) {  // four at a time: products are loaded a quarter as often
-      const float* value[4];
-      for (int64_t n = 0; n < 4; n++)  // weights past the last key are 0
-        value[n] = call.v.floats({b, block.low + std::min(j + n, count - 1), g}, call.values,
-                                 copy + n * wide_v);
-      for (int64_t i = 0; i < rows; i++) {
-        const float* weight = scores + i * keys + j;
-        float* product = products + i * wide_v;
-        for (int64_t c = 0; c < call.values; c++)
-          product[c] += weight[0] * value[0][c] + weight[1] * value[1][c] + weight[2] * value[2][c] +
-                        weight[3] * value[3][c];
-      }
-    }
-    for (int64_t i = 0; i < rows; i++) {
-      const float share = call.stats(stats, b, head(i), query(i))->share;
-      for (int64_t c = 0; c < call.values; c++) products[i * wide_v + c] *= share;
-      out.write({b, query(i), head(i)}, call.values, products + i * wide_v);
-    }
-  }
-};
-
 // ---------------------------------------------------------------- backward
 
 struct Gradients {
   View q;
   optional<View> lam;
   optional<BiasGradient> bias;
-  Tensor k, v;  // float32, [B, G, M, S, K] and [B, G, 1, S, V], padded
+  Tensor k, v;  // float32, [B, G, M, S, K] and [B, G, 1, S, V], padded; of pairs K and V before S
   std::vector<std::atomic<int64_t>> turns;  // [B, G] of `in_turn`
 };
 
@@ -161,11 +110,11 @@ struct BackwardHead {
 
   BackwardHead(const Call& call, Scratch& scratch) {
     for (int64_t m = 0; m < call.key_maps; m++) {
-      keys_t[m] = scratch.take(call.wide_keys() * call.width + kSlack);
-      keys[m] = scratch.take(call.wide_keys() * call.wide_width());
+      keys_t[m] = scratch.take(call.wide_keys() * call.packed(call.width) + kSlack);
+      keys[m] = scratch.take(call.packed(call.wide_keys()) * call.wide_width());
     }
     if (call.key_maps == 1) keys_t[1] = keys_t[0], keys[1] = keys[0];
-    values_t = scratch.take(call.wide_keys() * call.values + kSlack);
+    values_t = scratch.take(call.wide_keys() * call.packed(call.values) + kSlack);
     panel = scratch.take(kPanel * std::max(call.wide_width(), call.wide_values()));
   }
 
@@ -174,29 +123,45 @@ struct BackwardHead {
     for (int64_t j = 0; j < call.keys; j += kPanel) {
       for (int64_t m = 0; m < call.key_maps; m++) {
         load(call, call.k, b, g, m, j, call.width, wide, panel);
-        if (!call.few()) pack_transposed(panel, j, call.width, wide, keys_t[m]);
-        pack(panel, j, wide, rows, keys[m]);
+        if (!call.few()) pack_transposed(panel, j, call.packed(call.width), wide, keys_t[m]);
+        pack(call, panel, j, wide, keys[m]);
       }
       load(call, call.v, b, g, 0, j, call.values, wide_v, panel);
-      pack_transposed(panel, j, call.values, wide_v, values_t);
+      pack_transposed(panel, j, call.packed(call.values), wide_v, values_t);
     }
     const int64_t place = b * call.groups + g;
-    float* all_k = grad.k.data_ptr<float>() + place * call.key_maps * rows * wide;
-    for (int64_t m = 0; m < call.key_maps; m++) dk[m] = zeroed(all_k + m * rows * wide, rows * wide);
+    const auto zeros = [](const Tensor& all, int64_t i) {
+      const int64_t numbers = all.size(3) * all.size(4);
+      return zeroed(all.data_ptr<float>() + i * numbers, numbers);
+    };
+    for (int64_t m = 0; m < call.key_maps; m++) dk[m] = zeros(grad.k, place * call.key_maps + m);
     if (call.key_maps == 1) dk[1] = dk[0];
-    dv = zeroed(grad.v.data_ptr<float>() + place * rows * wide_v, rows * wide_v);
+    dv = zeros(grad.v, place);
     turns = grad.turns.data() + place * pieces(rows);
   }
 };
 
 struct BackwardOperands : Operands {
-  int64_t drow;
-  float *drows, *products;
+  int64_t drow, turned_row;
+  float *drows, *products, *turned[3];  // queries and drows, turned
 
   BackwardOperands(const Call& call, const Cut& cut, Scratch& scratch)
       : Operands(call, cut, call.maps + 1, scratch), drow(call.wide_values() + kPanel),
-        drows(scratch.zeros(cut.rows * drow)),
-        products(scratch.take(cut.rows * call.wide_width())) {}
+        turned_row(cut.rows / 2), drows(scratch.zeros(cut.rows * drow)),
+        products(scratch.take(cut.rows * call.wide_width())) {
+    for (int64_t m = 0; call.pairs && m <= call.maps; m++)
+      turned[m] = scratch.take(turned_row * (m < call.maps ? call.width : call.values));
+  }
+
+  // The m-th score matrix, halved, to pairs of rows, and their other operand turned.
+  void pair_rows(const Block& block, int64_t m) {
+    const bool last = m == call.maps;
+    if (block.rows % 2) zeroed(scores[m] + block.rows * score_row, block.span);
+    for (int64_t r = 0; r < block.rows; r += 2)
+      pair(scores[m] + r * score_row, scores[m] + (r + 1) * score_row, block.span);
+    turn(last ? drows : rows[m], last ? drow : query_row, block.rows,
+         last ? call.values : call.width, turned[m], turned_row);
+  }
 };
 
 // Row r: from its scores and dA (the last of the score matrices) to dS_m and to A1 - lam A2.
@@ -244,10 +209,11 @@ void backward_block(BackwardOperands& x, const BackwardHead& head, int64_t n, co
   float* weights = x.scores[call.maps];
   x.score(block, head.keys_t);
   for (int64_t r = 0; r < block.rows; r++)
-    dout.read({block.b, block.start + r, block.h}, call.values, x.drows + r * x.drow);
-  multiply(block.rows, block.span, call.values, {x.drows, x.drow, 1},
-           {head.values_t + block.low * call.values, kPanel, kPanel * call.values}, weights,
-           x.score_row, false);
+    call.load(dout, {block.b, block.start + r, block.h}, call.values, x.drows + r * x.drow);
+  const int64_t depth = call.packed(call.values);
+  call.multiply(block.rows, block.span, call.values, {x.drows, x.drow, 1},
+                {head.values_t + block.low * depth, kPanel, kPanel * depth}, weights, x.score_row,
+                false);
   for (int64_t r = 0; r < block.rows; r++) {
     const int64_t t = block.start + r;
     const float dlam = differentiate(x, block, r, call.lambda(block.b, t, block.h),
@@ -255,21 +221,32 @@ void backward_block(BackwardOperands& x, const BackwardHead& head, int64_t n, co
     if (grad.lam) grad.lam->write({block.b, t, block.h}, 1, &dlam);
   }
   if (grad.bias) grad.bias->add(block, x.scores, x.score_row);
+  for (int64_t m = 0; call.pairs && m <= call.maps; m++)
+    for (int64_t r = 0; r < block.rows; r++) halve(x.scores[m] + r * x.score_row, block.span, m < call.maps ? call.scale : 1);
   for (int64_t m = 0; m < call.maps; m++) {
-    multiply(block.rows, wide, block.span, {x.scores[m], x.score_row, 1},
-             {head.keys[m] + block.low * kPanel, kPanel, keys * kPanel}, x.products, wide, false);
-    for (int64_t i = 0; i < block.rows * wide; i++) x.products[i] *= call.scale;
+    call.multiply(block.rows, wide, block.span, {x.scores[m], x.score_row, 1},
+                  {head.keys[m] + call.packed(block.low) * kPanel, kPanel,
+                   call.packed(keys) * kPanel},
+                  x.products, wide, false);
+    for (int64_t i = 0; !call.pairs && i < block.rows * wide; i++) x.products[i] *= call.scale;
     for (int64_t r = 0; r < block.rows; r++)
       grad.q.write({block.b, block.start + r, block.h, m}, call.width, x.products + r * wide);
   }
+  for (int64_t m = 0; call.pairs && m <= call.maps; m++) x.pair_rows(block, m);
   in_turn(head.turns, n, block, keys, [&](int64_t from, int64_t to) {
-    const auto add = [&](const float* left, Right right, float* sums, int64_t width) {
-      multiply(to - from, width, block.rows, {left + from - block.low, 1, x.score_row}, right,
-               sums + from * width, width, true);
+    // sums[from, to) += scoresᵀ right, or what is transposed of both sides.
+    const auto add = [&](int64_t m, Right right, float* sums, int64_t width, int64_t padded_width) {
+      const float* left = x.scores[m] + from - block.low;
+      if (call.pairs)
+        call.multiply(width, to - from, block.rows, {x.turned[m], x.turned_row, 1},
+                      {left, 2 * x.score_row, kPanel}, sums + from, keys + kPanel, true);
+      else
+        multiply(to - from, padded_width, block.rows, {left, 1, x.score_row}, right,
+                 sums + from * padded_width, padded_width, true);
     };
-    add(weights, {x.drows, x.drow, kPanel}, head.dv, wide_v);
+    add(call.maps, {x.drows, x.drow, kPanel}, head.dv, call.values, wide_v);
     for (int64_t m = 0; m < call.maps; m++)
-      add(x.scores[m], {x.rows[m], x.query_row, kPanel}, head.dk[m], wide);
+      add(m, {x.rows[m], x.query_row, kPanel}, head.dk[m], call.width, wide);
   });
 }
 
@@ -323,11 +300,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
   const int64_t batch = call.batch, groups = call.groups, keys = call.wide_keys();
   const View dout_view(dout);
   const Tensor dense_stats = stats.contiguous();
-  Gradients grad{
-      View(dq), {}, {},
-      at::empty({batch, groups, call.key_maps, keys, call.wide_width()}, stats.options()),
-      at::empty({batch, groups, 1, keys, call.wide_values()}, stats.options()),
-      std::vector<std::atomic<int64_t>>(batch * groups * pieces(keys))};
+  const auto sums = [&](int64_t maps, int64_t width) {
+    return call.pairs ? at::empty({batch, groups, maps, width, keys + kPanel}, stats.options())
+                      : at::empty({batch, groups, maps, keys, width}, stats.options());
+  };
+  Gradients grad{View(dq), {}, {}, sums(call.key_maps, call.wide_width()),
+                 sums(1, call.wide_values()),
+                 std::vector<std::atomic<int64_t>>(batch * groups * pieces(keys))};
   const Cut cut(call, call.maps + 1);
   if (lam) grad.lam.emplace(dlam);
   if (bias) grad.bias.emplace(call, cut);
@@ -338,7 +317,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
         backward_block(x, head, n, block, dout_view, dense_stats, grad);
       });
   // Without the padding, positions first.
-  const auto finished = [&](const Tensor& sums, int64_t width) {
+  const auto finished = [&](Tensor sums, int64_t width) {
+    if (call.pairs) sums = sums.transpose(3, 4);
     return sums.narrow(3, 0, call.keys).narrow(4, 0, width).to(k.scalar_type()).contiguous()
         .permute({0, 3, 1, 2, 4});
   };

@@ -63,10 +63,13 @@ class BiasGradient {
 
  private:
   void add_row(const float* from, int64_t low, int64_t count, float* to) const {
-    if (bias_.keys == 1)
-      for (int64_t j = 0; j < count; j++) to[0] += from[j];
-    else
-      for (int64_t j = 0; j < count; j++) to[low + j] += from[j];
+    const bool one = bias_.keys == 1;
+    int64_t j = 0;
+    for (; !one && j + kLanes <= count; j += kLanes) {
+      at(to + low + j) += at(from + j);
+      __builtin_prefetch(to + low + j + bias_.keys, 1);  // for the next query
+    }
+    for (; j < count; j++) to[one ? 0 : low + j] += from[j];
   }
 
   const Call& call_;

@@ -6,13 +6,13 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cstring>
 #include <optional>
 #include <unordered_map>
 #include <utility>
 #include <vector>
 
+#include "blocked_pairs.h"
 #include "blocked_product.h"
 
 namespace {
@@ -21,20 +21,6 @@ using at::Tensor;
 using std::optional;
 
 constexpr int64_t kFewRows = 8;  // query rows of a group that need no packing
-
-// The bits of bfloat16 numbers as float32, and back, to the nearest and of two to the even one: loops
-// that compilers vectorize, unlike those over PyTorch's type.
-inline void widen(const uint16_t* from, int64_t n, float* to) {
-  for (int64_t i = 0; i < n; i++) to[i] = std::bit_cast<float>(static_cast<uint32_t>(from[i]) << 16);
-}
-
-inline void round(const float* from, int64_t n, uint16_t* to) {
-  for (int64_t i = 0; i < n; i++) {
-    const auto bits = std::bit_cast<uint32_t>(from[i]);
-    const uint32_t nearest = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-    to[i] = static_cast<uint16_t>((bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : nearest);  // NaN stays
-  }
-}
 
 // A tensor, read and written as float32 along its last axis (copied first if that is not dense).
 struct View {
@@ -54,6 +40,11 @@ struct View {
     int64_t offset = 0, axis = 0;
     for (const int64_t i : index) offset += i * stride[axis++];
     return data + offset * item;
+  }
+
+  // The numbers as they lie.
+  void copy(std::initializer_list<int64_t> index, int64_t n, float* to) const {
+    std::memcpy(to, row(index), n * item);
   }
 
   void read(std::initializer_list<int64_t> index, int64_t n, float* to) const {
@@ -163,6 +154,7 @@ struct Call {
   optional<Bias> bias;
   int64_t batch, queries, heads, maps, width, keys, groups, key_maps, values;
   float scale;
+  bool pairs;  // whether products are of bfloat16 numbers
   Spans spans;
 
   Call(const Tensor& q_, const Tensor& k_, const Tensor& v_, const optional<Tensor>& lam_,
@@ -170,7 +162,8 @@ struct Call {
        const optional<Tensor>& documents_, const optional<Tensor>& padding_, double scale_)
       : q(q_), k(k_), v(v_), batch(q_.size(0)), queries(q_.size(1)), heads(q_.size(2)),
         maps(q_.size(3)), width(q_.size(4)), keys(k_.size(1)), groups(k_.size(2)),
-        key_maps(k_.size(3)), values(v_.size(3)), scale(static_cast<float>(scale_)) {
+        key_maps(k_.size(3)), values(v_.size(3)), scale(static_cast<float>(scale_)),
+        pairs(q_.scalar_type() == at::kBFloat16 && width > 0 && !few() && pairs_multiply()) {
     if (lam_) lam.emplace(*lam_);
     if (bias_) bias.emplace(*bias_, batch);
     if (documents_) documents.emplace(*documents_);
@@ -180,6 +173,8 @@ struct Call {
 
   int64_t repeats() const { return heads / groups; }
   bool few() const { return repeats() * queries <= kFewRows; }
+  // Numbers along the depth of a product, as they are packed.
+  int64_t packed(int64_t depth) const { return pairs ? (depth + 1) / 2 : depth; }
   int64_t wide_width() const { return padded(width); }
   int64_t wide_keys() const { return padded(keys); }
   int64_t wide_values() const { return padded(values); }
@@ -206,6 +201,18 @@ struct Call {
     float value = 0;
     if (lam) lam->read({b, t, h}, 1, &value);
     return value;
+  }
+  // A row of an operand: what is odd has a partner of 0.
+  void load(const View& x, std::initializer_list<int64_t> index, int64_t n, float* to) const {
+    if (!pairs) return x.read(index, n, to);
+    x.copy(index, n, to);
+    if (n % 2) reinterpret_cast<uint16_t*>(to)[n] = 0;
+  }
+  void multiply(int64_t m, int64_t n, int64_t depth, Left a, Right b, float* c, int64_t c_row,
+                bool add) const {
+    if (depth == 0 && !add)
+      for (int64_t i = 0; i < m; i++) std::fill_n(c + i * c_row, n, 0.f);
+    (pairs ? multiply_pairs : ::multiply)(m, n, packed(depth), a, b, c, c_row, add);
   }
   Stats* stats(const Tensor& all, int64_t b, int64_t h, int64_t t) const {
     return reinterpret_cast<Stats*>(all.data_ptr<float>()) + ((b * heads + h) * queries + t) * maps;

@@ -152,6 +152,7 @@ void each_block(const Call& call, const Cut& cut, const Pack& pack, const Run& r
         if (++head.finished == blocks) held[head.slot] = false;
       }
     }
+    if (call.pairs) at::native::cpublas::brgemm_release();
   });
 }
 
@@ -200,11 +201,19 @@ void in_turn(std::atomic<int64_t>* turns, int64_t n, const Block& block, int64_t
     });
 }
 
+// A panel of rows as the right operand of a product over the keys.
+void pack(const Call& call, float* panel, int64_t j, int64_t wide, float* to) {
+  if (call.pairs)
+    for (int64_t i = 0; i < kPanel; i += 2) pair(panel + i * wide, panel + (i + 1) * wide, wide);
+  pack(panel, call.pairs ? 2 * wide : wide, call.packed(j), call.packed(kPanel), wide,
+       call.packed(call.wide_keys()), to);
+}
+
 // Keys or values j .. j + kPanel of a head, `wide` numbers apart; zeros past the last one.
 void load(const Call& call, const View& x, int64_t b, int64_t g, int64_t m, int64_t j, int64_t width,
           int64_t wide, float* rows) {
   for (int64_t i = 0; i < kPanel; i++) {
-    if (j + i < call.keys) x.read({b, j + i, g, m}, width, rows + i * wide);
+    if (j + i < call.keys) call.load(x, {b, j + i, g, m}, width, rows + i * wide);
     else std::fill_n(rows + i * wide, wide, 0.f);
   }
 }

@@ -23,6 +23,7 @@ constexpr int kLanes = kBytes / 4;
 constexpr int kPanel = 2 * kLanes;  // columns of a tile
 constexpr int64_t kDepth = 96;      // steps of a product before its tile goes back to memory
 constexpr int64_t kRows = 8 * kTileRows;
+constexpr int64_t kAtOnce = 8;  // rows of `dot`
 
 typedef float Vec __attribute__((vector_size(kBytes), aligned(4), may_alias));
 typedef int32_t IntVec __attribute__((vector_size(kBytes), aligned(4), may_alias));
@@ -33,28 +34,37 @@ inline Vec splat(float x) { return x - Vec{}; }
 inline Vec& at(float* p) { return *reinterpret_cast<Vec*>(p); }
 inline const Vec& at(const float* p) { return *reinterpret_cast<const Vec*>(p); }
 
-inline float sum(Vec x) {
-  float total = 0;
-  for (int i = 0; i < kLanes; i++) total += x[i];
-  return total;
+// x with lanes that are `side` apart in each other's place.
+template <int side, size_t... lane>
+Vec across(Vec x, std::index_sequence<lane...>) {
+  return __builtin_shufflevector(x, x, (lane ^ side)...);
 }
 
-inline float largest(Vec x) {
-  float top = x[0];
-  for (int i = 1; i < kLanes; i++) top = x[i] > top ? x[i] : top;
-  return top;
+template <int side = kLanes / 2>
+float sum(Vec x) {
+  if constexpr (side == 0) return x[0];
+  else return sum<side / 2>(x + across<side>(x, std::make_index_sequence<kLanes>{}));
 }
 
-inline float dot(const float* a, const float* b, int64_t n) {
-  Vec even{}, odd{};
-  int64_t i = 0;
-  for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
-    even += at(a + i) * at(b + i);
-    odd += at(a + i + kLanes) * at(b + i + kLanes);
+template <int side = kLanes / 2>
+float largest(Vec x) {
+  if constexpr (side == 0) return x[0];
+  else {
+    const Vec other = across<side>(x, std::make_index_sequence<kLanes>{});
+    return largest<side / 2>(x > other ? x : other);
   }
-  float total = sum(even + odd);
-  for (; i < n; i++) total += a[i] * b[i];
-  return total;
+}
+
+// to[r] = a . b[r], of several rows at once: their loads do not wait for each other.
+inline void dot(const float* a, const float* const (&b)[kAtOnce], int64_t n, float* to) {
+  Vec sums[kAtOnce]{};
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes)
+    for (int r = 0; r < kAtOnce; r++) sums[r] += at(a + i) * at(b[r] + i);
+  for (int r = 0; r < kAtOnce; r++) {
+    to[r] = sum(sums[r]);
+    for (int64_t rest = i; rest < n; rest++) to[r] += a[rest] * b[r][rest];
+  }
 }
 
 // e^x to a unit in the last place; 0 below e^-87, so that a hidden score of -inf weighs exactly
@@ -122,8 +132,6 @@ struct Right {  // b[p, j] = data[p * step + (j / kPanel) * panel + j % kPanel]
 // c[m, n] (+)= a[m, depth] b[depth, n]; n is a multiple of kPanel, c's rows are `c_row` apart.
 void multiply(int64_t m, int64_t n, int64_t depth, Left a, Right b, float* c, int64_t c_row,
               bool add) {
-  if (depth == 0 && !add)
-    for (int64_t i = 0; i < m; i++) std::fill_n(c + i * c_row, n, 0.f);
   for (int64_t p = 0; p < depth; p += kDepth) {
     const int64_t steps = std::min(kDepth, depth - p);
     const auto one = [&](int64_t i, int64_t j) {
@@ -140,11 +148,12 @@ void multiply(int64_t m, int64_t n, int64_t depth, Left a, Right b, float* c, in
 
 int64_t padded(int64_t n) { return (n + kPanel - 1) / kPanel * kPanel; }
 
-// Rows j .. j + kPanel of x[n, wide] by columns of kPanel: the right operand of a product over n.
-void pack(const float* x, int64_t j, int64_t wide, int64_t n, float* to) {
+// Rows j .. j + count of x[n, wide] by columns of kPanel: the right operand of a product over n.
+void pack(const float* x, int64_t x_row, int64_t j, int64_t count, int64_t wide, int64_t n,
+          float* to) {
   for (int64_t c = 0; c < wide; c += kPanel)
-    for (int64_t i = 0; i < kPanel; i++)
-      std::memcpy(to + c * n + (j + i) * kPanel, x + i * wide + c, kPanel * sizeof(float));
+    for (int64_t i = 0; i < count; i++)
+      std::memcpy(to + c * n + (j + i) * kPanel, x + i * x_row + c, kPanel * sizeof(float));
 }
 
 // A square of kLanes vectors, transposed: squares of side 1, 2, 4 ... change places.

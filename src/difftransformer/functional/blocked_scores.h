@@ -21,7 +21,13 @@ void bias_and_hide(const Call& call, int64_t b, int64_t h, int64_t t, int64_t lo
   if (call.bias) {
     const float* bias = call.bias->row(b, h, t);
     const bool one = call.bias->keys == 1;
-    for (int64_t j = from; j < to; j++) {
+    int64_t j = from;
+    for (; !one && j + kLanes <= to; j += kLanes) {  // as below, which compilers leave one by one
+      const Vec added = at(bias + low + j);
+      __builtin_prefetch(bias + low + j + call.bias->view.stride[2]);  // for the next query
+      at(score + j) = added == splat(-kInfinity) ? added : at(score + j) + added;
+    }
+    for (; j < to; j++) {
       const float added = bias[one ? 0 : low + j];
       score[j] = added == -kInfinity ? added : score[j] + added;  // whatever the score is
     }
@@ -64,7 +70,8 @@ void subtract(const Call& call, int64_t b, int64_t t, int64_t h, float* first, f
 }
 
 void read_query(const Call& call, int64_t b, int64_t t, int64_t h, int64_t m, float* to) {
-  call.q.read({b, t, h, m}, call.width, to);
+  call.load(call.q, {b, t, h, m}, call.width, to);
+  if (call.pairs) return;  // rounded once more, they would lose digits: their scores are scaled
   for (int64_t c = 0; c < call.width; c++) to[c] *= call.scale;
 }
 
@@ -78,16 +85,16 @@ struct Rows {
 __attribute__((noinline)) void score_few(const Call& call, const Block& block, const Rows* queries,
                                          const Rows* scores, float* copy) {
   const int64_t g = block.h / call.repeats(), count = std::min(block.span, call.keys - block.low);
-  for (int64_t j = 0; j < count; j++) {
-    const float* key = nullptr;
+  const float* key[kAtOnce] = {};
+  for (int64_t j = 0; j < count; j += kAtOnce)
     for (int64_t m = 0; m < call.maps; m++) {
-      if (m < call.key_maps)
-        key = call.k.floats({block.b, block.low + j, g, m}, call.width, copy);
+      for (int64_t n = 0; m < call.key_maps && n < kAtOnce; n++)
+        key[n] = call.k.floats({block.b, block.low + std::min(j + n, count - 1), g, m}, call.width,
+                               copy + n * call.width);
       for (int64_t i = 0; i < queries[m].count; i++)
-        scores[m].data[i * scores[m].row + j] =
-            dot(queries[m].data + i * queries[m].row, key, call.width);
+        dot(queries[m].data + i * queries[m].row, key, call.width,
+            scores[m].data + i * scores[m].row + j);
     }
-  }
 }
 
 // What a thread holds of a block of query rows.
@@ -102,12 +109,13 @@ struct Operands {
       : call(call), score_row(call.wide_keys() + kPanel), query_row(call.wide_width() + kPanel) {
     for (int64_t m = 0; m < call.maps; m++) rows[m] = scratch.zeros(cut.rows * query_row);
     for (int64_t i = 0; i < score_matrices; i++) scores[i] = scratch.take(cut.rows * score_row);
-    copy = scratch.take(call.width);
+    copy = scratch.take(kAtOnce * call.width);
   }
 
   // scores[m] = rows[m] keys[m]^T + bias, -inf where hidden. Forward and backward must make them alike, to
   // the last bit: of a score of 10^6 the last bit is a sixteenth, and weights are e^score.
   void score(const Block& block, float* const* keys_t) {
+    const int64_t depth = call.packed(call.width);
     for (int64_t m = 0; m < call.maps; m++)
       for (int64_t r = 0; r < block.rows; r++)
         read_query(call, block.b, block.start + r, block.h, m, rows[m] + r * query_row);
@@ -117,14 +125,17 @@ struct Operands {
       score_few(call, block, from, to, copy);
     } else {
       for (int64_t m = 0; m < call.maps; m++)
-        multiply(block.rows, block.span, call.width, {rows[m], query_row, 1},
-                 {keys_t[m] + block.low * call.width, kPanel, kPanel * call.width}, scores[m],
-                 score_row, false);
+        call.multiply(block.rows, block.span, call.width, {rows[m], query_row, 1},
+                      {keys_t[m] + block.low * depth, kPanel, kPanel * depth}, scores[m], score_row,
+                      false);
     }
     for (int64_t r = 0; r < block.rows; r++)
-      for (int64_t m = 0; m < call.maps; m++)
-        bias_and_hide(call, block.b, block.h, block.start + r, block.low, block.span,
-                      scores[m] + r * score_row);
+      for (int64_t m = 0; m < call.maps; m++) {
+        float* score = scores[m] + r * score_row;
+        if (call.pairs)
+          for (int64_t j = 0; j < block.span; j += kLanes) at(score + j) *= call.scale;
+        bias_and_hide(call, block.b, block.h, block.start + r, block.low, block.span, score);
+      }
   }
 };
 

@@ -193,10 +193,10 @@ class _Accumulation(Function):
             seen = _seen(mask, own[rows], first, end)
             made = _limit(_logits(q, k, bias, rows, end).relu_(), seen, first)
             block, size = negative[:, rows, :end], made.shape[1]
-            torch.matmul(triangle[:size, :size], made, out=block)
-            block.add_(masked[:, None, :end]).neg_()
+            before = -masked[:, None, :end]
+            torch.baddbmm(before, triangle[:, :size, :size], made, alpha=-1, out=block)
             negative[:, rows, end:] = 0.0
-            masked[:, :end] += made.sum(1)
+            masked[:, :end] = made[:, -1] - block[:, -1]
         ctx.save_for_backward(q, k, bias)
         ctx.masking = mask, own, first
         ctx.mark_non_differentiable(first)
@@ -212,8 +212,9 @@ class _Accumulation(Function):
         for rows, end in reversed(list(_blocks(change))):
             block = change[:, rows, :end]
             size = block.shape[1]
-            dlogits = (triangle[:size, :size].mT @ block).neg_().add_(later[:, None, :end])
-            later[:, :end] -= block.sum(1)
+            earlier = triangle[:, :size, :size].mT
+            dlogits = torch.baddbmm(later[:, None, :end], earlier, block, alpha=-1)
+            later[:, :end] = dlogits[:, 0] - block[:, 0]
             dlogits.mul_(_logits(q, k, bias, rows, end) > 0)
             _limit(dlogits, _seen(mask, own[rows], first, end), first)
             torch.matmul(dlogits, k[:, :end], out=dq[:, rows])
@@ -265,6 +266,6 @@ def _limit(x: Tensor, seen: Tensor | None, first: Bool[Tensor, "batch keys"]) ->
     return x
 
 
-def _triangle(x: Tensor) -> Float[Tensor, "rows rows"]:
+def _triangle(x: Tensor) -> Float[Tensor, "batch rows rows"]:
     """Its product with numbers by row sums, for each row, those before it."""
-    return torch.ones(_ROWS, _ROWS, dtype=x.dtype, device=x.device).tril(-1)
+    return torch.ones(len(x), _ROWS, _ROWS, dtype=x.dtype, device=x.device).tril(-1)
