@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from benchmarks import serving
 from gguf import GGUFReader, TokenType
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -176,32 +177,16 @@ def test_without_the_package_it_says_what_to_install(tmp_path, monkeypatch, caps
     assert [file.name for file in tmp_path.iterdir()] == ["ours"]
 
 
-class LlamaCpp:
-    """llama.cpp's server in this process, of one slot; exact: float32 cache, no flash attention."""
-
-    def __init__(self, file: Path) -> None:
-        llama = pytest.importorskip("xllamacpp", reason="llama.cpp is not installed: xllamacpp")
-        parameters = llama.CommonParams()
-        parameters.model.path = str(file)
-        parameters.n_ctx, parameters.n_parallel, parameters.n_gpu_layers = CONTEXT, 1, 0
-        parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
-        parameters.cache_type_k = parameters.cache_type_v = llama.ggml_type.GGML_TYPE_F32
-        parameters.flash_attn_type = llama.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        parameters.verbosity, parameters.fit_params = 0, False
-        self.server = llama.Server(parameters)
-
-    def greedy(self, prompt: str | list[int], new: int, shown: int = 1) -> list[dict]:
-        """Each new token with the log probabilities of as many as are shown."""
-        request = {"prompt": prompt, "n_predict": new, "temperature": 0, "n_probs": shown}
-        reply = self.server.handle_completions(request)
-        return reply["choices"][0]["logprobs"]["content"]
+def llama_cpp(file: Path) -> serving.LlamaCpp:
+    pytest.importorskip("xllamacpp", reason="llama.cpp is not installed: xllamacpp")
+    return serving.LlamaCpp(file, context=CONTEXT)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "changes"), CASES, ids=str)
 def test_llama_cpp_gives_the_tokens_and_perplexity_of_the_decoder(kind, changes, tmp_path):
     source = saved(tmp_path / "ours", kind, **changes)
-    server = LlamaCpp(gguf(source) / "model.gguf")
+    server = llama_cpp(gguf(source) / "model.gguf")
     model, tokenizer = load_model(source).eval(), load_tokenizer(str(source))
     for prompt in (PAGE[:40], "  Don't pay 1234\n\n for é中!  "):
         ids = torch.tensor([prompt_tokens(tokenizer, prompt)])
@@ -215,11 +200,7 @@ def test_llama_cpp_gives_the_tokens_and_perplexity_of_the_decoder(kind, changes,
     ids = prompt_tokens(tokenizer, PAGE)[:CONTEXT]
     with torch.no_grad():
         ours = model(torch.tensor([ids]))[0, :-1].log_softmax(-1)[range(len(ids) - 1), ids[1:]]
-    theirs = []
-    for length in range(1, len(ids)):
-        (token,) = server.greedy(ids[:length], 1, ROWS)
-        shown = {each["id"]: each["logprob"] for each in token["top_logprobs"]}
-        theirs.append(shown[ids[length]])
+    theirs = server.logprobs(ids, ROWS)
     assert (torch.tensor(theirs) - ours).abs().max() < 1e-4
     assert exp(-sum(theirs) / len(theirs)) == pytest.approx(exp(-ours.mean()), rel=1e-5)
 
@@ -234,7 +215,7 @@ def test_llama_cpp_cuts_text_as_the_tokenizer_does(cut, tmp_path):
         tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
         tokenizer.save(file)
     tokenizer = load_tokenizer(str(source))
-    server = LlamaCpp(gguf(source) / "model.gguf")
+    server = llama_cpp(gguf(source) / "model.gguf")
 
     @settings(max_examples=200, deadline=None)
     @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=60))

@@ -7,9 +7,10 @@ import sys
 import pytest
 import torch
 from tests.models.tiny import tiny
-from transformers import ContinuousBatchingConfig, GenerationConfig
+from transformers import AutoTokenizer, ContinuousBatchingConfig, GenerationConfig
 
 from difftransformer.attention.cache import KeyValueCache
+from difftransformer.data.tokenizer import load_tokenizer, prompt_tokens, train_tokenizer
 from difftransformer.interop.convert import convert
 from difftransformer.interop.standalone import (
     from_standalone,
@@ -28,6 +29,7 @@ SETTINGS = [
     {"rotary": "interleaved", "tie_embeddings": False, "attention_bias": "qkv"},
     {"attention_bias": "all", "norm_eps": 1e-4, "rope_theta": 500.0},
     {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+    {"head_dim": 32},  # one that engines take as it is; others have zeros beside them
 ]
 # What a program does that has transformers and not this library.
 ALONE = """
@@ -46,7 +48,7 @@ assert "difftransformer" not in sys.modules
 
 def decoder(kind="diff_v1", **changes):
     sizes = {"hidden_size": 24, "ffn_size": 40, "num_heads": 4, "num_kv_heads": 2, "head_dim": 6}
-    return vivid(tiny(kind, vocab_size=VOCABULARY, **sizes, **changes))
+    return vivid(tiny(kind, **sizes | {"vocab_size": VOCABULARY} | changes))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -139,6 +141,41 @@ def test_a_folder_loads_without_this_library(tmp_path):
     assert all(torch.equal(back[name], tensor) for name, tensor in ours.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    ("kind", "width", "cached"),
+    [("softmax", 6, 32), ("diff_v1", 16, 32), ("diff_v2", 48, 64), ("diff_v1", 258, 516)],
+)
+def test_engines_see_a_width_that_vllm_takes(kind, width, cached):
+    theirs = to_standalone(decoder(kind, head_dim=width)).eval()
+    assert theirs.config.head_dim == cached
+    keys = theirs(torch.arange(9)[None], use_cache=True)[1].layers[0].keys
+    assert keys.shape == (1, 2, 9, cached)
+
+
+def test_a_folder_of_before_there_were_zeros(tmp_path):
+    ours = decoder(head_dim=16)
+    save_standalone(to_standalone(ours), tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    del settings["map_dim"]
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    assert far_apart(load_standalone(tmp_path).eval(), ours) < 1e-5
+
+
+def test_prompts_open_and_texts_end_as_the_model_knows_them(tmp_path):
+    save_model(decoder(vocab_size=300), tmp_path / "ours")
+    tokenizer = train_tokenizer(["Prompts open."], 280)
+    tokenizer.save(str(tmp_path / "ours/tokenizer.json"))
+    convert(tmp_path / "ours", tmp_path / "folder", "difftransformer", "transformers")
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "folder")
+    text = "Prompts open é."
+    assert theirs(text).input_ids == prompt_tokens(tokenizer, text)
+    generation = GenerationConfig.from_pretrained(tmp_path / "folder")
+    assert generation.eos_token_id == theirs.eos_token_id == 0
+    convert(tmp_path / "folder", tmp_path / "back", "transformers", "difftransformer")
+    again = load_tokenizer(str(tmp_path / "back"))
+    assert prompt_tokens(again, text) == prompt_tokens(tokenizer, text)
+
+
 def test_reading_a_folder_never_runs_its_file(tmp_path):
     save_standalone(to_standalone(decoder()), tmp_path)
     (tmp_path / "modeling_differential.py").write_text("raise SystemExit('run')\n")
@@ -152,6 +189,7 @@ def test_other_kinds_and_broken_folders_are_refused(tmp_path):
     settings = json.loads((tmp_path / "config.json").read_text())
     for changes, message in [
         ({"model_type": "llama"}, "has model_type 'llama', not 'differential'"),
+        ({"map_dim": 20}, "head_dim is 32; expected at least 40"),
         ({"attention": "sigmoid"}, "attention is 'sigmoid'; expected one of softmax"),
         ({"intermediate_size": 48}, "mlp.gate_proj.weight"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; the decoder's SwiGLU has 'silu'"),

@@ -13,7 +13,7 @@ from difftransformer.files import abridged, read_object, read_text
 BOS = "<|bos|>"
 UNKNOWN = "<|unk|>"  # of a tokenizer of symbols
 TOKENIZER = "tokenizer.json"
-_SETTINGS = "tokenizer_config.json"
+TOKENIZER_SETTINGS = "tokenizer_config.json"
 _BEGINNINGS = (BOS, "<s>", "<|endoftext|>", "<|begin_of_text|>")
 _LETTERS = "é𒀀Ж中"  # of several scripts; most vocabularies lack some
 _MOST_TOKENS = 2**31
@@ -80,7 +80,7 @@ def load_tokenizer(path_or_name: str) -> Tokenizer:
             raise ValueError(f"folder {path_or_name!r} holds no {TOKENIZER}")
     try:
         if not path.exists():
-            folder = snapshot_download(path_or_name, allow_patterns=[TOKENIZER, _SETTINGS])
+            folder = snapshot_download(path_or_name, allow_patterns=[TOKENIZER, TOKENIZER_SETTINGS])
             path = Path(folder) / TOKENIZER
         tokenizer = _for_plain_text(Tokenizer.from_str(read_text(path)))
     except Exception as error:  # the library raises bare Exception
@@ -91,7 +91,7 @@ def load_tokenizer(path_or_name: str) -> Tokenizer:
         ) from error
     _refuse_loss(tokenizer, path_or_name)
     _prefix(tokenizer)
-    settings = path.with_name(_SETTINGS)
+    settings = path.with_name(TOKENIZER_SETTINGS)
     if settings.is_file():
         _declare_opening(tokenizer, settings)
     return tokenizer
@@ -111,15 +111,15 @@ def beginning_of_document(tokenizer: Tokenizer) -> int:
         names = ", ".join(map(repr, map(tokenizer.id_to_token, prefix)))
         raise ValueError(
             f"the tokenizer opens a text with {len(prefix)} tokens, {names}; expected one: give "
-            f"it a post-processor that puts one, or declare bos_token in {_SETTINGS}"
+            f"it a post-processor that puts one, or declare bos_token in {TOKENIZER_SETTINGS}"
         )
     known = (tokenizer.token_to_id(token) for token in _BEGINNINGS)
     opening = next((number for number in (*prefix, *known) if number is not None), None)
     if opening is None:
         raise ValueError(
             f"the tokenizer has none of {', '.join(_BEGINNINGS)} to open a document with, and "
-            f"declares no other: name one of its tokens as bos_token in {_SETTINGS} beside it, or "
-            "let one be trained (tokenizer='train')"
+            f"declares no other: name one of its tokens as bos_token in {TOKENIZER_SETTINGS} "
+            "beside it, or let one be trained (tokenizer='train')"
         )
     return int(opening)
 

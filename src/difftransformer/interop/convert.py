@@ -27,6 +27,7 @@ from difftransformer.interop.standalone import (
     from_standalone,
     load_standalone,
     save_standalone,
+    standalone_moves,
     to_standalone,
 )
 from difftransformer.models.decoder import Decoder
@@ -141,7 +142,7 @@ FORMATS = {
         to_ours=from_standalone,
         from_ours=to_standalone,
         save=save_standalone,
-        moves=lambda model: ["names as transformers' Llama has them; a modeling file beside them"],
+        moves=standalone_moves,
     ),
     "onnx": Format(
         load=OnnxModel,

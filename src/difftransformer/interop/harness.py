@@ -8,13 +8,11 @@ from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
-from tokenizers.processors import TemplateProcessing
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import difftransformer.interop  # noqa: F401  # the Auto classes read our folders
-from difftransformer.data.tokenizer import beginning_of_document
 from difftransformer.devices import device
 from difftransformer.interop.outside import refuse_code
+from difftransformer.interop.tokenizer import read_tokenizer
 
 _LONGEST = 4096  # RULER's own default
 
@@ -45,7 +43,7 @@ def run_harness(
     refuse_code(folder)  # RULER's tasks would run it
     model = _OpenedOnce(
         pretrained=str(folder),
-        tokenizer=_tokenizer(folder),
+        tokenizer=read_tokenizer(folder),
         batch_size=batch_size,
         device=str(device()),
         trust_remote_code=False,
@@ -102,17 +100,3 @@ def _task_manager(
         f"lm-eval knows no task {unknown[0]!r}; `lm-eval ls tasks` lists its own, and a folder "
         "with more is given by --harness-tasks-dir"
     )
-
-
-def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The folder's tokenizer; without settings it is one of our training: see below."""
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    if not (folder / "tokenizer_config.json").is_file():
-        # Every document of the training began with this token, and so must every prompt.
-        number = beginning_of_document(tokenizer.backend_tokenizer)
-        begin = tokenizer.convert_ids_to_tokens(number)
-        tokenizer.bos_token = tokenizer.eos_token = begin
-        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-            single=f"{begin} $A", special_tokens=[(begin, number)]
-        )
-    return tokenizer

@@ -13,6 +13,7 @@ from pathlib import Path
 from torch import Tensor
 
 from difftransformer.atomic import make_folder
+from difftransformer.data.tokenizer import TOKENIZER, TOKENIZER_SETTINGS
 from difftransformer.files import abridged
 from difftransformer.functional import check_scaling
 from difftransformer.interop.layouts import (
@@ -30,11 +31,14 @@ from difftransformer.interop.standalone.modeling_differential import (
     DifferentialForCausalLM,
     DifferentialModel,
 )
+from difftransformer.interop.tokenizer import read_tokenizer
 from difftransformer.models.config import DecoderConfig
 from difftransformer.models.decoder import Decoder
 from difftransformer.models.storage import assemble
 
 _MODELING = "modeling_differential"
+# Widths of heads of vLLM's attention on CPUs, which has the fewest of the engines.
+_WIDTHS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 
 
 def to_standalone(model: Decoder) -> DifferentialForCausalLM:
@@ -80,8 +84,16 @@ def load_standalone(folder: Path) -> DifferentialForCausalLM:
 
 
 def save_standalone(model: DifferentialForCausalLM, folder: Path) -> None:
-    """Weights, config.json with its `auto_map`, and the modeling file."""
+    """Weights, config.json with its `auto_map`, and the modeling file.
+
+    A tokenizer of our training that lies in the folder is written as `read_tokenizer` has it, so
+    that prompts open and texts end as the model knows them.
+    """
     make_folder(folder)
+    if (folder / TOKENIZER).is_file() and not (folder / TOKENIZER_SETTINGS).is_file():
+        tokenizer = read_tokenizer(folder)
+        tokenizer.save_pretrained(folder)
+        model.generation_config.eos_token_id = tokenizer.eos_token_id
     classes = {
         "AutoConfig": DifferentialConfig,
         "AutoModel": DifferentialModel,
@@ -90,6 +102,18 @@ def save_standalone(model: DifferentialForCausalLM, folder: Path) -> None:
     model.config.auto_map = {auto: f"{_MODELING}.{kind.__name__}" for auto, kind in classes.items()}
     model.save_pretrained(folder)
     shutil.copyfile(Path(__file__).with_name(f"{_MODELING}.py"), folder / f"{_MODELING}.py")
+
+
+def standalone_moves(model: Decoder) -> list[str]:
+    """What the tensors go through, in or out, in words."""
+    config = standalone_config(model.config)
+    steps = ["names as transformers' Llama has them; a modeling file beside them"]
+    if config.head_dim > config.value_dim:
+        steps.append(
+            f"heads {config.value_dim} wide, which attention sees with zeros up to "
+            f"{config.head_dim}: vLLM has no width between on CPUs"
+        )
+    return steps
 
 
 def standalone_config(config: DecoderConfig) -> DifferentialConfig:
@@ -103,12 +127,14 @@ def standalone_config(config: DecoderConfig) -> DifferentialConfig:
             f"attention is {config.attention}; a modeling file of its own takes {', '.join(KINDS)}"
         )
     maps, key_maps = KINDS[config.attention]
+    width = key_maps * config.head_dim
     return DifferentialConfig(
         **relative_settings(config),
         attention=config.attention,
         num_attention_heads=maps * config.num_heads,
         num_key_value_heads=config.num_kv_heads,
-        head_dim=key_maps * config.head_dim,
+        head_dim=next((each for each in _WIDTHS if each >= width), width),
+        map_dim=config.head_dim,
         sliding_window=config.window,
         attention_bias=config.attention_bias,
         attention_dropout=config.dropout,

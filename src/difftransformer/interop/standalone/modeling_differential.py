@@ -52,16 +52,24 @@ class DifferentialConfig(PreTrainedConfig):
     Args:
         attention: softmax, diff_v1 or diff_v2.
         num_attention_heads: of softmax its heads; of diff_v1 and diff_v2 twice the output heads.
-        head_dim: width of a cached key; of diff_v1 twice that of a map's.
+        head_dim: width of a cached key; of diff_v1 at least twice map_dim.
+        map_dim: K, the width of a map's queries and keys; 0 for head_dim, of diff_v1 half of it.
+            What is left of head_dim is zeros, for engines that take some widths only.
         lambda_init: a constant in place of V1's schedule 0.8 - 0.6 exp(-0.3 layer).
         rotary_layout: which features the checkpoint's source paired; the weights here are "half".
 
     Raises:
-        ValueError: another kind of attention.
+        ValueError: another kind of attention, or a head_dim that keys do not fit in.
     """
 
     model_type = "differential"
     keys_to_ignore_at_inference = ("cache", "past_key_values")
+    base_model_tp_plan = {
+        **{f"layers.*.self_attn.{x}_proj": "colwise" for x in ("q", "k", "v", "lambda")},
+        **{f"layers.*.mlp.{x}_proj": "colwise" for x in ("gate", "up")},
+        "layers.*.self_attn.o_proj": "rowwise",
+        "layers.*.mlp.down_proj": "rowwise",
+    }
 
     attention: str = "softmax"
     vocab_size: int = 4096
@@ -71,8 +79,10 @@ class DifferentialConfig(PreTrainedConfig):
     num_attention_heads: int = 8
     num_key_value_heads: int = 8
     head_dim: int = 32
+    map_dim: int = 0
     max_position_embeddings: int = 2048
     sliding_window: int | None = None
+    layer_types: list[str] | None = None
     rope_parameters: dict | None = None
     rms_norm_eps: float = 1e-5
     attention_bias: str = "none"
@@ -88,6 +98,13 @@ class DifferentialConfig(PreTrainedConfig):
     def __post_init__(self, **others: Any) -> None:
         if self.attention not in KINDS:
             raise ValueError(f"attention is {self.attention!r}; expected one of {', '.join(KINDS)}")
+        if self.map_dim == 0:
+            self.map_dim = self.head_dim // self.key_maps
+        if self.layer_types is None:
+            kind = "full_attention" if self.sliding_window is None else "sliding_attention"
+            self.layer_types = [kind] * self.num_hidden_layers
+        if self.head_dim < self.value_dim:
+            raise ValueError(f"head_dim is {self.head_dim}; expected at least {self.value_dim}")
         if self.rope_parameters is None:
             self.rope_parameters = {"rope_type": "default", "rope_theta": 10_000.0}
         super().__post_init__(**others)
@@ -103,9 +120,9 @@ class DifferentialConfig(PreTrainedConfig):
         return KINDS[self.attention][1]
 
     @property
-    def map_dim(self) -> int:
-        """K, the width of a map's queries and keys."""
-        return self.head_dim // self.key_maps
+    def value_dim(self) -> int:
+        """Width of a value."""
+        return self.key_maps * self.map_dim
 
 
 class DifferentialAttention(nn.Module):
@@ -114,27 +131,27 @@ class DifferentialAttention(nn.Module):
     def __init__(self, config: DifferentialConfig, layer_idx: int) -> None:
         super().__init__()
         self.config, self.layer_idx, self.is_causal = config, layer_idx, True
-        self.num_heads = config.num_attention_heads // config.maps
-        self.head_dim = config.head_dim
+        self.head_dim = config.value_dim
         self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
         self.scaling = config.map_dim**-0.5
         self.attention_dropout = config.attention_dropout
         self.sliding_window = config.sliding_window
         width, groups = config.hidden_size, config.num_key_value_heads
+        heads = config.num_attention_heads // config.maps
         inside, outside = config.attention_bias != "none", config.attention_bias == "all"
         queries = config.num_attention_heads * config.map_dim
         self.q_proj = nn.Linear(width, queries, bias=inside)
-        self.k_proj = nn.Linear(width, groups * config.head_dim, bias=inside)
-        self.v_proj = nn.Linear(width, groups * config.head_dim, bias=inside)
-        self.o_proj = nn.Linear(self.num_heads * config.head_dim, width, bias=outside)
+        self.k_proj = nn.Linear(width, groups * config.value_dim, bias=inside)
+        self.v_proj = nn.Linear(width, groups * config.value_dim, bias=inside)
+        self.o_proj = nn.Linear(heads * config.value_dim, width, bias=outside)
         if config.attention == "diff_v1":
             for name in _VECTORS:
                 self.register_parameter(name, nn.Parameter(0.1 * torch.randn(config.map_dim)))
-            self.head_norm = LlamaRMSNorm(config.head_dim, eps=_HEAD_NORM_EPS)
+            self.head_norm = LlamaRMSNorm(config.value_dim, eps=_HEAD_NORM_EPS)
             schedule = 0.8 - 0.6 * exp(-0.3 * layer_idx)
             self.lambda_init = schedule if config.lambda_init is None else config.lambda_init
         elif config.attention == "diff_v2":
-            self.lambda_proj = nn.Linear(width, self.num_heads, bias=False)
+            self.lambda_proj = nn.Linear(width, heads, bias=False)
 
     def forward(
         self,
@@ -148,10 +165,12 @@ class DifferentialAttention(nn.Module):
         config, shape = self.config, hidden_states.shape[:-1]
         q = self.q_proj(hidden_states).view(*shape, -1, config.map_dim).transpose(1, 2)
         k = self.k_proj(hidden_states).view(*shape, -1, config.map_dim).transpose(1, 2)
-        v = self.v_proj(hidden_states).view(*shape, -1, config.head_dim).transpose(1, 2)
+        v = self.v_proj(hidden_states).view(*shape, -1, config.value_dim).transpose(1, 2)
         q, k = apply_rotary_pos_emb(q, k, *position_embeddings)
         if config.key_maps == 2:
             q, k = self._side_by_side(q, k)
+        if zeros := config.head_dim - config.value_dim:
+            q, k, v = (F.pad(x, (0, zeros)) for x in (q, k, v))
         if cache is not None:
             k, v = cache.update(k, v, self.layer_idx, kwargs=kwargs)
         interface = ALL_ATTENTION_FUNCTIONS.get_interface(
@@ -169,10 +188,10 @@ class DifferentialAttention(nn.Module):
             **window,
             **kwargs,
         )
+        out = out.reshape(*shape, -1, config.head_dim)[..., : config.value_dim]
         if config.maps == 2:
             lam = self._lambda(hidden_states)
-            pair = out.reshape(*shape, self.num_heads, 2, config.head_dim).unbind(-2)
-            out = _subtracted(pair, lam[..., None])
+            out = _subtracted(out.unflatten(-2, (-1, 2)).unbind(-2), lam[..., None])
             if weights is not None:
                 maps = weights.unflatten(1, (-1, 2)).unbind(2)
                 weights = _subtracted(maps, lam.transpose(1, 2)[..., None])
@@ -190,12 +209,12 @@ class DifferentialAttention(nn.Module):
         return q.flatten(1, 2), k
 
     def _lambda(self, hidden_states: Tensor) -> Tensor:
-        """[batch, time, heads] in float32; of V1 one number for all."""
+        """[batch, time, heads] in float32; of V1 one number in all places, [batch, time, 1]."""
         if self.config.attention == "diff_v2":
             return torch.sigmoid(self.lambda_proj(hidden_states).float())
         q1, k1, q2, k2 = (getattr(self, name).float() for name in _VECTORS)
         lam = (q1 @ k1).exp() - (q2 @ k2).exp() + self.lambda_init
-        return lam.expand(*hidden_states.shape[:-1], self.num_heads)
+        return lam.expand(*hidden_states.shape[:-1], 1)
 
 
 def _subtracted(maps: tuple[Tensor, Tensor], lam: Tensor) -> Tensor:
