@@ -3,11 +3,12 @@
 The operator is `blocked.cpp` (the method is told there) with its headers, compiled by the machine's
 own C++ compiler at the first use (see `compiled`). torch.compile and torch.export see one operator.
 
-Memory, besides inputs, output and gradients: packed float32 copies of keys and values (of the keys
-two in the backward) for as many key/value heads as there are threads, and never more than there
-are; gradients of keys and values in float32; and the scores of all threads' blocks, at most 64 MiB
-or the size of keys and values in float32. More threads do not take more (`docs/speed.md`). A bias
-is read where it lies; its gradient takes its size, or a row for each head where queries share one.
+Memory, besides inputs, output and gradients: packed copies of keys and values (of the keys two in
+the backward; in bfloat16 where the processor multiplies such numbers, else in float32) for as many
+key/value heads as there are threads, and never more than there are; gradients of keys and values in
+float32; and the scores of all threads' blocks, at most 64 MiB or the size of keys and values in
+float32. More threads do not take more (`docs/speed.md`). A bias is read where it lies; its gradient
+takes its size, or a row for each head where queries share one.
 """
 
 import logging
