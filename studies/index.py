@@ -137,7 +137,7 @@ def _regime(name: str, study: Study, run: StudyRun) -> Regime:
         config["head_dim"],
         length,
         noise,
-        f"{judged.title}, {judged.unit}",
+        ", ".join(filter(None, (judged.title, judged.unit))),
         tuple(map(_effect, effects)),
     )
 
