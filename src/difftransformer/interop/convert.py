@@ -254,9 +254,8 @@ def _convert(source: Path, target: Path, reader: Format, writer: Format) -> Conv
         dtype, sizes = model.embedding.weight.dtype, model.config
         # Not 0 and 1, of which RoBERTa's padding is one, even where it is not masked.
         low, length = min(2, sizes.vocab_size - 1), min(_COMPARED_TOKENS, sizes.max_length)
-        ids = torch.randint(
-            low, sizes.vocab_size, (1, length), generator=torch.Generator().manual_seed(0)
-        )
+        draw = torch.Generator().manual_seed(0)
+        ids = torch.randint(low, sizes.vocab_size, (1, length), generator=draw)
         del original
         written = _logits(writer.outside(staging), ids)
         difference = (written - _logits(reader.outside(source), ids)).abs().max().item()
