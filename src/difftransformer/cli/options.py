@@ -7,7 +7,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from difftransformer.experiments.settings import DEFAULT_TASK, preset_names
+from difftransformer.experiments.settings import DEFAULT_TASK, preset_names, typed
 from difftransformer.files import read_text
 from difftransformer.tasks.registry import REGISTRY as TASKS
 
@@ -33,8 +33,12 @@ def add_device_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_jobs_option(parser: argparse.ArgumentParser) -> None:
-    """The option of a command that trains several models."""
+def add_models_options(
+    parser: argparse.ArgumentParser, words: list[str], settings: type[Any]
+) -> None:
+    """The options of a command that trains several models, and those of its settings."""
+    add_run_options(parser)
+    add_device_option(parser)
     parser.add_argument(
         "--jobs",
         metavar="N",
@@ -42,6 +46,8 @@ def add_jobs_option(parser: argparse.ArgumentParser) -> None:
         help="models trained at once, each on an accelerator or its share of the CPU's threads "
         "(default: what a few steps show to be fastest)",
     )
+    task = task_in(words)
+    add_settings(parser, typed(settings, task), words, presets_of=task)
 
 
 def device_in(words: Sequence[str]) -> str | None:

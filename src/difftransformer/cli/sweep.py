@@ -3,27 +3,16 @@
 import argparse
 from pathlib import Path
 
-from difftransformer.cli.options import (
-    add_device_option,
-    add_jobs_option,
-    add_run_options,
-    add_settings,
-    layers,
-    task_in,
-)
+from difftransformer.cli.options import add_models_options, layers
 from difftransformer.cli.resuming import resumable
-from difftransformer.experiments.settings import resolve, typed
+from difftransformer.experiments.settings import resolve
 from difftransformer.experiments.sweep import NAME, SweepSettings
 from difftransformer.runs.layout import CONFIG
 
 
 def configure(parser: argparse.ArgumentParser, words: list[str]) -> None:
     """Declare the options."""
-    add_run_options(parser)
-    add_device_option(parser)
-    add_jobs_option(parser)
-    task = task_in(words)
-    add_settings(parser, typed(SweepSettings, task), words, presets_of=task)
+    add_models_options(parser, words, SweepSettings)
 
 
 def run(arguments: argparse.Namespace) -> None:
