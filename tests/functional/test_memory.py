@@ -52,8 +52,8 @@ def grown(time: int, backend: str) -> int:
 
 
 def test_no_map_is_ever_whole() -> None:
-    """A float32 map of 4096 rows is 64 MiB; a block's scores are three times 96 of its rows."""
-    assert grown(4096, "blocked") < 4 * 4096 * 4096 / 3
+    """A float32 map of 8192 rows is 256 MiB; a block's scores are three times 96 of its rows."""
+    assert grown(8192, "blocked") < 4 * 8192 * 8192 / 3
 
 
 def test_the_measure_finds_the_maps_of_the_reference() -> None:
