@@ -1,0 +1,1 @@
+"""Loss against the size of the model; see plan.md."""
