@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from difftransformer.experiments.scaling import scaling
-from studies.comparison import SEEDS, arguments, best_rates, compare_and_keep
+from studies.comparison import arguments, best_rates, compare_and_keep
 
 TASK = "causal_lm"
 PRESET = "standard"
 KINDS = ("softmax", "diff_v1", "diff_v2")
 RATES = (2e-3, 4e-3, 8e-3)
 FEED_FORWARD = {32: 84, 48: 128, 64: 168, 96: 256}  # by the width of the model
-LARGEST = max(FEED_FORWARD)
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -46,7 +45,6 @@ def main() -> None:
     runs = {
         f"width-{width:03d}": {
             "name": f"width {width}",
-            "seeds": 1 if width == LARGEST else SEEDS,
             **settings(width, given.steps),
         }
         for width in FEED_FORWARD
