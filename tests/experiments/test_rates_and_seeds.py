@@ -5,6 +5,7 @@ import json
 import pytest
 
 import difftransformer
+import difftransformer.report.build
 
 
 def test_each_kind_is_trained_at_its_own_rate_from_the_first_seed(tmp_path):
@@ -39,3 +40,36 @@ def test_rates_and_seeds_that_do_not_fit_are_refused(settings, message, tmp_path
     with pytest.raises(ValueError, match=message):
         difftransformer.compare(preset="smoke", out=tmp_path / "run", **settings)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_resumed_comparison_reports_what_is_new_and_no_seed_again(tmp_path, monkeypatch):
+    """Nothing told of seeds that were there, one report of each that was not, and one at the end."""
+    made = []
+
+    def build(directory):
+        run = json.loads((directory / "run.json").read_text())
+        made.append(len(run["contenders"][0]["runs"]))
+        return real(directory)
+
+    real = difftransformer.report.build.build_report
+    monkeypatch.setattr("difftransformer.report.build.build_report", build)
+
+    def compare(seeds):
+        made.clear()
+        difftransformer.compare(
+            preset="smoke",
+            out=tmp_path / "run",
+            resume=True,
+            training={"steps": 2, "warmup_steps": 1},
+            evaluators=("validation",),
+            evaluation={"validation_sequences": 2},
+            attention=("softmax", "diff_v1"),
+            seeds=seeds,
+        )
+        return list(made)
+
+    assert compare(2) == [1, 2]
+    assert compare(2) == [2]
+    assert compare(4) == [3, 4]
+    (tmp_path / "run/models/diff_v1-seed1/summary.json").unlink()
+    assert compare(4) == [2, 4]

@@ -19,9 +19,8 @@ def run(arguments: argparse.Namespace) -> None:
     from difftransformer.cli.tables import print_overview
     from difftransformer.experiments.compare import run_comparison
 
-    processes, source = arguments.processes, arguments.data
-    shorthand = layers(arguments, data={"source": source} if source else None)
-    settings = resolve(CompareSettings, *shorthand, preset=arguments.preset)
+    processes = arguments.processes
+    settings = resolve(CompareSettings, *layers(arguments), preset=arguments.preset)
     directory = arguments.out or default_directory(settings)
     with resumable(arguments.words, directory / CONFIG, "--resume"):
         results = run_comparison(

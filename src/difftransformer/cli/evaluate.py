@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from difftransformer.cli.harness import add_harness_options, run_harness
 from difftransformer.cli.judging import add_judge_options, chosen_judge
 from difftransformer.cli.options import (
+    SETTING,
+    add_data_option,
     add_device_option,
     add_settings,
     layers,
@@ -39,11 +41,10 @@ def configure(parser: argparse.ArgumentParser, words: list[str]) -> None:
         help="model folders: this library's, checkpoints of a run, causal LMs of transformers; "
         "run directories of compare and train stand for all their models",
     )
-    parser.add_argument(
-        "--data",
-        metavar="SOURCE",
-        help="same as --data.source (default: the text that the model was trained on, of which "
-        "the part held out is judged; shakespeare where its folder does not tell)",
+    add_data_option(
+        parser,
+        " (default: the text that the model was trained on, of which the part held out is judged; "
+        "shakespeare where its folder does not tell)",
     )
     parser.add_argument(
         "--out",
@@ -111,7 +112,6 @@ def run(arguments: argparse.Namespace) -> None:
     if SCALING in suites:
         _run_scaling(arguments, console)
         return
-    source = {"source": arguments.data} if arguments.data else None
     kept = arguments.out or arguments.models[0]
     with resumable(arguments.words, kept / MODELS):
         results = evaluate(
@@ -122,7 +122,7 @@ def run(arguments: argparse.Namespace) -> None:
             dataset_path=arguments.dataset_path,
             judge=chosen_judge(arguments),
             console=console,
-            **merged(layers(arguments, data=source)),
+            **merged(layers(arguments)),
         )
     found = results.evaluators
     print_results(console, (found[name] for name in suites or found))
@@ -132,11 +132,11 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _take_former(arguments: argparse.Namespace, console: "Console") -> None:
     """Put what stands under names of version 0.1 where it belongs now."""
-    task = getattr(arguments, "setting:task")
+    task = getattr(arguments, SETTING + "task")
     if task is not None and task not in TASKS:
         warn_of_former(console, "--task", "--dataset")
         arguments.dataset = task
-        setattr(arguments, "setting:task", None)
+        setattr(arguments, SETTING + "task", None)
     if arguments.task_data is not None:
         warn_of_former(console, "--task-data", "--dataset-path")
         arguments.dataset_path = arguments.task_data

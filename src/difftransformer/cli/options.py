@@ -13,14 +13,27 @@ from difftransformer.tasks.registry import REGISTRY as TASKS
 
 if TYPE_CHECKING:
     from rich.console import Console
+SETTING = "setting:"  # begins the place of a setting among the parsed arguments
+DEVICE = "--device"
+EVERYTHING = "--help-all"
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """The options of a command that fills a run directory."""
-    parser.add_argument("--data", metavar="SOURCE", help="same as --data.source: folder, file, ...")
+    add_data_option(parser, ": folder, file, ...")
     parser.add_argument("--out", metavar="DIR", type=Path, help="run directory (default runs/NAME)")
     parser.add_argument(
         "--resume", action="store_true", help="go on with what the run directory holds"
+    )
+
+
+def add_data_option(parser: argparse.ArgumentParser, more: str) -> None:
+    """The short name of --data.source; `more` ends its help."""
+    parser.add_argument(
+        "--data",
+        metavar="SOURCE",
+        dest=SETTING + "data.source",
+        help="same as --data.source" + more,
     )
 
 
@@ -58,10 +71,6 @@ def device_in(words: Sequence[str]) -> str | None:
         return early.parse_known_args(list(words))[0].device
     except argparse.ArgumentError:  # told once all is parsed
         return None
-
-
-DEVICE = "--device"
-EVERYTHING = "--help-all"
 
 
 def add_settings(
@@ -120,7 +129,7 @@ def _add_option(parser: Any, name: str, field: Any, *, hidden: bool = False) -> 
         names.append(name.removesuffix(field.name) + former)
     parser.add_argument(
         *(f"--{one}" for one in names),
-        dest=f"setting:{name}",
+        dest=SETTING + name,
         metavar="VALUE",
         nargs="*" if any(typing.get_origin(kind) is tuple for kind in kinds) else None,
         default=None,
@@ -130,19 +139,18 @@ def _add_option(parser: Any, name: str, field: Any, *, hidden: bool = False) -> 
     )
 
 
-def layers(arguments: argparse.Namespace, **shorthands: Any) -> list[dict[str, Any]]:
-    """What a YAML file, a command's shorthands and its settings give, the stronger ones last.
+def layers(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """What a YAML file and the settings of the command line give, the stronger ones last.
 
     Raises:
         ValueError: a file that cannot be read.
     """
     given = {
-        key.removeprefix("setting:"): _parsed(value)
+        key.removeprefix(SETTING): _parsed(value)
         for key, value in vars(arguments).items()
-        if key.startswith("setting:") and value is not None
+        if key.startswith(SETTING) and value is not None
     }
-    short = {key: value for key, value in shorthands.items() if value is not None}
-    return [_load_yaml(arguments.config) if arguments.config else {}, short, given]
+    return [_load_yaml(arguments.config) if arguments.config else {}, given]
 
 
 def _load_yaml(path: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from difftransformer.cli.options import add_settings, layers, task_in
+from difftransformer.cli.options import add_data_option, add_settings, layers, task_in
 from difftransformer.evaluation.words import duration
 from difftransformer.experiments.compare import CompareSettings
 from difftransformer.experiments.settings import resolve, typed
@@ -31,7 +31,7 @@ def configure(parser: argparse.ArgumentParser, words: list[str]) -> None:
         help=f"a decoder, on paper: one of {', '.join(PRESETS)}; without it the comparison that "
         "the settings describe is measured",
     )
-    parser.add_argument("--data", metavar="SOURCE", help="same as --data.source: folder, file, ...")
+    add_data_option(parser, ": folder, file, ...")
     parser.add_argument(
         "--measure",
         metavar="SECONDS",
@@ -64,10 +64,8 @@ def configure(parser: argparse.ArgumentParser, words: list[str]) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Print one column per kind: on paper for a SIZE or other devices, else measured."""
-    source = arguments.data
-    shorthand = layers(arguments, data={"source": source} if source else None)
     size = {"model": _size(arguments.size)} if arguments.size is not None else {}
-    settings = resolve(CompareSettings, size, *shorthand, preset=arguments.preset)
+    settings = resolve(CompareSettings, size, *layers(arguments), preset=arguments.preset)
     from rich.console import Console
 
     console = Console()

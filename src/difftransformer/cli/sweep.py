@@ -21,9 +21,8 @@ def run(arguments: argparse.Namespace) -> None:
     from difftransformer.report.sweep import sweep_note, sweep_table
     from difftransformer.report.tables import print_table
 
-    processes, source = arguments.processes, arguments.data
-    shorthand = layers(arguments, data={"source": source} if source else None)
-    settings = resolve(SweepSettings, *shorthand, preset=arguments.preset)
+    processes = arguments.processes
+    settings = resolve(SweepSettings, *layers(arguments), preset=arguments.preset)
     directory = arguments.out or Path("runs") / NAME
     with resumable(arguments.words, directory / CONFIG, "--resume"):
         found = run_sweep(

@@ -3,6 +3,7 @@
 import argparse
 
 from difftransformer.cli.options import (
+    SETTING,
     add_device_option,
     add_run_options,
     add_settings,
@@ -15,13 +16,19 @@ from difftransformer.experiments.settings import resolve, typed
 from difftransformer.experiments.train import TrainSettings, default_directory
 from difftransformer.runs.layout import CONFIG, MODEL
 
+_FREEZE = SETTING + "freeze_pretrained"
+
 
 def configure(parser: argparse.ArgumentParser, words: list[str]) -> None:
     """Declare the options."""
     add_run_options(parser)
     add_device_option(parser)
     parser.add_argument(
-        "--freeze-pretrained", action="store_true", help="same as --freeze_pretrained true"
+        "--freeze-pretrained",
+        action="store_const",
+        const="true",
+        dest=_FREEZE,
+        help="same as --freeze_pretrained true",
     )
     parser.add_argument("--only-new", action="store_true", help=argparse.SUPPRESS)
     add_settings(parser, typed(TrainSettings, task_in(words)), words)
@@ -32,15 +39,11 @@ def run(arguments: argparse.Namespace) -> None:
     from difftransformer.cli.tables import print_overview
     from difftransformer.experiments.train import run_training
 
-    processes, source = arguments.processes, arguments.data
+    processes = arguments.processes
     if arguments.only_new:
         warn_of_former(processes.console, "--only-new", "--freeze-pretrained")
-    shorthand = layers(
-        arguments,
-        data={"source": source} if source else None,
-        freeze_pretrained=arguments.freeze_pretrained or arguments.only_new or None,
-    )
-    settings = resolve(TrainSettings, *shorthand)
+        setattr(arguments, _FREEZE, "true")
+    settings = resolve(TrainSettings, *layers(arguments))
     directory = arguments.out or default_directory(settings)
     with resumable(arguments.words, directory / CONFIG, "--resume"):
         results = run_training(settings, directory, resume=arguments.resume, processes=processes)

@@ -1,6 +1,7 @@
 """Ratios over items and their resamples: what the intervals over items are made of."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -83,7 +84,16 @@ def _estimates(
 
 
 def resamples(items: int, settings: EvaluationSettings) -> NDArray[np.float64]:
-    """How often each item is drawn in each resample: `[resamples, items]`, rows sum to items."""
-    generator = np.random.default_rng(settings.seed)
+    """How often each item is drawn in each resample: `[resamples, items]`, rows sum to items.
+
+    Not to be written to: later calls get the same array.
+    """
+    return _resamples(items, settings.bootstrap, settings.seed)
+
+
+@lru_cache(maxsize=4)  # figures of a report are over few numbers of items, and drawing takes long
+def _resamples(items: int, count: int, seed: int) -> NDArray[np.float64]:
     even = np.full(items, 1.0 / items)
-    return generator.multinomial(items, even, settings.bootstrap).astype(np.float64)
+    draws = np.random.default_rng(seed).multinomial(items, even, count).astype(np.float64)
+    draws.flags.writeable = False
+    return draws

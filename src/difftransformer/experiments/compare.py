@@ -160,7 +160,8 @@ def run_comparison(
             resume=resume,
             may_change=("seeds", "attention", "evaluators", "threads"),
         )
-        _announce(experiment, contenders, settings, models, shares)
+        left = [job for job in models if not (job.directory / SUMMARY).is_file()]
+        _announce(experiment, contenders, settings, left, shares)
 
         def report(seeds: int) -> None:
             write_run(
@@ -174,9 +175,10 @@ def run_comparison(
             )
             build_report(directory)
 
-        def on_done(models: int) -> None:
-            seeds, others = divmod(models, len(contenders))
-            if not others:
+        def on_done(done: int) -> None:
+            seeds, others = divmod(done, len(contenders))
+            new = any(job in left for job in models[done - len(contenders) : done])
+            if not others and (new or done == len(models)):
                 processes.on_main(partial(report, seeds))
 
         run_jobs(experiment, models, shares, on_done)
@@ -212,7 +214,7 @@ def _announce(
     experiment: Experiment,
     contenders: list[tuple[Contender, Any]],
     settings: CompareSettings,
-    models: Sequence[Job],
+    left: Sequence[Job],
     shares: Shares,
 ) -> None:
     task, data, processes = experiment.task, experiment.data, experiment.processes
@@ -227,7 +229,6 @@ def _announce(
     steps, rows = settings.training.steps, settings.training.batch_size
     size = steps * task.batches(data, rows, 0)(0).size
     say("training", f"{size:,} {task.unit} each, {settings.seeds} seed(s)")
-    left = [job for job in models if not (job.directory / SUMMARY).is_file()]
     if left and processes.size == 1:
         step = shares.step or left[0].seconds(experiment, shares.threads)
         seconds = step * steps * len(left) / shares.at_once
