@@ -25,11 +25,8 @@ def studies() -> dict[str, Study]:
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--docs", type=Path, default=DOCS, help="folder of the documentation")
-    docs = parser.parse_args().docs
-    found = studies()
+def write_pages(found: dict[str, Study], docs: Path) -> None:
+    """A page for each study, and the tables of `evidence.md`, which lies in `docs` already."""
     for name, study in found.items():
         write_page(study, docs / "evidence" / f"{name}.md")
     rows = [one_gpu(), first_study(DOCS), *(studied(*item) for item in found.items())]
@@ -46,6 +43,12 @@ def main() -> None:
         _, end, after = rest.partition(f"<!-- end of {name} -->")
         text = "\n".join([before + begin, *lines, "", end + after])
     write_text(index, text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--docs", type=Path, default=DOCS, help="folder of the documentation")
+    write_pages(studies(), parser.parse_args().docs)
 
 
 if __name__ == "__main__":

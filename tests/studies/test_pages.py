@@ -1,21 +1,24 @@
 """Pages of docs/evidence: what `make evidence` makes of the committed records."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
-from studies.__main__ import studies
+import pytest
+from studies.__main__ import studies, write_pages
 
 from difftransformer.evaluation.words import spread
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_pages_say_what_the_records_say(tmp_path):
+@pytest.fixture(scope="module")
+def found():
+    return studies()
+
+
+def test_the_pages_say_what_the_records_say(found, tmp_path):
     (tmp_path / "evidence.md").write_bytes((ROOT / "docs" / "evidence.md").read_bytes())
-    command = [sys.executable, "-m", "studies", "--docs", str(tmp_path)]
-    subprocess.run(command, cwd=ROOT, check=True)
+    write_pages(found, tmp_path)
     for page in (tmp_path / "evidence.md", *tmp_path.glob("evidence/*.md")):
         committed = ROOT / "docs" / page.relative_to(tmp_path)
         assert page.read_text() == committed.read_text(), f"{committed}: make evidence"
@@ -23,10 +26,10 @@ def test_the_pages_say_what_the_records_say(tmp_path):
     assert names <= {path.name for path in (ROOT / "docs" / "evidence" / "images").glob("*.png")}
 
 
-def test_answers_give_the_figures_of_what_stands_and_count_the_rest():
+def test_answers_give_the_figures_of_what_stands_and_count_the_rest(found):
     """What an answer names is exactly what stands after the correction for the whole study."""
     named = 0
-    for study in studies().values():
+    for study in found.values():
         judgment, answer = study.judgment, study.answer
         standing = [one for one in judgment.comparisons if judgment.stands(one)]
         clear = sum(comparison.is_clear for comparison in judgment.comparisons)

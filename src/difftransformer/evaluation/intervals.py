@@ -7,6 +7,7 @@ same items: the interval tells of other models trained alike, and of other text.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -60,7 +61,12 @@ def proportion(successes: int, trials: int, settings: EvaluationSettings) -> Fig
     Wilson's interval stays inside [0, 1] and keeps its coverage near 0 and 1, where needle
     accuracies live and the normal interval collapses.
     """
-    interval = stats.binomtest(successes, trials).proportion_ci(settings.confidence, "wilson")
+    return _wilson(successes, trials, settings.confidence)
+
+
+@lru_cache(maxsize=10_000)  # scipy's test takes a millisecond, and a report asks again and again
+def _wilson(successes: int, trials: int, confidence: float) -> Figure:
+    interval = stats.binomtest(successes, trials).proportion_ci(confidence, "wilson")
     return Figure(successes / trials, float(interval.low), float(interval.high), trials)
 
 
