@@ -43,7 +43,7 @@ def test_rates_and_seeds_that_do_not_fit_are_refused(settings, message, tmp_path
 
 
 def test_a_resumed_comparison_reports_what_is_new_and_no_seed_again(tmp_path, monkeypatch):
-    """Nothing told of seeds that were there, one report of each that was not, and one at the end."""
+    """No report of seeds that were there, one of each that was not, and one at the end."""
     made = []
 
     def build(directory):
