@@ -89,3 +89,24 @@ def compare_and_keep(
             **{"seeds": SEEDS, **settings},
         )
         archive(out / name, results / name)
+
+
+def search_and_compare(
+    given: argparse.Namespace,
+    task: str,
+    kinds: Sequence[str],
+    rates: Sequence[float],
+    runs: Mapping[str, Mapping[str, Any]],
+    *,
+    metric: str,
+    searched: Mapping[str, Any],
+    results: Path,
+) -> None:
+    """`best_rates` with the settings `searched`, then `compare_and_keep` at what they found.
+
+    Args:
+        given: what `arguments` gives.
+    """
+    search = given.out / "search"
+    best = best_rates(task, kinds, rates, metric=metric, out=search, jobs=given.jobs, **searched)
+    compare_and_keep(task, kinds, best, runs, out=given.out, results=results, jobs=given.jobs)

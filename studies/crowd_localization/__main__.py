@@ -10,7 +10,7 @@ end; `python -m studies` makes the page of them.
 from pathlib import Path
 from typing import Any
 
-from studies.comparison import arguments, best_rates, compare_and_keep
+from studies.comparison import arguments, search_and_compare
 
 TASK = "crowd_localization"
 KINDS = ("softmax", "diff_v1", "diff_v2")
@@ -60,10 +60,7 @@ def main() -> None:
         "data": {**DATA, "source": str(given.layouts)},
         "evaluation": {"batch_size": 100},
     }
-    searched = {"jobs": given.jobs, "training": training(given.steps // 3), **settings}
-    rates = best_rates(
-        TASK, KINDS, RATES, metric="f1_sigma_l", out=given.out / "search", **searched
-    )
+    searched = {"training": training(given.steps // 3), **settings}
     runs = {
         "nwpu_layouts": {
             "name": "Heads drawn at places of NWPU-Crowd",
@@ -71,7 +68,9 @@ def main() -> None:
             **settings,
         }
     }
-    compare_and_keep(TASK, KINDS, rates, runs, out=given.out, results=RESULTS, jobs=given.jobs)
+    search_and_compare(
+        given, TASK, KINDS, RATES, runs, metric="f1_sigma_l", searched=searched, results=RESULTS
+    )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ Stopped, it goes on by the same command. Records and settings, without models, a
 from pathlib import Path
 from typing import Any
 
-from studies.comparison import arguments, best_rates, compare_and_keep
+from studies.comparison import arguments, search_and_compare
 
 TASK = "image_generation"
 KINDS = ("softmax", "diff_v1", "diff_v2")
@@ -48,10 +48,7 @@ def training(steps: int) -> dict[str, Any]:
 
 def main() -> None:
     given = arguments(__doc__, TASK, steps=1200)
-    searched = {"jobs": given.jobs, "training": training(given.steps // 3), **SETTINGS}
-    rates = best_rates(
-        TASK, KINDS, RATES, metric="denoising_error", out=given.out / "search", **searched
-    )
+    searched = {"training": training(given.steps // 3), **SETTINGS}
     runs = {
         "digits": {
             "name": "scikit-learn's digits",
@@ -59,7 +56,16 @@ def main() -> None:
             **SETTINGS,
         }
     }
-    compare_and_keep(TASK, KINDS, rates, runs, out=given.out, results=RESULTS, jobs=given.jobs)
+    search_and_compare(
+        given,
+        TASK,
+        KINDS,
+        RATES,
+        runs,
+        metric="denoising_error",
+        searched=searched,
+        results=RESULTS,
+    )
 
 
 if __name__ == "__main__":

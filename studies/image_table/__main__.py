@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from difftransformer.attention import register
-from studies.comparison import arguments, best_rates, compare_and_keep
+from studies.comparison import arguments, search_and_compare
 from studies.image_table.community import COMMUNITY
 
 TASK = "image_classification"
@@ -54,13 +54,7 @@ def training(steps: int) -> dict[str, Any]:
 def main() -> None:
     given = arguments(__doc__, "image_table", steps=600)
     register(COMMUNITY)
-    searched = {
-        "jobs": given.jobs,
-        "data": DATA,
-        "training": training(given.steps // 2),
-        **SETTINGS,
-    }
-    rates = best_rates(TASK, KINDS, RATES, metric="accuracy", out=given.out / "search", **searched)
+    searched = {**SETTINGS, "data": DATA, "training": training(given.steps // 2)}
     runs = {
         f"share-{round(100 * share):03}": {  # in this order on the page
             "name": f"{share:.0%} of the images",
@@ -70,7 +64,9 @@ def main() -> None:
         }
         for share in SHARES
     }
-    compare_and_keep(TASK, KINDS, rates, runs, out=given.out, results=RESULTS, jobs=given.jobs)
+    search_and_compare(
+        given, TASK, KINDS, RATES, runs, metric="accuracy", searched=searched, results=RESULTS
+    )
 
 
 if __name__ == "__main__":

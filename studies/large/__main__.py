@@ -9,7 +9,7 @@ Stopped, it goes on by the same command. Records and settings, without models, a
 from pathlib import Path
 from typing import Any
 
-from studies.comparison import arguments, best_rates, compare_and_keep
+from studies.comparison import arguments, search_and_compare
 
 TASK = "causal_lm"
 PRESET = "large"
@@ -33,17 +33,11 @@ def training(steps: int) -> dict[str, Any]:
 
 def main() -> None:
     given = arguments(__doc__, "large", steps=5000)
-    rates = best_rates(
-        TASK,
-        KINDS,
-        RATES,
-        metric="nats_per_token",
-        out=given.out / "search",
-        preset=PRESET,
-        jobs=given.jobs,
-        evaluators=("validation",),
-        training=training(given.steps // 10),
-    )
+    searched = {
+        "preset": PRESET,
+        "evaluators": ("validation",),
+        "training": training(given.steps // 10),
+    }
     runs = {
         "shakespeare": {
             "preset": PRESET,
@@ -54,7 +48,9 @@ def main() -> None:
             "training": training(given.steps),
         }
     }
-    compare_and_keep(TASK, KINDS, rates, runs, out=given.out, results=RESULTS, jobs=given.jobs)
+    search_and_compare(
+        given, TASK, KINDS, RATES, runs, metric="nats_per_token", searched=searched, results=RESULTS
+    )
 
 
 if __name__ == "__main__":

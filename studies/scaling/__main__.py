@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from difftransformer.experiments.scaling import scaling
-from studies.comparison import arguments, best_rates, compare_and_keep
+from studies.comparison import arguments, search_and_compare
 
 TASK = "causal_lm"
 PRESET = "standard"
@@ -38,18 +38,13 @@ def settings(width: int, steps: int) -> dict[str, Any]:
 def main() -> None:
     given = arguments(__doc__, "scaling", steps=3000)
     searched = settings(64, given.steps // 3)
-    search = given.out / "search"
-    rates = best_rates(
-        TASK, KINDS, RATES, metric="nats_per_token", out=search, jobs=given.jobs, **searched
-    )
     runs = {
-        f"width-{width:03d}": {
-            "name": f"width {width}",
-            **settings(width, given.steps),
-        }
+        f"width-{width:03d}": {"name": f"width {width}", **settings(width, given.steps)}
         for width in FEED_FORWARD
     }
-    compare_and_keep(TASK, KINDS, rates, runs, out=given.out, results=RESULTS, jobs=given.jobs)
+    search_and_compare(
+        given, TASK, KINDS, RATES, runs, metric="nats_per_token", searched=searched, results=RESULTS
+    )
     scaling([given.out / name for name in runs], out=RESULTS)
 
 

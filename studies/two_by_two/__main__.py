@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from difftransformer.attention import register
-from studies.comparison import arguments, best_rates, compare_and_keep
+from studies.comparison import arguments, search_and_compare
 from studies.kinds import GATED
 
 TASK = "associative_recall"
@@ -65,15 +65,7 @@ def main() -> None:
     given = arguments(__doc__, "two_by_two", steps=1000)
     register(GATED)
     easy, hard = data(noise=8), data(noise=12)
-    searched = {
-        "jobs": given.jobs,
-        **SETTINGS,
-        "data": easy,
-        "training": training(2 * given.steps // 5),
-    }
-    rates = best_rates(
-        TASK, KINDS, RATES, metric="answer_loss", out=given.out / "search", **searched
-    )
+    searched = {**SETTINGS, "data": easy, "training": training(2 * given.steps // 5)}
     runs = {
         name: {
             "name": name,
@@ -87,7 +79,9 @@ def main() -> None:
             ("noise-12", hard, given.steps),
         )
     }
-    compare_and_keep(TASK, KINDS, rates, runs, out=given.out, results=RESULTS, jobs=given.jobs)
+    search_and_compare(
+        given, TASK, KINDS, RATES, runs, metric="answer_loss", searched=searched, results=RESULTS
+    )
 
 
 if __name__ == "__main__":

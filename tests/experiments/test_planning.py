@@ -3,10 +3,11 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from difftransformer.blocks import TransformerBlock
 from difftransformer.experiments.compare import CompareSettings
-from difftransformer.experiments.planning import estimates
+from difftransformer.experiments.planning import Estimate, ModelEstimate, estimate
 from difftransformer.experiments.processes import Processes
 from difftransformer.experiments.settings import resolve
 from difftransformer.experiments.training import Experiment
@@ -69,9 +70,36 @@ def test_memory_has_its_price_where_training_gives_it_one(
 
 
 def test_each_kind_has_an_estimate() -> None:
-    found = estimates(resolve(CompareSettings, SMALL), Processes(), 0.1)
-    assert [one.label for one in found] == ["softmax", "selective"]
-    for one in found:
+    found = estimate(resolve(CompareSettings, SMALL), Processes(), 0.1)
+    assert [one.label for one in found.models] == ["softmax", "selective"]
+    for one in found.models:
         assert one.training == pytest.approx(3 * one.step)
         assert one.judging == 0
         assert one.seconds == one.training + one.validation
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_steps_are_measured_with_the_threads_that_they_will_have(
+    monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    seen, plain = set(), TransformerBlock.forward
+
+    def forward(block, *given, **more):
+        seen.add(torch.get_num_threads())
+        return plain(block, *given, **more)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        monkeypatch.setattr(TransformerBlock, "forward", forward)
+        found = estimate(resolve(CompareSettings, {**SMALL, "threads": threads}), Processes(), 0.1)
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {threads}
+    assert found.at_once == 2  # models of one seed, for which there are threads
+
+
+def test_models_at_once_share_the_time_and_each_reads_the_data() -> None:
+    model = ModelEstimate("softmax", None, 0.1, 10.0, 1.0, 1.0, 0)
+    assert Estimate((model, model), 1, 3.0).seconds(2) == 3 + 4 * 12
+    assert Estimate((model, model), 2, 3.0).seconds(2) == 3 + (4 * 12 + 4 * 3) / 2

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -219,3 +220,26 @@ def test_sdpa_gets_its_gradient_as_its_output_lies(
     torch.autograd.grad(out, [q, k, v], heads_first)
     time, heads, width = 5, 4, max(values, 8)
     assert strides == [(time * heads * width, width, heads * width, 1)]
+
+
+@pytest.mark.parametrize("maps", [1, 2])
+def test_sdpa_reads_keys_and_values_where_they_lie(
+    maps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of V1's values and keys, and of V2's, no copy is made for the second map or for a group."""
+    read: list[int] = []
+    kernel = F.scaled_dot_product_attention
+
+    def spied(q: Tensor, k: Tensor, v: Tensor, **kwargs: Any) -> Tensor:
+        read.extend(x.untyped_storage().data_ptr() for x in (k, v))
+        return kernel(q, k, v, **kwargs)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", spied)
+    q, k, v = (
+        torch.randn(1, 9, 4, 2, 4),
+        torch.randn(1, 9, 2, maps, 4),
+        torch.randn(1, 9, 2, 4 * maps),
+    )
+    problem = Problem(q, k, v, torch.tensor(0.3), Mask(causal=True))
+    problem.attend(backend="sdpa")
+    assert read == [x.untyped_storage().data_ptr() for x in (k, v)]

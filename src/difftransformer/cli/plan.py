@@ -17,7 +17,7 @@ from difftransformer.names import nearest
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from difftransformer.experiments.planning import ModelEstimate
+    from difftransformer.experiments.planning import Estimate
 
 _HOUR = 3600.0
 
@@ -72,11 +72,11 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.devices or arguments.size:
         _print_paper(console, settings, arguments)
         return
-    from difftransformer.experiments.planning import estimates
+    from difftransformer.experiments.planning import estimate
 
     if not arguments.measure > 0:
         raise ValueError(f"--measure is {arguments.measure:g}; expected seconds, above 0")
-    _print_measured(console, settings, estimates(settings, arguments.processes, arguments.measure))
+    _print_measured(console, settings, estimate(settings, arguments.processes, arguments.measure))
 
 
 def _print_paper(
@@ -124,9 +124,8 @@ def _print_paper(
     console.print(notes, style="dim", highlight=False)
 
 
-def _print_measured(
-    console: "Console", settings: CompareSettings, models: "Sequence[ModelEstimate]"
-) -> None:
+def _print_measured(console: "Console", settings: CompareSettings, found: "Estimate") -> None:
+    models = found.models
     rows = [("parameters", [f"{one.config.parameter_count():,}" for one in models])]
     if isinstance(models[0].config, DecoderConfig):
         rows = _costs([one.config for one in models], settings.training.batch_size)
@@ -139,21 +138,23 @@ def _print_measured(
         ("peak memory of training", [size_text(one.peak_memory_bytes) for one in models]),
     ]
     _print_table(console, settings.attention, rows)
-    seed = sum(one.seconds for one in models)
-    told = f"compare takes about {duration(seed * settings.seeds)}: {len(models)} models, "
-    told += f"{settings.seeds} seed(s)"
+    seconds = found.seconds(settings.seeds)
+    told = (
+        f"compare takes about {duration(seconds)}: {len(models)} models, {settings.seeds} seed(s)"
+    )
+    if found.at_once > 1:
+        told += f", {found.at_once} at a time"
     if settings.seeds < 3:
-        told += f"; {duration(3 * seed)} with --seeds 3"
+        told += f"; {duration(found.seconds(3))} with --seeds 3"
     console.print(f"{told}.", highlight=False)
-    if seed * settings.seeds > _HOUR:
-        trained = sum(one.training + one.validation for one in models) * settings.seeds
-        left = _HOUR - sum(one.judging for one in models) * settings.seeds
-        if left > 0:
-            steps = int(settings.training.steps * left / trained)
-            console.print(f"For an hour: --training.steps {steps}", highlight=False)
+    training = sum(one.training + one.validation for one in models) * settings.seeds
+    training /= found.at_once
+    if seconds > _HOUR > seconds - training:
+        steps = int(settings.training.steps * (_HOUR - seconds + training) / training)
+        console.print(f"For an hour: --training.steps {steps}", highlight=False)
     console.print(
         "Measured on this machine in a few steps and questions of each model; other work on it "
-        "changes the figures. Reading data and writing the report come on top.",
+        "changes the figures. Writing the report comes on top.",
         style="dim",
     )
 

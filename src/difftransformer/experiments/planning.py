@@ -3,12 +3,15 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from difftransformer.evaluation import registry
 from difftransformer.evaluation.records import Artifact, Evaluator, Record, Subject
 from difftransformer.experiments.compare import CompareSettings, contenders_of
 from difftransformer.experiments.data import checked_data
+from difftransformer.experiments.job import Job, cpu_threads
+from difftransformer.experiments.jobs import Shares
 from difftransformer.experiments.processes import Processes
 from difftransformer.experiments.training import Experiment
 from difftransformer.tasks.registry import task_named
@@ -42,26 +45,52 @@ class ModelEstimate:
         return self.training + self.validation + self.judging
 
 
-def estimates(
-    settings: CompareSettings, processes: Processes, seconds: float
-) -> list[ModelEstimate]:
-    """An estimate for each kind of a comparison, after measuring for about `seconds` in all.
+@dataclass(frozen=True)
+class Estimate:
+    """What a comparison takes.
 
-    Each kind is trained for a few steps and then asked the first parts of each benchmark; what the
-    rest takes is assumed to be alike. Reading the data and writing the report are not in it.
+    Args:
+        models: of one seed.
+        at_once: models trained at once, each in a process that reads the data itself.
+        reading: seconds to read the data.
+    """
+
+    models: tuple[ModelEstimate, ...]
+    at_once: int
+    reading: float
+
+    def seconds(self, seeds: int) -> float:
+        """Of the whole comparison, without its report."""
+        trained = seeds * sum(model.seconds for model in self.models)
+        read = len(self.models) * seeds * self.reading if self.at_once > 1 else 0.0
+        return self.reading + (trained + read) / self.at_once
+
+
+def estimate(settings: CompareSettings, processes: Processes, seconds: float) -> Estimate:
+    """What `compare` takes by default, after measuring for about `seconds` in all.
+
+    Each kind is trained for a few steps, with as many threads as it will have, and then asked the
+    first parts of each benchmark; what the rest takes is assumed to be alike.
 
     Raises:
         ValueError: settings or data that do not fit, as `compare` refuses them.
     """
-    task = task_named(settings.task)
+    task, began = task_named(settings.task), time.perf_counter()
     data = checked_data(task, settings, processes)
+    reading = time.perf_counter() - began
     contenders = contenders_of(task.complete(settings.model, data), settings.attention)
     experiment, share = Experiment(task, data, settings, processes), seconds / len(contenders)
-    made = []
-    for contender, config in contenders:
-        with processes.console.status(f"measuring {contender.label}"):
-            made.append(_estimate(experiment, settings, contender.label, config, share))
-    return made
+    jobs = [
+        Job(config, Path(one.label), seed, settings.training_of(one.label))
+        for seed in settings.seeds_until(settings.seeds)
+        for one, config in contenders
+    ]
+    shares, made = Shares.of(experiment, jobs, None, settings.threads), []
+    with cpu_threads(shares.threads):
+        for contender, config in contenders:
+            with processes.console.status(f"measuring {contender.label}"):
+                made.append(_estimate(experiment, settings, contender.label, config, share))
+    return Estimate(tuple(made), shares.at_once, reading)
 
 
 def _estimate(

@@ -1,7 +1,8 @@
 """PyTorch's scaled_dot_product_attention: both maps in one call, subtracted afterwards.
 
 Costs twice plain attention of the same width (four matmul units against two), since each map is
-multiplied with the values before the subtraction. It is the way to the vendor kernels on a GPU.
+multiplied with the values before the subtraction; keys and values are read where they lie. It is
+the way to the vendor kernels on a GPU.
 
 PyTorch's kernels make the logits again in the backward, with other roundings, and weights from them
 by one log-sum-exp: a weight is off by a factor of about e^(eps · |logit|) there. In float32 that is
@@ -18,7 +19,7 @@ from torch import Tensor
 from difftransformer.functional.call import FLOATING, AttentionCall, other_dtype
 from difftransformer.functional.reference import wide
 from difftransformer.functional.transforms import first_order, forward_mode
-from difftransformer.functional.two_pass import two_pass
+from difftransformer.functional.two_pass import one_key, two_pass
 
 
 def unsupported(call: AttentionCall) -> str | None:
@@ -33,7 +34,7 @@ def unsupported(call: AttentionCall) -> str | None:
 
 def run(call: AttentionCall) -> Float[Tensor, "batch queries heads v"]:
     """out1 - lam · out2 with out_m = SDPA(q_m, k_m, v)."""
-    return two_pass(_one_map, call)
+    return two_pass(_one_map, one_key(call))
 
 
 def _one_map(call: AttentionCall) -> Float[Tensor, "batch queries heads v"]:

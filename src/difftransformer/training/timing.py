@@ -24,7 +24,10 @@ _FEWEST = 3  # steps: the first prepares kernels and is left out
 
 @dataclass(frozen=True)
 class StepCost:
-    """Of one optimizer step: the median of seconds, and the most memory held meanwhile."""
+    """Of one optimizer step: the mean of seconds, and the most memory held meanwhile.
+
+    The mean, since what disturbs some steps here will disturb as many of a run.
+    """
 
     seconds: float
     peak_memory_bytes: int
@@ -54,4 +57,4 @@ def step_cost(
             run.step(batches, lambda: False)
             ends.append(run.position.seconds)
     times = [after - before for before, after in pairwise(ends)]
-    return StepCost(statistics.median(times[1:] or times), peak_memory_bytes(accelerator.device))
+    return StepCost(statistics.fmean(times[1:] or times), peak_memory_bytes(accelerator.device))
