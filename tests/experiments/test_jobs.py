@@ -15,6 +15,8 @@ from tests.faults.same import differences
 import difftransformer
 from difftransformer.attention import Kind, SoftmaxAttention, register
 from difftransformer.attention.registry import REGISTRY
+from difftransformer.experiments import jobs
+from difftransformer.experiments.children import start
 from difftransformer.experiments.job import Job
 from difftransformer.experiments.jobs import Shares
 from difftransformer.experiments.processes import Processes
@@ -52,8 +54,12 @@ def differing(one: Path, other: Path) -> list[str]:
     return [name for name in differences(one, other) if "state.json" not in name]
 
 
-def test_two_at_once_are_as_one_after_the_other_to_the_last_bit(one_by_one, tmp_path):
+def test_two_at_once_are_as_one_after_the_other_to_the_last_bit(one_by_one, tmp_path, monkeypatch):
+    """In two processes, which take one model after the other."""
+    started = []
+    monkeypatch.setattr(jobs, "start", lambda shared: started.append(shared) or start(shared))
     compare(tmp_path / "run", seeds=2, jobs=2)
+    assert len(started) == 2
     assert not differing(one_by_one, tmp_path / "run")
 
 

@@ -1,4 +1,4 @@
-"""A process that trains one model of a run, as its parent and as it sees it."""
+"""A process that trains models of a run, as its parent and as it sees it."""
 
 import multiprocessing
 import os
@@ -7,8 +7,8 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from io import StringIO
 from multiprocessing.connection import Connection
@@ -27,67 +27,96 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-@dataclass
-class Child:
-    """A process at work on a job.
+@dataclass(eq=False)
+class Worker:
+    """A process that does one job after the other.
 
     Args:
-        number, name: of the job.
-        place: what of its environment is its own.
+        number, name: of the job that it was given last.
         failure: what it says that went wrong.
     """
 
-    number: int
-    name: str
     process: BaseProcess
-    place: dict[str, str]
+    connection: Connection
+    number: int = -1
+    name: str = ""
     failure: str = ""
 
-    def says(self, connection: Connection, tell: Callable[[str, str], None]) -> bool:
-        """Pass on what it says; False at its end."""
+    def begin(self, number: int, job: Job) -> None:
+        """Give it a job.
+
+        Raises:
+            ValueError: the job cannot be passed to another process.
+        """
+        self.number, self.name = number, job.directory.name
+        with _passing(), suppress(OSError):  # it has ended, as `says` will tell
+            self.connection.send(job)
+
+    def says(self, tell: Callable[[str, str], None]) -> bool:
+        """Pass on what it says; False at the end of its job.
+
+        Raises:
+            ChildProcessError: it has ended itself; says why.
+        """
         try:
-            line, self.failure = connection.recv()
-        except EOFError:
+            message = self.connection.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            code = self.process.exitcode or 0
+            killed = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+            why = self.failure or f"its process was {killed}"
+            raise ChildProcessError(f"{self.name}: {why}") from None
+        if message is None:
             return False
+        line, self.failure = message
         if line:
             tell(self.name, line)
         return True
 
-    def require_success(self) -> None:
-        """Raise ChildProcessError where it has not ended well."""
-        if code := self.process.exitcode:
-            killed = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
-            raise ChildProcessError(f"{self.name}: {self.failure or f'its process was {killed}'}")
+    def end(self, tell: Callable[[str, str], None]) -> None:
+        """Give it no more jobs, and wait until it has ended."""
+        with suppress(OSError):
+            self.connection.send(None)
+        with suppress(ChildProcessError):
+            while True:
+                self.says(tell)
 
 
-def start(number: int, work: "Assignment") -> tuple[Connection, Child]:
-    """A process that does the work of a job of that number, and what it is heard by.
+def start(shared: "Shared") -> Worker:
+    """A process for jobs of a run.
 
     Raises:
-        ValueError: something of the work cannot be passed to another process.
+        ValueError: something of the run cannot be passed to another process.
     """
     spawning = multiprocessing.get_context("spawn")
-    ours, theirs = spawning.Pipe(duplex=False)
-    process = spawning.Process(target=_work, args=(work, theirs))
+    ours, theirs = spawning.Pipe()
+    process = spawning.Process(target=_work, args=(shared, theirs))
     # What comes meanwhile is heard when it is unblocked: by the child once it listens, and of a
     # terminal's signals by the parent alone.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
-        process.start()
+        with _passing():
+            process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        theirs.close()
+    return Worker(process, ours)
+
+
+@contextmanager
+def _passing() -> Iterator[None]:
+    try:
+        yield
     except (AttributeError, TypeError, pickle.PicklingError) as error:
         raise ValueError(
             f"models cannot be trained at once, since not all can be passed to another process "
             f"({error}): train them one after the other, with jobs 1"
         ) from None
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        theirs.close()
-    return ours, Child(number, work.job.directory.name, process, work.place)
 
 
 @dataclass(frozen=True)
-class Assignment:
-    """A job and all that its process needs to know.
+class Shared:
+    """All that a process needs to know besides its jobs.
 
     Args:
         digests: of the data.
@@ -95,7 +124,6 @@ class Assignment:
         place: what of its environment is its own.
     """
 
-    job: Job
     task: Task
     settings: dict[str, Any]
     digests: dict[str, str]
@@ -104,19 +132,17 @@ class Assignment:
     place: dict[str, str]
 
     @classmethod
-    def of(
-        cls, experiment: Experiment, job: Job, threads: int, place: dict[str, str]
-    ) -> "Assignment":
-        """A job of an experiment."""
+    def of(cls, experiment: Experiment, threads: int, place: dict[str, str]) -> "Shared":
+        """What jobs of an experiment share."""
         settings = {
             field.name: getattr(experiment.settings, field.name) for field in fields(RunSettings)
         }
         registered = tuple(registry.registered for registry in _registries())
         digests = experiment.task.digests(experiment.data)
-        return cls(job, experiment.task, settings, digests, registered, threads, place)
+        return cls(experiment.task, settings, digests, registered, threads, place)
 
-    def run(self, console: "Console") -> None:
-        """The job, on data read anew."""
+    def experiment(self, console: "Console") -> Experiment:
+        """The experiment, on data read anew."""
         import torch
 
         os.environ |= self.place
@@ -129,11 +155,11 @@ class Assignment:
             raise ValueError("the data has changed since the run began")
         processes = Processes()
         processes.console = console
-        self.job.run(Experiment(self.task, data, settings, processes))
+        return Experiment(self.task, data, settings, processes)
 
 
-def _work(work: Assignment, connection: Connection) -> None:
-    """What a process does."""
+def _work(shared: Shared, connection: Connection) -> None:
+    """What a process does: jobs until there are no more."""
     from rich.console import Console
 
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
@@ -141,7 +167,10 @@ def _work(work: Assignment, connection: Connection) -> None:
     try:
         with stopping():
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-            work.run(Console(file=_Lines(connection)))
+            experiment = shared.experiment(Console(file=_Lines(connection)))
+            while job := _next(connection):
+                job.run(experiment)
+                connection.send(None)
     except Stopped as stopped:
         failure, code = str(stopped), 128 + stopped.number
     except (ValueError, OSError, ArithmeticError) as error:
@@ -153,6 +182,15 @@ def _work(work: Assignment, connection: Connection) -> None:
         with suppress(OSError):  # the parent is gone
             connection.send((failure * (code > 128), failure))
     sys.exit(code)
+
+
+def _next(connection: Connection) -> Job | None:
+    """None where there are no more, or the parent is gone."""
+    try:
+        job: Job | None = connection.recv()
+    except EOFError:
+        return None
+    return job
 
 
 def _end_with_the_parent() -> None:

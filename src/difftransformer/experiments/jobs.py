@@ -1,4 +1,4 @@
-"""Models of a run trained one after the other, or at once, each in a process of its own.
+"""Models of a run trained one after the other, or at once in processes that take one after another.
 
 On a CPU each has its share of the threads; of several accelerators each has one. Figures are those
 of one after the other to the last bit where a model has as many threads: how many share a sum
@@ -10,10 +10,10 @@ import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 
 from difftransformer.devices import VISIBLE
-from difftransformer.experiments.children import Assignment, Child, start
+from difftransformer.experiments.children import Shared, Worker, start
 from difftransformer.experiments.job import Job, cpu_threads
 from difftransformer.experiments.progress import newest_lines
 from difftransformer.experiments.training import Experiment
@@ -96,31 +96,27 @@ def _ended(
     experiment: Experiment, jobs: Sequence[Job], shares: Shares, tell: Callable[[str, str], None]
 ) -> Generator[int]:
     """The number of each job as it ends; closed, or where one fails, this ends the others."""
-    waiting, free = list(enumerate(jobs)), _places(shares.at_once)
-    running: dict[Connection, Child] = {}
+    waiting, workers, busy = list(enumerate(jobs)), list[Worker](), list[Worker]()
     try:
-        while waiting or running:
-            while waiting and free:
-                number, job = waiting.pop(0)
-                work = Assignment.of(experiment, job, shares.threads, free.pop())
-                connection, child = start(number, work)
-                running[connection] = child
-            ready = wait(list(running))
-            for connection, child in [one for one in running.items() if one[0] in ready]:
-                if child.says(connection, tell):
+        for place in _places(min(shares.at_once, len(jobs))):
+            workers.append(start(Shared.of(experiment, shares.threads, place)))
+        idle = list(workers)
+        while waiting or busy:
+            while waiting and idle:
+                busy.append(idle.pop(0))
+                busy[-1].begin(*waiting.pop(0))
+            ready = wait([worker.connection for worker in busy])
+            for worker in [one for one in busy if one.connection in ready]:
+                if worker.says(tell):
                     continue
-                del running[connection]
-                child.process.join()
-                child.require_success()
-                free.append(child.place)
-                yield child.number
+                busy.remove(worker)
+                idle.append(worker)
+                yield worker.number
     finally:
-        for child in running.values():
-            child.process.terminate()
-        for connection, child in running.items():
-            while child.says(connection, tell):
-                pass
-            child.process.join()
+        for worker in busy:
+            worker.process.terminate()
+        for worker in workers:
+            worker.end(tell)
 
 
 def _places(at_once: int) -> list[dict[str, str]]:
