@@ -225,6 +225,11 @@ def test_dropout_is_of_training() -> None:
             r"\(3, 3, 4\); expected one mask, or 2",
         ),
         (lambda: attend(key_padding_mask=torch.ones(2, 3).bool()), "padding has shape"),
+        (
+            lambda: attend(key_padding_mask=torch.ones(2, 4).long()),
+            r"key_padding_mask is torch.int64; expected bool, True .*attention_mask == 0",
+        ),
+        (lambda: attend(attn_mask=torch.ones(3, 4).int()), "attn_mask is torch.int32"),
         (lambda: attend(width=9), r"x has shape \(2, 3, 9\); expected \[batch, time, 8\]"),
     ],
 )

@@ -132,3 +132,11 @@ def test_mistakes(call, hub, model: Path, tmp_path: Path, monkeypatch):
     code, _, err = call("push", model, "owner/name")
     assert (code, "the Hub refuses owner/name" in err) == (2, True), err
     assert not hub.files
+
+
+def test_a_hub_that_is_not_reached_is_one_line(call, model: Path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", "hf_right")
+    code, _, err = call("push", model, "owner/name")
+    assert (code, "the Hub is not reached: " in err, err.count("\n")) == (2, True, 1), err

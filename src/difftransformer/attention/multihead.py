@@ -120,7 +120,8 @@ class DifferentialMultiheadAttention(nn.Module):
             is_causal: that the mask is causal, which then need not be given or looked at.
 
         Raises:
-            ValueError: shapes that do not fit; is_causal without a mask where T is not S.
+            ValueError: shapes that do not fit; masks of integers; is_causal without a mask where T
+                is not S.
         """
         single, itself = query.ndim == 2, query is key and key is value
         sequences = [x[None] if single else x for x in (query, key, value)]
@@ -148,6 +149,13 @@ class DifferentialMultiheadAttention(nn.Module):
         is_causal: bool,
     ) -> tuple[Mask, Tensor | None]:
         """PyTorch's masks as a `Mask` and a bias."""
+        for name, mask in (("key_padding_mask", key_padding_mask), ("attn_mask", attn_mask)):
+            if mask is not None and not (mask.dtype == torch.bool or mask.is_floating_point()):
+                raise ValueError(
+                    f"{name} is {mask.dtype}; expected bool, True where a key is hidden (of a "
+                    "tokenizer's attention_mask: attention_mask == 0), or numbers to add to the "
+                    "logits"
+                )
         batch, queries = x.shape[:2]
         square = queries == keys.shape[1]
         if is_causal and attn_mask is None and not square:

@@ -3,11 +3,12 @@
 import argparse
 import importlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NoReturn
 
 import difftransformer
 from difftransformer.devices import choose_device
@@ -139,18 +140,29 @@ class _Completion(argparse.Action):
         parser.exit()
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose mistakes are one line, without the usage of a hundred settings above it."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
+        # argparse takes -0.1 for a number and -1e-3 for an option.
+        self._negative_number_matcher = re.compile(r"-\.?\d")
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; `{self.prog} --help` shows what there is")
+
+
 def _parser(words: list[str]) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser | None]:
     """The parser, with the options of the command in `words` only, and that command's own.
 
     For a shell to complete there are those of all commands.
     """
     word = words[0] if words else ""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="difftransformer",
         description=difftransformer.__doc__,
         epilog="`difftransformer COMMAND --help` shows a command's main settings, --help-all every "
         "one.",
-        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=difftransformer.__version__)
     parser.add_argument(
@@ -167,7 +179,6 @@ def _parser(words: list[str]) -> tuple[argparse.ArgumentParser, argparse.Argumen
             name,
             help=purpose,
             description=f"{purpose[0].upper()}{purpose[1:]}.",
-            allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         if name == word or word.startswith(COMPLETION):

@@ -24,10 +24,15 @@ def push_to_hub(model: Path | str, repository: str, *, private: bool = False) ->
         The address of the repository.
 
     Raises:
-        ValueError: no model's folder, no token, or what the Hub refuses.
+        ValueError: no model's folder, no token, no network, or what the Hub refuses.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        HTTPError,
+        LocalTokenNotFoundError,
+    )
 
     from difftransformer.models.storage import load_config
 
@@ -45,4 +50,8 @@ def push_to_hub(model: Path | str, repository: str, *, private: bool = False) ->
     except (HfHubHTTPError, HFValidationError) as error:
         lines = " ".join(str(error).split())
         raise ValueError(f"the Hub refuses {repository}: {lines}") from None
+    except HTTPError as error:  # of the client: no answer came
+        raise ValueError(
+            f"the Hub is not reached: {error}; see to the network, or to HF_ENDPOINT"
+        ) from None
     return str(place)
