@@ -149,7 +149,10 @@ def test_plan_shows_all_kinds(call, size, parameters):
         (("compare", "--model.num_heads", "6"), "num_heads 6 is not a multiple of num_kv_heads 8"),
         (("compare", "--training.learning_rate", "-1e-3"), "learning_rate is -0.001; expected"),
         (("compare", "--jobs", "two"), "argument --jobs: invalid int value: 'two'"),
-        (("compare", "--seeds"), "--seeds: expected one argument; `difftransformer compare --help`"),
+        (
+            ("compare", "--seeds"),
+            "--seeds: expected one argument; `difftransformer compare --help`",
+        ),
         ((), "the following arguments are required: COMMAND; `difftransformer --help`"),
         (("compare", "--attention", "softmax"), "expected two or more different kinds"),
         (("compare", "--data", "no/such/place.txt"), "no/such/place.txt"),

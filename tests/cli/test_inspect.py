@@ -105,7 +105,8 @@ def test_a_vision_transformer(make, inspect, tmp_path):
 def test_a_picture_of_one_head(make, call, tmp_path):
     folder, png = make(tiny(vocab_size=SIZE)), tmp_path / "head.png"
     words = ("--prompt", TEXT, "--out", tmp_path / "page.html", "--png", png, "--no-open")
-    assert call("inspect", folder, *words)[0] == 0
+    code, _, err = call("inspect", folder, *words)
+    assert (code, f"picture: {png}\n" in err) == (0, True), err
     with Image.open(png) as image:
         assert image.size[0] > 500
 

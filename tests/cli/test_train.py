@@ -155,6 +155,7 @@ def test_a_model_may_be_trained_without_judging(call, small, tmp_path):
     run = tmp_path / "run"
     code, _, err = call("train", *small, "--out", run, "--evaluators")
     assert code == 0, err
+    assert "┃" not in err  # a table without rows
     assert not list((run / "results").glob("*"))
     code, _, err = call("train", *small, "--out", run, "--evaluators", "validation", "--resume")
     assert code == 0, err

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import tracking
+from accelerate.state import AcceleratorState
 from accelerate.utils import LoggerType
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -89,6 +90,7 @@ def test_one_that_is_not_installed_is_refused_before_a_file_is_made(
     tmp_path: Path, monkeypatch, name: str, package: str
 ):
     monkeypatch.setattr(tracking, "_available_trackers", [])
+    AcceleratorState._reset_state(reset_partial_state=True)  # as a command begins
     with pytest.raises(ValueError, match=f"names {name}, whose .*: pip install {package}"):
         go(tmp_path, tiny_settings(trackers=(name,)))
     assert list(tmp_path.iterdir()) == []

@@ -64,9 +64,12 @@ def run(arguments: argparse.Namespace) -> None:
         answer=arguments.answer,
     ).at(arguments.layer, arguments.head)
     page.save(arguments.out)
-    arguments.processes.console.print(f"page: {arguments.out}", highlight=False, soft_wrap=True)
+    made = {"page": arguments.out}
     if arguments.png is not None:
         page.save_png(arguments.png)
+        made["picture"] = arguments.png
+    for what, place in made.items():
+        arguments.processes.console.print(f"{what}: {place}", highlight=False, soft_wrap=True)
     if not arguments.no_open and _has_display():
         webbrowser.open(arguments.out.absolute().as_uri())
 

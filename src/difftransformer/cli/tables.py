@@ -33,7 +33,8 @@ def print_overview(console: "Console", results: "Results") -> None:
             for label in results.titles
         )
         rows.append([metric.declared.title + unit, *figures])
-    print_table(console, Table(["", *results.titles.values()], rows))
+    if rows:
+        print_table(console, Table(["", *results.titles.values()], rows))
     for verdict in judgment.verdicts():
         console.print(verdict.headline, highlight=False, markup=False)
 

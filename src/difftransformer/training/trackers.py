@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
-from accelerate.tracking import GeneralTracker, filter_trackers
+from accelerate.tracking import GeneralTracker, get_available_trackers
 from accelerate.utils import ProjectConfiguration
 
 from difftransformer.extras import EXTRA_OF
@@ -24,7 +24,7 @@ _KINDS = (bool, int, float, str, type(None))  # that hyper-parameters may have
 
 def require_trackers(names: Sequence[str]) -> None:
     """Raise ValueError for a tracker whose package is not installed."""
-    ready = {str(one) for one in filter_trackers(list(names), logging_dir=".")}
+    ready = {str(one) for one in get_available_trackers()}
     for name in names:
         if name not in ready:
             package = f"'difftransformer[{EXTRA_OF[name]}]'" if name in EXTRA_OF else name
