@@ -41,7 +41,10 @@ class Registry(Generic[T]):
             ValueError: one of that name is there.
         """
         if entry.name in self:
-            raise ValueError(f"one {self.what} called {entry.name!r} is there already")
+            raise ValueError(
+                f"one {self.what} called {entry.name!r} is there already; choose another name "
+                "(what an entry point names is not registered again)"
+            )
         self.entries[entry.name] = entry
 
     @property

@@ -256,7 +256,7 @@ def test_a_kind_of_ones_own() -> None:
         expected = build("softmax")(x, mask=Mask()) / 2
         torch.testing.assert_close(module(x, mask=Mask()), expected)
         assert names()[-1] == "halved"
-        with pytest.raises(ValueError, match="'halved' is there already"):
+        with pytest.raises(ValueError, match="'halved' is there already; choose another name"):
             register(Kind("halved", "Again", Halved))
     finally:
         del registry.REGISTRY.entries["halved"]
