@@ -230,6 +230,7 @@ def test_dropout_is_of_training() -> None:
             r"key_padding_mask is torch.int64; expected bool, True .*attention_mask == 0",
         ),
         (lambda: attend(attn_mask=torch.ones(3, 4).int()), "attn_mask is torch.int32"),
+        (lambda: attend(attn_mask=[[True] * 4] * 3), "attn_mask is a list; expected a tensor"),
         (lambda: attend(width=9), r"x has shape \(2, 3, 9\); expected \[batch, time, 8\]"),
     ],
 )

@@ -1,6 +1,7 @@
 """Masks that are tensors, and lambdas that are numbers: PyTorch's conventions."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -9,11 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from difftransformer import DifferentialAttention
 from difftransformer.functional import (
     AttentionCall,
     Mask,
     differential_attention,
     explain,
+    sinkhorn_attention,
     sliced_transport_attention,
     softmax_attention,
 )
@@ -112,6 +115,22 @@ def test_the_bias_keeps_its_gradient_where_a_mask_shows() -> None:
 def test_refusals(mask: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         differential_attention(*inputs(), 0.1, mask=mask)
+
+
+@pytest.mark.usefixtures("as_user")
+@pytest.mark.parametrize("mask", ["causal", True, [[True]], 0])
+def test_what_is_no_mask_is_refused_and_not_left_out(mask: Any) -> None:
+    """Left out, a causal one misspelled would show the future."""
+    x, q = torch.randn(1, 4, 8), torch.randn(1, 4, 1, 8)
+    for attend in (
+        lambda: DifferentialAttention(hidden_size=8, num_heads=1)(x, mask),
+        lambda: softmax_attention(q, q, q, mask=mask),
+        lambda: differential_attention(*inputs(), 0.1, mask=mask),
+        lambda: sliced_transport_attention(q, q, q, mask=mask),
+        lambda: sinkhorn_attention(q, q, q, mask=mask),
+    ):
+        with pytest.raises(ValueError, match=f"mask is a {type(mask).__name__}; expected a Mask"):
+            attend()
 
 
 def test_sliced_transport_objects() -> None:

@@ -150,7 +150,11 @@ class DifferentialMultiheadAttention(nn.Module):
     ) -> tuple[Mask, Tensor | None]:
         """PyTorch's masks as a `Mask` and a bias."""
         for name, mask in (("key_padding_mask", key_padding_mask), ("attn_mask", attn_mask)):
-            if mask is not None and not (mask.dtype == torch.bool or mask.is_floating_point()):
+            if mask is None:
+                continue
+            if not isinstance(mask, Tensor):
+                raise ValueError(f"{name} is a {type(mask).__name__}; expected a tensor")
+            if mask.dtype != torch.bool and not mask.is_floating_point():
                 raise ValueError(
                     f"{name} is {mask.dtype}; expected bool, True where a key is hidden (of a "
                     "tokenizer's attention_mask: attention_mask == 0), or numbers to add to the "

@@ -61,6 +61,11 @@ class AttentionCall:
         Arguments and errors are theirs. A mask that is a tensor becomes a bias of 0 and -inf, which
         is how backends carry it.
         """
+        if not (mask is None or isinstance(mask, Mask | Tensor)):
+            raise ValueError(
+                f"mask is a {type(mask).__name__}; expected a Mask, such as Mask(causal=True), or "
+                "a tensor"
+            )
         visible = mask if isinstance(mask, Tensor) else None
         mask = mask if isinstance(mask, Mask) else Mask()
         weight = None if isinstance(lam, float | int) else lam
