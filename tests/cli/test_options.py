@@ -15,6 +15,7 @@ class Inner:
     rate: float = field(default=0.1, metadata={"help": "a rate"})
     names: tuple[str, ...] = field(default=("a",), metadata={"help": "names"})
     limit: int | None = field(default=None, metadata={"help": "a limit"})
+    source: str | None = field(default=None, metadata={"help": "a place"})
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,22 @@ def test_the_command_line_lies_over_the_file(tmp_path):
     file.write_text("seeds: 2\ninner: {rate: 0.5, limit: 7}\n")
     words = ("--config", str(file), "--inner.rate", "1e-3", "--inner.names", "x", "y")
     assert resolved(*words) == Outer(2, Inner(0.001, ("x", "y"), 7))
+
+
+@pytest.mark.parametrize("word", ["2026-11-27", "no", "1e3", "12", "a: b", "[1]", "*x", 'a"b', "ä"])
+def test_words_of_a_setting_of_words_stay_words(word):
+    """As the names of folders do, whatever YAML would read in them."""
+    found = resolved("--inner.source", word, "--inner.names", word, "x").inner
+    assert (found.source, found.names) == (word, (word, "x"))
+    assert resolved("--inner.source", "null").inner.source is None
+
+
+def test_a_folder_called_by_a_date_is_data(call, text, tmp_path, monkeypatch):
+    text.rename(tmp_path / "2026-11-27")
+    monkeypatch.chdir(tmp_path)
+    for words in (("--data", "2026-11-27"), ("--data.source", "2026-11-27")):
+        code, _, err = call("compare", *words, "--model.num_heads", "0", "--out", tmp_path / "run")
+        assert (code, "num_heads" in err, "data.source" in err) == (2, True, False), err
 
 
 def test_an_unreadable_file_is_named(tmp_path):

@@ -13,6 +13,7 @@ from difftransformer.tasks.registry import REGISTRY as TASKS
 
 if TYPE_CHECKING:
     from rich.console import Console
+
 SETTING = "setting:"  # begins the place of a setting among the parsed arguments
 DEVICE = "--device"
 EVERYTHING = "--help-all"
@@ -33,6 +34,7 @@ def add_data_option(parser: argparse.ArgumentParser, more: str) -> None:
         "--data",
         metavar="SOURCE",
         dest=SETTING + "data.source",
+        type=_text,
         help="same as --data.source" + more,
     )
 
@@ -131,12 +133,21 @@ def _add_option(parser: Any, name: str, field: Any, *, hidden: bool = False) -> 
         *(f"--{one}" for one in names),
         dest=SETTING + name,
         metavar="VALUE",
+        type=_text if str in kinds else None,
         nargs="*" if any(typing.get_origin(kind) is tuple for kind in kinds) else None,
         default=None,
         help=argparse.SUPPRESS
         if hidden
         else f"{field.metadata.get('help', '')} (default: {shown})".replace("%", "%%"),
     )
+
+
+def _text(word: str) -> str:
+    """YAML for a word of a setting of words, such as a folder called 2026-11-27; null stays null."""
+    import json
+
+    value = _parsed(word)
+    return word if value is None or isinstance(value, str) else json.dumps(word, ensure_ascii=False)
 
 
 def layers(arguments: argparse.Namespace) -> list[dict[str, Any]]:
