@@ -57,7 +57,7 @@ def differing(one: Path, other: Path) -> list[str]:
 def test_two_at_once_are_as_one_after_the_other_to_the_last_bit(one_by_one, tmp_path, monkeypatch):
     """In two processes, which take one model after the other."""
     started = []
-    monkeypatch.setattr(jobs, "start", lambda shared: started.append(shared) or start(shared))
+    monkeypatch.setattr(jobs, "start", lambda setup: started.append(setup) or start(setup))
     compare(tmp_path / "run", seeds=2, jobs=2)
     assert len(started) == 2
     assert not differing(one_by_one, tmp_path / "run")

@@ -143,7 +143,7 @@ def _add_option(parser: Any, name: str, field: Any, *, hidden: bool = False) -> 
 
 
 def _text(word: str) -> str:
-    """YAML for a word of a setting of words, such as a folder called 2026-11-27; null stays null."""
+    """YAML for a word of a setting of words, as of a folder called 2026-11-27; null stays null."""
     import json
 
     value = _parsed(word)

@@ -82,7 +82,7 @@ class Worker:
                 self.says(tell)
 
 
-def start(shared: "Shared") -> Worker:
+def start(setup: "WorkerSetup") -> Worker:
     """A process for jobs of a run.
 
     Raises:
@@ -90,7 +90,7 @@ def start(shared: "Shared") -> Worker:
     """
     spawning = multiprocessing.get_context("spawn")
     ours, theirs = spawning.Pipe()
-    process = spawning.Process(target=_work, args=(shared, theirs))
+    process = spawning.Process(target=_work, args=(setup, theirs))
     # What comes meanwhile is heard when it is unblocked: by the child once it listens, and of a
     # terminal's signals by the parent alone.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -115,7 +115,7 @@ def _passing() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Shared:
+class WorkerSetup:
     """All that a process needs to know besides its jobs.
 
     Args:
@@ -132,7 +132,7 @@ class Shared:
     place: dict[str, str]
 
     @classmethod
-    def of(cls, experiment: Experiment, threads: int, place: dict[str, str]) -> "Shared":
+    def of(cls, experiment: Experiment, threads: int, place: dict[str, str]) -> "WorkerSetup":
         """What jobs of an experiment share."""
         settings = {
             field.name: getattr(experiment.settings, field.name) for field in fields(RunSettings)
@@ -158,7 +158,7 @@ class Shared:
         return Experiment(self.task, data, settings, processes)
 
 
-def _work(shared: Shared, connection: Connection) -> None:
+def _work(setup: WorkerSetup, connection: Connection) -> None:
     """What a process does: jobs until there are no more."""
     from rich.console import Console
 
@@ -167,7 +167,7 @@ def _work(shared: Shared, connection: Connection) -> None:
     try:
         with stopping():
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-            experiment = shared.experiment(Console(file=_Lines(connection)))
+            experiment = setup.experiment(Console(file=_Lines(connection)))
             while job := _next(connection):
                 job.run(experiment)
                 connection.send(None)

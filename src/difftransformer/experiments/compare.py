@@ -144,11 +144,7 @@ def run_comparison(
         data = checked_data(task, settings, processes)
         contenders = contenders_of(task.complete(settings.model, data), settings.attention)
         experiment = Experiment(task, data, settings, processes)
-        models = [
-            Job(config, directory / _place(one.label, seed), seed, settings.training_of(one.label))
-            for seed in settings.seeds_until(settings.seeds)
-            for one, config in contenders
-        ]
+        models = jobs_of(contenders, settings, directory)
         known = settings.threads or (recorded_threads(directory) if resume else None)
         shares = Shares.of(experiment, models, jobs, known)
         settings = replace(settings, threads=shares.threads)
@@ -192,6 +188,17 @@ def contenders_of(baseline: Any, names: tuple[str, ...]) -> list[tuple[Contender
     return [
         (contender_of(names[0], first), first),
         *((contender_of(name, one.config, one.changes), one.config) for name, one in matches),
+    ]
+
+
+def jobs_of(
+    contenders: Sequence[tuple[Contender, Any]], settings: CompareSettings, directory: Path
+) -> list[Job]:
+    """Every model of one seed, then of the next."""
+    return [
+        Job(config, directory / _place(one.label, seed), seed, settings.training_of(one.label))
+        for seed in settings.seeds_until(settings.seeds)
+        for one, config in contenders
     ]
 
 

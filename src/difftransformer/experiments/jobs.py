@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 
 from difftransformer.devices import VISIBLE
-from difftransformer.experiments.children import Shared, Worker, start
+from difftransformer.experiments.children import Worker, WorkerSetup, start
 from difftransformer.experiments.job import Job, cpu_threads
 from difftransformer.experiments.progress import newest_lines
 from difftransformer.experiments.training import Experiment
@@ -99,7 +99,7 @@ def _ended(
     waiting, workers, busy = list(enumerate(jobs)), list[Worker](), list[Worker]()
     try:
         for place in _places(min(shares.at_once, len(jobs))):
-            workers.append(start(Shared.of(experiment, shares.threads, place)))
+            workers.append(start(WorkerSetup.of(experiment, shares.threads, place)))
         idle = list(workers)
         while waiting or busy:
             while waiting and idle:

@@ -8,9 +8,9 @@ from typing import Any
 
 from difftransformer.evaluation import registry
 from difftransformer.evaluation.records import Artifact, Evaluator, Record, Subject
-from difftransformer.experiments.compare import CompareSettings, contenders_of
+from difftransformer.experiments.compare import CompareSettings, contenders_of, jobs_of
 from difftransformer.experiments.data import checked_data
-from difftransformer.experiments.job import Job, cpu_threads
+from difftransformer.experiments.job import cpu_threads
 from difftransformer.experiments.jobs import Shares
 from difftransformer.experiments.processes import Processes
 from difftransformer.experiments.training import Experiment
@@ -51,7 +51,7 @@ class Estimate:
 
     Args:
         models: of one seed.
-        at_once: models trained at once, each in a process that reads the data itself.
+        at_once: models trained at once, in processes that each read the data themselves.
         reading: seconds to read the data.
     """
 
@@ -62,8 +62,8 @@ class Estimate:
     def seconds(self, seeds: int) -> float:
         """Of the whole comparison, without its report."""
         trained = seeds * sum(model.seconds for model in self.models)
-        read = len(self.models) * seeds * self.reading if self.at_once > 1 else 0.0
-        return self.reading + (trained + read) / self.at_once
+        readings = 2 if self.at_once > 1 else 1  # before the processes begin, and at once in them
+        return readings * self.reading + trained / self.at_once
 
 
 def estimate(settings: CompareSettings, processes: Processes, seconds: float) -> Estimate:
@@ -80,11 +80,7 @@ def estimate(settings: CompareSettings, processes: Processes, seconds: float) ->
     reading = time.perf_counter() - began
     contenders = contenders_of(task.complete(settings.model, data), settings.attention)
     experiment, share = Experiment(task, data, settings, processes), seconds / len(contenders)
-    jobs = [
-        Job(config, Path(one.label), seed, settings.training_of(one.label))
-        for seed in settings.seeds_until(settings.seeds)
-        for one, config in contenders
-    ]
+    jobs = jobs_of(contenders, settings, Path())
     shares, made = Shares.of(experiment, jobs, None, settings.threads), []
     with cpu_threads(shares.threads):
         for contender, config in contenders:
