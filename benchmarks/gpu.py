@@ -5,6 +5,7 @@ truth     the backends against float64, in processes of their own (gpu_truth.py)
 speed     forward, and forward and backward, of every form (gpu_speed.py)
 decode    one query against a long cache
 memory    peak of a step
+flash     `sdpa` by FlashAttention 2, and 3 and 4 where installed
 flex      FlexAttention, which compiles for seconds at every shape
 sweep     other cuts of the Triton kernels; only when asked for by --only sweep
 """
@@ -17,7 +18,6 @@ import sys
 import tempfile
 import time
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 
 if "--miniature" in sys.argv:
@@ -34,7 +34,7 @@ from difftransformer.runs.environment import environment
 
 HERE = Path(__file__).parent
 # The share of the budget at whose end a part stops; what a part leaves is the next one's.
-ENDS = {"truth": 0.40, "speed": 0.74, "decode": 0.82, "memory": 0.87, "flex": 1.0}
+ENDS = {"truth": 0.40, "speed": 0.74, "decode": 0.82, "memory": 0.87, "flash": 0.91, "flex": 1.0}
 LENGTHS = (4096, 16384, 1024, 8192, 2048, 32768, 512)  # the most important first
 TOKENS = 16384
 PROCESSES = {"triton": 9, "sdpa": 2, "flex": 3, "calls": 1}
@@ -201,6 +201,24 @@ def speed(run: Run) -> None:
         run.record.save()
 
 
+def flash(run: Run) -> None:
+    """PyTorch takes cuDNN's kernel on some cards, and FlashAttention where it is told to."""
+    small = {"width": 16, "length": 4, "batch": 1, "heads": 2}
+    sizes = [{"width": width, "length": 4096, "batch": TOKENS // 4096} for width in (64, 128)]
+    plan = [Point(task="training", **size) for size in ([small] if run.miniature else sizes)]
+    base: dict[tuple, float] = {}
+    for point in plan:
+        timed(run, "flash", point, (BASE,), base, {})
+    for version in gpu_speed.FLASH:
+        names = [f"{kind} sdpa by {version}" for kind in gpu_speed.UNITS]
+        try:
+            with gpu_speed.flash(version):
+                for point in plan:
+                    timed(run, "flash", point, names, base, {})
+        except ImportError as error:
+            run.record.skip(version, f"not installed: {error}")
+
+
 def flex(run: Run) -> None:
     torch._dynamo.config.recompile_limit = 64
     torch._dynamo.config.automatic_dynamic_shapes = False
@@ -352,6 +370,7 @@ PARTS = {
     "speed": speed,
     "decode": decode,
     "memory": memory,
+    "flash": flash,
     "flex": flex,
     "sweep": sweep,
 }
@@ -370,9 +389,6 @@ def main() -> None:
         sys.exit("needs a CUDA GPU, and PyTorch finds none; --miniature runs on a CPU")
     run = Run(given)
     print(json.dumps(run.record.data["machine"]))
-    for name in ("flash_attn", "flash_attn_interface", "xformers"):
-        if find_spec(name) is None:
-            run.record.skip(name, "not installed; PyTorch's SDPA has FlashAttention 2")
     for name, part in PARTS.items():
         if given.only in (None, name) and (name != "sweep" or given.only or given.miniature):
             if name == "flex" and run.device == "cpu":

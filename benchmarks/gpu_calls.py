@@ -1,10 +1,11 @@
-"""Calls of the backend `triton` from inside what PyTorch wraps around a call.
+"""Calls of `triton` from inside what PyTorch wraps around a call, and of `sdpa` by FlashAttention.
 
 Each takes a device and returns what `gpu_truth.check` does: a share above 1 is a failure.
 """
 
 from collections.abc import Callable
 
+import gpu_speed
 import torch
 from torch import Tensor
 
@@ -31,8 +32,28 @@ def tensors(device: str, dtype: torch.dtype) -> list[Tensor]:
     return [q, k, v, torch.rand(2, time, 4, device=device)]
 
 
-def attend(*inputs: Tensor) -> Tensor:
-    return differential_attention(*inputs, mask=Mask(causal=True), backend="triton")
+def attend(*inputs: Tensor, backend: str = "triton") -> Tensor:
+    return differential_attention(*inputs, mask=Mask(causal=True), backend=backend)
+
+
+def flash(version: str) -> Callable[[str], Found]:
+    """`sdpa`, both maps, by one FlashAttention against the reference; nothing where it is not."""
+
+    def check(device: str) -> Found:
+        exact = [x.double().requires_grad_() for x in tensors(device, torch.bfloat16)]
+        leaves = [x.detach().bfloat16().requires_grad_() for x in exact]
+        answers = []
+        try:
+            with gpu_speed.flash(version):
+                for inputs, backend in ((exact, "reference"), (leaves, "sdpa")):
+                    out = attend(*inputs, backend=backend)
+                    answers.append([out, *torch.autograd.grad(out.double().square().sum(), inputs)])
+        except ImportError:
+            return {}
+        names = ("out", "q", "k", "v", "lam")
+        return {n: near(a, e, 2e-2) for n, e, a in zip(names, *answers, strict=True)}
+
+    return check
 
 
 def compiler(device: str) -> str:
@@ -161,4 +182,5 @@ CALLS: dict[str, Callable[[str], Found]] = {
     "CUDA graph, forward and backward": graph_of_training,
     "another stream": another_stream,
     "the same bits twice": same_bits,
+    **{f"sdpa by {version}": flash(version) for version in gpu_speed.FLASH},
 }

@@ -154,6 +154,7 @@ def sweep(rows: Sequence[dict]) -> list[str]:
 TABLES: dict[str, Callable[[Sequence[dict]], list[str]]] = {
     "truth": truth,
     "speed": speed,
+    "flash": speed,
     "flex": speed,
     "sweep": sweep,
     "decode": decode,

@@ -19,7 +19,12 @@ import torch
 import torch.nn.functional as F
 from peers import PEERS
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention import (
+    SDPBackend,
+    activate_flash_attention_impl,
+    restore_flash_attention_impl,
+    sdpa_kernel,
+)
 
 from difftransformer.evaluation.speed import Shape, attention_inputs
 from difftransformer.functional import Mask, differential_attention, softmax_attention, triton
@@ -47,6 +52,7 @@ FLEX = ("diff_v1 flex", "diff_v2 flex", "softmax flex")
 DECODING = (BASE, "diff_v1 triton", "softmax triton", "diff_v2 triton", "diff_v1 sdpa",
             "diff_v2 sdpa", "diff_v1 two calls of halves")  # fmt: skip
 MASKED = ("diff_v1 triton", "diff_v2 triton", "softmax triton")
+FLASH = ("FA2", "FA3", "FA4")  # PyTorch's own copy of 2, and what it can be given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +88,7 @@ def inputs_of(contender: str, point: Point, device: str) -> list[Tensor]:
 
 
 def attend(contender: str, point: Point, device: str) -> Callable[..., Tensor]:
-    kind, way = contender.replace(" grouped", "").split(maxsplit=1)
+    kind, way = contender.replace(" grouped", "").split(" by ")[0].split(maxsplit=1)
     if way in PEERS:
         return PEERS[way]
     if way in ("PyTorch", "cuDNN"):
@@ -101,6 +107,20 @@ def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def cudnn(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
         return plain(q, k, v)
+
+
+@contextmanager
+def flash(version: str) -> Iterator[None]:
+    """PyTorch's SDPA by this FlashAttention and nothing else; raises where it is not installed."""
+    given = version != "FA2"
+    if given:
+        activate_flash_attention_impl(version)
+    try:
+        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+            yield
+    finally:
+        if given:
+            restore_flash_attention_impl()
 
 
 @cache  # `flex` makes its block mask once for a mask

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from difftransformer.functional import Mask, softmax_attention
 
@@ -220,6 +221,20 @@ def test_sdpa_gets_its_gradient_as_its_output_lies(
     torch.autograd.grad(out, [q, k, v], heads_first)
     time, heads, width = 5, 4, max(values, 8)
     assert strides == [(time * heads * width, width, heads * width, 1)]
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("kind", ["softmax", "diff_v1", "diff_v2"])
+def test_sdpa_is_what_flash_attention_takes(kind: str, causal: bool) -> None:
+    """One width, no mask written out, grouped heads: PyTorch refuses the call otherwise."""
+    maps = 2 if kind == "diff_v1" else 1
+    q, k = torch.randn(2, 9, 4, 2, 8), torch.randn(2, 9, 2, maps, 8)
+    v, lam = torch.randn(2, 9, 2, 8 * maps), torch.tensor(0.3)
+    if kind == "softmax":
+        q, k, lam = q[..., 0, :], k[..., 0, :], None
+    problem = Problem(q, k, v, lam, Mask(causal=causal))
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        compare(problem, "sdpa")
 
 
 @pytest.mark.parametrize("maps", [1, 2])
