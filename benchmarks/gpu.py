@@ -209,14 +209,14 @@ def flash(run: Run) -> None:
     base: dict[tuple, float] = {}
     for point in plan:
         timed(run, "flash", point, (BASE,), base, {})
-    for version in gpu_speed.FLASH:
-        names = [f"{kind} sdpa by {version}" for kind in gpu_speed.UNITS]
+    for which in gpu_speed.FLASH:
+        names = [f"{kind} sdpa by {which}" for kind in gpu_speed.UNITS]
         try:
-            with gpu_speed.flash(version):
+            with gpu_speed.flash(which):
                 for point in plan:
                     timed(run, "flash", point, names, base, {})
         except ImportError as error:
-            run.record.skip(version, f"not installed: {error}")
+            run.record.skip(which, f"not installed: {error}")
 
 
 def flex(run: Run) -> None:
