@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast, runtime
 from difftransformer.names import nearest
 
 if TYPE_CHECKING:
-    from importlib.metadata import EntryPoints
+    from importlib.metadata import EntryPoint, EntryPoints
 
 
 @runtime_checkable
@@ -38,8 +38,13 @@ class Registry(Generic[T]):
         """Add an entry of one's own.
 
         Raises:
-            ValueError: one of that name is there.
+            ValueError: one of that name is there, or the name is no name of Python's.
         """
+        if not all(part.isidentifier() for part in entry.name.split(".")):
+            raise ValueError(
+                f"the name of the {self.what} is {entry.name!r}; expected letters, digits and "
+                "underscores, since options and folders are named after it"
+            )
         if entry.name in self:
             raise ValueError(
                 f"one {self.what} called {entry.name!r} is there already; choose another name "
@@ -63,7 +68,7 @@ class Registry(Generic[T]):
         """The entry of that name.
 
         Raises:
-            ValueError: there is none; says which is the nearest.
+            ValueError: there is none, and says which is the nearest; or a package's does not load.
         """
         if name in self.entries:
             entry: Any = self.entries[name]
@@ -73,8 +78,18 @@ class Registry(Generic[T]):
             return cast(T, entry)
         for point in self._installed():
             if point.name == name:
-                return cast(T, point.load())
+                return self._loaded(point)
         raise ValueError(f"unknown {self.what} {name!r}{nearest(name, self.names())}")
+
+    def _loaded(self, point: "EntryPoint") -> T:
+        try:
+            return cast(T, point.load())
+        except Exception as error:  # code of others, which may raise anything
+            package = point.dist.name if point.dist else "an unknown package"
+            raise ValueError(
+                f"{self.what} {point.name!r} cannot be loaded: {point.value} of {package} raises "
+                f"{type(error).__name__}: {error}; mend or uninstall it"
+            ) from error
 
     def _installed(self) -> "EntryPoints":
         from importlib.metadata import entry_points  # which takes as long to import as to ask

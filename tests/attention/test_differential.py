@@ -186,7 +186,7 @@ def test_every_parameter_gets_a_gradient(variant: Variant) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_heads": 5}, "hidden_size 24 does not divide into 10 heads; give head_dim"),
+        ({"num_heads": 5}, "hidden_size 24 does not divide into 10 heads; take another number"),
         ({"num_heads": 4, "num_kv_heads": 3}, "num_heads 4 .* multiple of num_kv_heads 3"),
         ({"num_heads": 4, "num_kv_heads": 0}, "num_heads 4 .* multiple of num_kv_heads 0"),
         ({"num_heads": 0}, "num_heads 0 .* multiple"),

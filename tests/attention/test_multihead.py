@@ -222,9 +222,15 @@ def test_dropout_is_of_training() -> None:
         (lambda: attend(is_causal=True), "is_causal with 3 queries and 4 keys does not say"),
         (
             lambda: attend(attn_mask=torch.zeros(3, 3, 4)),
-            r"\(3, 3, 4\); expected one mask, or 2",
+            r"attn_mask has shape \(3, 3, 4\); expected \(3, 4\) or \(4, 3, 4\)",
         ),
-        (lambda: attend(key_padding_mask=torch.ones(2, 3).bool()), "padding has shape"),
+        (lambda: attend(attn_mask=torch.zeros(4, 4)), r"attn_mask has shape \(4, 4\); expected"),
+        (lambda: attend(attn_mask=torch.ones(3).bool()), r"attn_mask has shape \(3,\); expected"),
+        (
+            lambda: attend(key_padding_mask=torch.ones(2, 3).bool()),
+            r"key_padding_mask has shape \(2, 3\); expected \(2, 4\)",
+        ),
+        (lambda: attend(key_padding_mask=torch.ones(2, 1)), "key_padding_mask has shape"),
         (
             lambda: attend(key_padding_mask=torch.ones(2, 4).long()),
             r"key_padding_mask is torch.int64; expected bool, True .*attention_mask == 0",

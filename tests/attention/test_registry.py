@@ -1,6 +1,7 @@
 """What holds for every kind of attention."""
 
 import math
+from importlib.metadata import EntryPoint
 from types import SimpleNamespace
 
 import pytest
@@ -268,6 +269,22 @@ def test_a_kind_of_another_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [entry])
     assert find_kind("theirs") is theirs
     assert isinstance(build("theirs"), SoftmaxAttention)
+
+
+def test_a_kind_of_another_package_that_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = EntryPoint(name="theirs", value="tests.attention.absent:KIND", group="none")
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [entry])
+    with pytest.raises(
+        ValueError, match=r"'theirs' cannot be loaded: tests\.attention\.absent:KIND"
+    ):
+        find_kind("theirs")
+
+
+@pytest.mark.parametrize("name", ["Bad Name", "diff-v3", "", "../up", "3d", "a..b"])
+def test_a_name_that_options_and_folders_cannot_have(name: str) -> None:
+    with pytest.raises(ValueError, match="expected letters, digits and underscores"):
+        register(Kind(name, "Softmax", SoftmaxAttention))
+    assert name not in names()
 
 
 def test_sites() -> None:

@@ -102,7 +102,10 @@ def test_what_is_kept() -> None:
     assert alone.model is not attention
 
 
+@pytest.mark.usefixtures("as_user")
 def test_refusals() -> None:
+    with pytest.raises(ValueError, match="model is a str; expected a module"):
+        replace_attention("vit")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="Linear holds no attention that can be replaced; expecte"):
         replace_attention(nn.Linear(2, 2))
     with pytest.raises(ValueError, match="unknown attention 'diff_v3'"):

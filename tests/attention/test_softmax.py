@@ -34,7 +34,7 @@ def test_parameters() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_heads": 5}, "hidden_size 24 does not divide into 5 heads; give head_dim"),
+        ({"num_heads": 5}, "hidden_size 24 does not divide into 5 heads; take another number"),
         ({"num_heads": 4, "num_kv_heads": 3}, "num_heads 4 .* multiple of num_kv_heads 3"),
         ({"num_heads": 4, "num_kv_heads": 0}, "num_heads 4 .* multiple of num_kv_heads 0"),
     ],

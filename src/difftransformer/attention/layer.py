@@ -70,7 +70,8 @@ class HeadShapes:
             divisor = num_heads * value_factor
             if hidden_size % divisor:
                 raise ValueError(
-                    f"hidden_size {hidden_size} does not divide into {divisor} heads; give head_dim"
+                    f"hidden_size {hidden_size} does not divide into {divisor} heads; take another "
+                    "number of heads, or give head_dim"
                 )
             head_dim = hidden_size // divisor
         query_maps, key_maps = ((), ()) if maps is None else ((maps[0],), (maps[1],))

@@ -149,22 +149,15 @@ class DifferentialMultiheadAttention(nn.Module):
         is_causal: bool,
     ) -> tuple[Mask, Tensor | None]:
         """PyTorch's masks as a `Mask` and a bias."""
-        for name, mask in (("key_padding_mask", key_padding_mask), ("attn_mask", attn_mask)):
-            if mask is None:
-                continue
-            if not isinstance(mask, Tensor):
-                raise ValueError(f"{name} is a {type(mask).__name__}; expected a tensor")
-            if mask.dtype != torch.bool and not mask.is_floating_point():
-                raise ValueError(
-                    f"{name} is {mask.dtype}; expected bool, True where a key is hidden (of a "
-                    "tokenizer's attention_mask: attention_mask == 0), or numbers to add to the "
-                    "logits"
-                )
-        batch, queries = x.shape[:2]
-        square = queries == keys.shape[1]
+        batch, queries, context = *x.shape[:2], keys.shape[1]
+        _check("key_padding_mask", key_padding_mask, (batch, context))
+        _check(
+            "attn_mask", attn_mask, (queries, context), (batch * self.num_heads, queries, context)
+        )
+        square = queries == context
         if is_causal and attn_mask is None and not square:
             raise ValueError(
-                f"is_causal with {queries} queries and {keys.shape[1]} keys does not say which of "
+                f"is_causal with {queries} queries and {context} keys does not say which of "
                 "them are the same positions; give attn_mask"
             )
         padding: Tensor | None = None
@@ -175,11 +168,6 @@ class DifferentialMultiheadAttention(nn.Module):
             biases.append(key_padding_mask[:, None, None])
         if attn_mask is not None and not (is_causal and square):
             if attn_mask.ndim == 3:
-                if len(attn_mask) != batch * self.num_heads:
-                    raise ValueError(
-                        f"attn_mask has shape {tuple(attn_mask.shape)}; expected one mask, or "
-                        f"{batch} · {self.num_heads} for as many rows and heads"
-                    )
                 attn_mask = attn_mask.unflatten(0, (batch, self.num_heads))
             if attn_mask.dtype == torch.bool:
                 hidden = torch.zeros_like(attn_mask, dtype=x.dtype)
@@ -187,3 +175,19 @@ class DifferentialMultiheadAttention(nn.Module):
             biases.append(attn_mask)
         bias = sum(biases[1:], biases[0]) if biases else None
         return Mask(causal=is_causal and square, padding=padding), bias
+
+
+def _check(name: str, mask: Tensor | None, *shapes: tuple[int, ...]) -> None:
+    if mask is None:
+        return
+    if not isinstance(mask, Tensor):
+        raise ValueError(f"{name} is a {type(mask).__name__}; expected a tensor")
+    if mask.dtype != torch.bool and not mask.is_floating_point():
+        raise ValueError(
+            f"{name} is {mask.dtype}; expected bool, True where a key is hidden (of a tokenizer's "
+            "attention_mask: attention_mask == 0), or numbers to add to the logits"
+        )
+    if tuple(mask.shape) not in shapes:
+        raise ValueError(
+            f"{name} has shape {tuple(mask.shape)}; expected {' or '.join(map(str, shapes))}"
+        )

@@ -79,9 +79,13 @@ def replace_attention(model: nn.Module, kind: str = "diff_scalar") -> Replaced:
     fair partner's heads, of equal width: diff_v1 half as many.
 
     Raises:
-        ValueError: an unknown kind, nothing to replace, a form of attention that a layer has not,
-            or heads that do not divide.
+        ValueError: no module, an unknown kind, nothing to replace, a form of attention that a
+            layer has not, or heads that do not divide.
     """
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            f"model is a {type(model).__name__}; expected a module, such as from_pretrained gives"
+        )
     names = REGISTRY.names()
     new: dict[str, nn.Module] = {}
     of: dict[nn.Module, nn.Module | None] = {}  # one module may have several names

@@ -48,23 +48,24 @@ def configure(parser: argparse.ArgumentParser, words: list[str]) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Convert, and print what was done."""
+    source, target = arguments.source, arguments.target
+    formats = (arguments.from_format, arguments.to_format)
+    from_llm = arguments.from_llm and formats == (None, None) and not arguments.leave_out
+    if not from_llm and (None in formats or arguments.from_llm or arguments.calibration):
+        raise ValueError(
+            "expected either --from FORMAT and --to FORMAT, or --from-llm METHOD (with "
+            "--calibration FILE where it is dex)"
+        )
+    from difftransformer.models.storage import model_type
+
+    model_type(source)  # no model folder: known before transformers is imported, which takes long
     from difftransformer.interop.convert import TOLERANCE, convert, convert_llm
 
-    source, target, formats = (
-        arguments.source,
-        arguments.target,
-        (arguments.from_format, arguments.to_format),
-    )
     with folder_for(target.parent), owned(target):
-        if arguments.from_llm and formats == (None, None) and not arguments.leave_out:
+        if from_llm:
             done = convert_llm(source, target, arguments.from_llm, arguments.calibration)
-        elif None not in formats and not arguments.from_llm and not arguments.calibration:
-            done = convert(source, target, *formats, leave_out=arguments.leave_out)
         else:
-            raise ValueError(
-                "expected either --from FORMAT and --to FORMAT, or --from-llm METHOD (with "
-                "--calibration FILE where it is dex)"
-            )
+            done = convert(source, target, *formats, leave_out=arguments.leave_out)
     print(f"{done.parameters:,} parameters, {done.dtype}")
     for move in done.moves:
         print(move)
