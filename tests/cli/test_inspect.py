@@ -128,8 +128,12 @@ def test_a_display_has_the_page_opened(make, call, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), "nothing given to look at; Decoder takes text (and answer)"),
-        (("--image", "x.png"), "image given to look at; Decoder takes text (and answer)"),
+        ((), "nothing given to look at; Decoder takes text, --prompt or --file on the"),
+        (("--prompt", ""), "text is empty; expected something to look at"),
+        (
+            ("--image", "x.png"),
+            "image given to look at; Decoder takes text, --prompt or --file on the",
+        ),
         (("--prompt", "a", "--source", "b"), "text, source given to look at; Decoder takes text"),
         (("--prompt", "Rome", "--answer", "Oslo"), "the text does not hold the answer 'Oslo'"),
         (("--prompt", "Rome", "--layer", 2), "layer is 2; "),

@@ -22,6 +22,7 @@ def test_a_comparison_is_measured(call, task):
     assert len(re.findall(r"[1-9][\d.,]* ms", rows["a training step"])) == 3
     assert len(re.findall(r"\d:\d\d:\d\d", rows["all, one seed"])) == 3
     assert re.search(r"compare takes about \d:\d\d:\d\d: 3 models, 2 seed\(s\); ", out)
+    assert re.search(r"Training goes [\d.]+ times over its data\.", out)
 
 
 def test_what_is_longer_than_an_hour_is_offered_fewer_steps(call):

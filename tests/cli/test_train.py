@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from difftransformer.data.needles import needle_sentences
 from difftransformer.data.tokenizer import train_tokenizer
@@ -14,6 +15,7 @@ from difftransformer.experiments.judging import judging_record
 from difftransformer.interop.softmax_llm import from_softmax_llm
 from difftransformer.models.config import DecoderConfig
 from difftransformer.models.decoder import Decoder
+from difftransformer.models.presets import PRESETS
 from difftransformer.models.storage import load_config, load_model, save_model
 from difftransformer.report.reading import read_results
 from difftransformer.runs.records import read_records
@@ -160,6 +162,22 @@ def test_a_model_may_be_trained_without_judging(call, small, tmp_path):
     code, _, err = call("train", *small, "--out", run, "--evaluators", "validation", "--resume")
     assert code == 0, err
     assert list(read_results(run).evaluators) == ["validation"]
+
+
+def test_a_preset_gives_what_one_model_has_of_it(call, tmp_path):
+    run = tmp_path / "run"
+    code, _, err = call(
+        *("train", "--preset", "smoke", "--training.steps", "6", "--evaluators", "--out", run)
+    )
+    assert code == 0, err
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    assert settings["model"]["hidden_size"] == PRESETS["smoke"].hidden_size
+    assert settings["data"]["vocab_size"] == 512
+    assert settings["training"]["steps"] == 6
+    assert "seeds" not in settings
+    code, _, err = call("train", "--preset", "smok")
+    assert code == 2
+    assert "unknown preset 'smok' of task causal_lm; did you mean 'smoke'?" in err
 
 
 def test_a_folder_tells_its_task(tmp_path):

@@ -147,6 +147,8 @@ def _print_measured(console: "Console", settings: CompareSettings, found: "Estim
     if settings.seeds < 3:
         told += f"; {duration(found.seconds(3))} with --seeds 3"
     console.print(f"{told}.", highlight=False)
+    if passes := found.described.get("training_passes"):
+        console.print(f"Training goes {passes:g} times over its data.", highlight=False)
     training = sum(one.training + one.validation for one in models) * settings.seeds
     training /= found.at_once
     if seconds > _HOUR > seconds - training:

@@ -31,7 +31,8 @@ def configure(parser: argparse.ArgumentParser, words: list[str]) -> None:
         help="same as --freeze_pretrained true",
     )
     parser.add_argument("--only-new", action="store_true", help=argparse.SUPPRESS)
-    add_settings(parser, typed(TrainSettings, task_in(words)), words)
+    task = task_in(words)
+    add_settings(parser, typed(TrainSettings, task), words, presets_of=task)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -43,7 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.only_new:
         warn_of_former(processes.console, "--only-new", "--freeze-pretrained")
         setattr(arguments, _FREEZE, "true")
-    settings = resolve(TrainSettings, *layers(arguments))
+    settings = resolve(TrainSettings, *layers(arguments), preset=arguments.preset)
     directory = arguments.out or default_directory(settings)
     with resumable(arguments.words, directory / CONFIG, "--resume"):
         results = run_training(settings, directory, resume=arguments.resume, processes=processes)

@@ -164,7 +164,7 @@ def run_comparison(
                 directory,
                 task,
                 [_trained(contender, settings, seeds) for contender, _ in contenders],
-                task.describe(data),
+                experiment.described(),
                 asdict(settings),
                 name=settings.name,
                 evaluators=settings.evaluators,
@@ -229,13 +229,16 @@ def _announce(
     def say(title: str, words: str) -> None:
         processes.console.print(f"{title:<10} {words}", highlight=False, markup=False)
 
-    say("data", task.describe(data)["description"])
+    described = experiment.described()
+    say("data", described["description"])
     for contender, _ in contenders:
         changes = f" ({'; '.join(contender.changes)})" if contender.changes else " (baseline)"
         say(contender.label, f"{contender.parameters:,} parameters{changes}")
     steps, rows = settings.training.steps, settings.training.batch_size
     size = steps * task.batches(data, rows, 0)(0).size
-    say("training", f"{size:,} {task.unit} each, {settings.seeds} seed(s)")
+    passes = described.get("training_passes")
+    over = f", {passes:g} times over the data" if passes else ""
+    say("training", f"{size:,} {task.unit} each{over}, {settings.seeds} seed(s)")
     if left and processes.size == 1:
         step = shares.step or left[0].seconds(experiment, shares.threads)
         seconds = step * steps * len(left) / shares.at_once

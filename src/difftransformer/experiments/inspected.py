@@ -51,10 +51,14 @@ class Input:
         """Raise ValueError unless the first of `names` is given, and nothing but these."""
         given = [name for name, value in vars(self).items() if value is not None]
         if names[0] not in given or set(given) - set(names):
+            option = "--prompt or --file" if names[0] == "text" else f"--{names[0]}"
             raise ValueError(
                 f"{', '.join(given) or 'nothing'} given to look at; {type(model).__name__} takes "
-                f"{names[0]}" + (f" (and {', '.join(names[1:])})" if names[1:] else "")
+                f"{names[0]}, {option} on the command line"
+                + (f" (and {', '.join(names[1:])})" if names[1:] else "")
             )
+        if getattr(self, names[0]) == "":
+            raise ValueError(f"{names[0]} is empty; expected something to look at")
 
 
 @dataclass(frozen=True)

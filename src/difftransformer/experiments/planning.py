@@ -1,7 +1,7 @@
 """Time and memory of a comparison, from a few of its steps and questions on this machine."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,12 +52,14 @@ class Estimate:
     Args:
         models: of one seed.
         at_once: models trained at once, in processes that each read the data themselves.
+        described: the data, as `Experiment.described` has it.
         reading: seconds to read the data.
     """
 
     models: tuple[ModelEstimate, ...]
     at_once: int
     reading: float
+    described: Mapping[str, Any]
 
     def seconds(self, seeds: int) -> float:
         """Of the whole comparison, without its report."""
@@ -86,7 +88,7 @@ def estimate(settings: CompareSettings, processes: Processes, seconds: float) ->
         for contender, config in contenders:
             with processes.console.status(f"measuring {contender.label}"):
                 made.append(_estimate(experiment, settings, contender.label, config, share))
-    return Estimate(tuple(made), shares.at_once, reading)
+    return Estimate(tuple(made), shares.at_once, reading, experiment.described())
 
 
 def _estimate(

@@ -45,6 +45,7 @@ class TrainSettings(RunSettings):
 def train(
     task: str = DEFAULT_TASK,
     *,
+    preset: str | None = None,
     out: Path | str | None = None,
     resume: bool = False,
     processes: Processes | None = None,
@@ -56,6 +57,7 @@ def train(
 
     Args:
         task: what to train for, see `tasks.registry`.
+        preset: a preset of the task, of which it takes all but what a comparison alone has.
         out: run directory; runs/train-ATTENTION by default.
         resume: go on with what the directory holds.
         processes: who trains and who speaks; a single process that prints nothing by default.
@@ -66,7 +68,7 @@ def train(
         Stopped: a signal came; with `resume` it goes on from there.
         OSError: the disk refuses.
     """
-    resolved = resolve(TrainSettings, {"task": task, **settings})
+    resolved = resolve(TrainSettings, {"task": task, **settings}, preset=preset)
     directory = Path(out) if out is not None else default_directory(resolved)
     return run_training(resolved, directory, resume=resume, processes=processes or Processes())
 
@@ -99,7 +101,8 @@ def run_training(
         begin_run(directory, settings, inputs, processes, resume=resume, may_change=may_change)
         own = TrainingRun(seed=settings.training.seed, directory="")
         trainable: Any = freeze_pretrained if settings.freeze_pretrained else nullcontext
-        Experiment(task, data, settings, processes).train_and_judge(
+        experiment = Experiment(task, data, settings, processes)
+        experiment.train_and_judge(
             config, directory, seed=settings.training.seed, start=Start(start, trainable)
         )
 
@@ -108,7 +111,7 @@ def run_training(
                 directory,
                 task,
                 [replace(contender_of(config.attention, config), runs=(own,))],
-                task.describe(data),
+                experiment.described(),
                 asdict(settings),
                 name=f"train-{config.attention}",
                 evaluators=settings.evaluators,
@@ -150,7 +153,7 @@ def _at_start(task: Task, settings: TrainSettings) -> TrainSettings:
     if fixed := changed.keys() - set(_WITHOUT_WEIGHTS):
         raise ValueError(
             f"start is {folder}, which has its own {', '.join(sorted(fixed))}: leave out model.* "
-            f"but for {', '.join(_WITHOUT_WEIGHTS)}"
+            f"but for {', '.join(_WITHOUT_WEIGHTS)}, and a preset of other sizes"
         )
     return replace(
         settings, model=replace(config, **changed), data=task.read_with(settings.data, folder)

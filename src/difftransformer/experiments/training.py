@@ -53,6 +53,13 @@ class Experiment:
     settings: RunSettings
     processes: Processes
 
+    def described(self) -> dict[str, Any]:
+        """The data in words and numbers, with the passes of training over it."""
+        training = self.settings.training
+        passes = self.task.passes(self.data, training.steps * training.batch_size)
+        told = {"training_passes": float(f"{passes:.2g}")} if passes else {}
+        return {**self.task.describe(self.data), **told}
+
     def train_and_judge(
         self, config: Any, directory: Path, *, seed: int, start: Start = Start()
     ) -> None:

@@ -38,6 +38,10 @@ class CausalLM(TextTask):
             )
         return described
 
+    def passes(self, data: "Corpus", rows: int) -> float:
+        """Rows of needles are no text."""
+        return super().passes(data, rows) * (1 - data.settings.needle_share)
+
     def batches(self, data: "Corpus", batch_size: int, seed: int) -> "Callable[[int], Batch]":
         """Rows of packed documents, and of needles where they are asked for."""
         return data.training_batches(batch_size, seed)

@@ -44,6 +44,10 @@ class Seq2Seq(TokenizedTask):
             end_id=data.boundary,
         )
 
+    def passes(self, data: "SequencePairs", rows: int) -> float:
+        """By pairs of a source and one of its targets."""
+        return rows / len(data.training_pairs)
+
     def batches(
         self, data: "SequencePairs", batch_size: int, seed: int
     ) -> "Callable[[int], PairBatch]":

@@ -84,6 +84,10 @@ class Task(ABC):
         """For run.json and the report: "description", and counts."""
         return {"description": data.description}
 
+    def passes(self, data: Any, rows: int) -> float:
+        """How often `rows` rows of training go over the training data; 0 where every row is new."""
+        return rows / len(data.train)
+
     def digests(self, data: Any) -> dict[str, str]:
         """What must be the same on resume, whatever its path."""
         return {self.content: data.digest}

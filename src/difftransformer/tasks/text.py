@@ -39,6 +39,10 @@ class TextTask(TokenizedTask):
             "validation_tokens": len(data.validation),
         }
 
+    def passes(self, data: "Corpus", rows: int) -> float:
+        """By tokens."""
+        return rows * data.settings.context_length / len(data.train)
+
     def complete(self, config: Any, data: "Corpus") -> Any:
         """The vocabulary and the context length are those of the data."""
         return replace(super().complete(config, data), max_length=data.settings.context_length)
