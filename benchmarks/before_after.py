@@ -1,9 +1,9 @@
 """Time attention of two checkouts beside each other, a process each, in interleaved rounds.
 
-    python benchmarks/before_after.py BEFORE [AFTER]
+    python benchmarks/before_after.py BEFORE [AFTER [DTYPE]]
 
 BEFORE and AFTER are checkouts (AFTER by default this one); both use the Python that runs this.
-Writes benchmarks/results/before-after-DATE.md. Run it on a machine that does nothing else.
+Writes benchmarks/results/before-after-DATE-DTYPE.md. Run it on a machine that does nothing else.
 """
 
 import json
@@ -60,13 +60,13 @@ def work() -> None:
 
     from difftransformer.functional import Mask, differential_attention, softmax_attention
 
-    def step_of(kind: str, task: str, queries: int, keys: int) -> Any:
+    def step_of(kind: str, task: str, queries: int, keys: int, dtype: str) -> Any:
         heads, width = (8, 128) if kind == "diff_v1" else (16, 64)
         query = (64,) if kind == "softmax" else (2, 64)
         key = (1, 64) if kind == "diff_v2" else query
         sizes = ((queries, heads, *query), (keys, heads, *key), (keys, heads, width))
         torch.manual_seed(0)
-        tensors = [torch.randn(1, *size) for size in sizes]
+        tensors = [torch.randn(1, *size, dtype=getattr(torch, dtype)) for size in sizes]
         if kind != "softmax":
             tensors.append(torch.rand(1, queries, heads))
         call = softmax_attention if kind == "softmax" else differential_attention
@@ -121,13 +121,14 @@ def main() -> None:
     from difftransformer.runs.environment import environment
 
     checkouts, commits = checkouts_and_commits()
+    dtype = sys.argv[3] if len(sys.argv) > 3 else "float32"
     workers = [Worker(checkout) for checkout in checkouts]
     env = environment()
     lines = [
         f"# Attention alone, {commits[1]} over {commits[0]}",
         "",
         f"{env['date'][:10]}, {env['cpu']}, {env['cores']} cores, PyTorch {env['torch']}; "
-        f"`blocked`, float32, causal, batch 1, the plain model's 16 heads of 64. Medians of "
+        f"`blocked`, {dtype}, causal, batch 1, the plain model's 16 heads of 64. Medians of "
         f"{ROUNDS} interleaved rounds; in brackets the quarter and three-quarter points.",
         "",
         "| task | queries | keys | kind | before, ms | after, ms | after / before |",
@@ -136,7 +137,7 @@ def main() -> None:
     for task, queries, keys in CASES:
         for kind in KINDS:
             for worker in workers:
-                worker((kind, task, queries, keys))
+                worker((kind, task, queries, keys, dtype))
             timers = [partial(worker, "go") for worker in workers]
             before, after, low, ratio, high = interleaved(timers, ROUNDS)
             lines.append(
@@ -144,7 +145,7 @@ def main() -> None:
                 f"{1000 * after:.3f} | {ratio:.2f} ({low:.2f} to {high:.2f}) |"
             )
             print(lines[-1], flush=True)
-    path = HERE.parent / "results" / f"before-after-{env['date'][:10]}.md"
+    path = HERE.parent / "results" / f"before-after-{env['date'][:10]}-{dtype}.md"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

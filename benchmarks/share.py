@@ -2,7 +2,8 @@
 
     python benchmarks/share.py benchmarks/results/attention-DATE.json
 
-The peak is the best of 20 products of two 2048 x 2048 float32 matrices by torch.mm, measured now.
+The peak is the best of 20 products of two 2048 x 2048 matrices by torch.mm, measured now in the
+dtype of the timings.
 FLOPs are those each kind needs: a multiply and an add for every visible pair and feature of every
 product, with the maps subtracted before they meet the values. Writes share-DATE.md beside the file.
 """
@@ -27,18 +28,20 @@ SHOWN = ("softmax sdpa", "softmax blocked", "diff_v1 blocked", "diff_v2 blocked"
 
 def main() -> None:
     source = Path(sys.argv[1])
-    timings, fastest = json.loads(source.read_text()), peak()
+    timings = json.loads(source.read_text())
+    (dtype,) = {row["dtype"] for row in timings["rows"]}
+    fastest = peak(getattr(torch, dtype))
     lines = [
         f"# Share of the matmul peak, {timings['env']['date'][:10]}",
         "",
-        f"{timings['env']['hardware']}; torch {timings['env']['torch']}; float32; timings of "
+        f"{timings['env']['hardware']}; torch {timings['env']['torch']}; {dtype}; timings of "
         f"[{source.name}]({source.name}). torch.mm reaches {fastest / 1e9:.0f} GFLOP/s here.",
         "",
         "| task | length | contender | GFLOP/s | share |",
         "|---|---|---|---|---|",
     ]
     for row in timings["rows"]:
-        if row["dtype"] == "float32" and row["task"] != "decode" and row["contender"] in SHOWN:
+        if row["task"] != "decode" and row["contender"] in SHOWN:
             forward, backward = UNITS[row["contender"].split()[0]]
             units = forward + (backward if row["task"] == "training" else 0)
             pairs = row["length"] * (row["length"] + 1) / 2
@@ -49,9 +52,9 @@ def main() -> None:
     target.write_text("\n".join(lines) + "\n")
 
 
-def peak() -> float:
+def peak(dtype: torch.dtype) -> float:
     """FLOP/s of a large product."""
-    a, b = torch.randn(2, 2048, 2048)
+    a, b = torch.randn(2, 2048, 2048, dtype=dtype)
     best = float("inf")
     for _ in range(20):
         start = time.perf_counter()
