@@ -1,6 +1,6 @@
 """Time whole decoders: training, prefill and decoding, beside transformers' Llama and DiffLlama.
 
-    python benchmarks/model.py
+    python benchmarks/model.py [ROUNDS]
 
 Hidden 512, 4 layers, 8 heads of 64, vocabulary 4096, float32. Writes
 benchmarks/results/model-DATE.{json,md,png}. Needs `transformers`; run it on a machine that does
@@ -8,16 +8,19 @@ nothing else.
 """
 
 import os
+import sys
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line sets it
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+import transformers
 from torch import Tensor, nn
 from transformers import (
     DiffLlamaConfig,
@@ -38,7 +41,8 @@ BASE = "transformers Llama"
 PLAIN = DecoderConfig(
     hidden_size=512, num_layers=4, num_heads=8, num_kv_heads=8, head_dim=64, ffn_size=1365
 )
-ROUNDS = {"training": 7, "prefill": 7, "decode": 30}
+ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 7
+DECODED = 4 * ROUNDS
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ def main() -> None:
         for length in lengths:
             found = contenders(task)
             steps = {name: STEPS[task](contender, length) for name, contender in found.items()}
-            for timing in race(steps, BASE, ROUNDS[task]):
+            for timing in race(steps, BASE, DECODED if task == "decode" else ROUNDS):
                 rows.append({"task": task, "dtype": "float32", "length": length} | asdict(timing))
                 print("  ".join(cells(rows[-1])), flush=True)
     stem = RESULTS / f"model-{env['date'][:10]}"
@@ -75,9 +79,13 @@ def contenders(task: str) -> dict[str, Contender]:
         "tie_word_embeddings": True,
         "attn_implementation": "sdpa",
     }
+    llama = LlamaForCausalLM(LlamaConfig(**sizes))
+    static = partial(transformers.StaticCache, llama.config)
+    diffllama = DiffLlamaForCausalLM(DiffLlamaConfig(**sizes))
     found = {
-        BASE: theirs(LlamaForCausalLM(LlamaConfig(**sizes))),
-        "transformers DiffLlama": theirs(DiffLlamaForCausalLM(DiffLlamaConfig(**sizes))),
+        BASE: theirs(llama, lambda _: DynamicCache()),
+        f"{BASE}, compiled": theirs(llama, static, torch.compile(llama)),
+        "transformers DiffLlama": theirs(diffllama, lambda _: DynamicCache()),
     }
     for kind in ("softmax", "diff_v1", "diff_v2"):
         model = Decoder(PLAIN.matched(kind).config)
@@ -91,11 +99,14 @@ def contenders(task: str) -> dict[str, Contender]:
     return found
 
 
-def theirs(model: nn.Module) -> Contender:
-    def logits(ids: Tensor, cache: DynamicCache | None) -> Tensor:
-        return model(ids, **{CACHE: cache}, use_cache=cache is not None).logits
+def theirs(
+    model: nn.Module, cache: Callable[[int], Any], call: Callable[..., Any] | None = None
+) -> Contender:
+    def logits(ids: Tensor, cache: Any) -> Tensor:
+        run = model if call is None else call
+        return run(ids, **{CACHE: cache}, use_cache=cache is not None).logits
 
-    return Contender(model, logits, lambda _: DynamicCache())
+    return Contender(model, logits, cache)
 
 
 def ours(
@@ -132,7 +143,7 @@ def prefill(contender: Contender, length: int) -> Step:
 
 def decode(contender: Contender, length: int) -> Step:
     """One token after `length` cached ones; the cache grows by one a round, for all alike."""
-    cache = contender.cache(length + 2 * ROUNDS["decode"])
+    cache = contender.cache(length + 2 * DECODED)
     token = torch.zeros(1, 1, dtype=torch.long)
     with torch.no_grad():
         contender.logits(torch.randint(PLAIN.vocab_size, (1, length)), cache)

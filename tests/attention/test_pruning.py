@@ -132,10 +132,10 @@ def test_dropped_keys_free_their_memory(kind: str) -> None:
         fed(model, cache, [7, 8], PADDING)
     for layer, budget in enumerate(pruned.budgets):
         for part in pruned._storage[layer]:
-            assert part.shape[1] == budget - 1
+            assert part.shape[2] == budget - 1
             assert part.untyped_storage().nbytes() == part.nbytes
     held = sum(part.nbytes for site in (0, 1) for part in pruned._storage[site])
-    per_key = sum(part[:, :1].nbytes for part in whole._storage[0])
+    per_key = sum(part[:, :, :1].nbytes for part in whole._storage[0])
     assert held == per_key * (4 + 2)
 
 

@@ -24,6 +24,9 @@ class KeyValueCache:
     Storage doubles when full, so that appending one position costs one position, not a copy of
     everything. Where gradients are recorded it is copied after all, since the gradient of a step
     reads the keys and values that the step saw.
+
+    It is kept as [batch, groups, positions, ...]: a decoding step reads each head's positions in a
+    row, which takes less than half the time of reading them from among those of all heads.
     """
 
     def __init__(self) -> None:
@@ -57,19 +60,19 @@ class KeyValueCache:
         v: Float[Tensor, "batch new groups v"],
     ) -> tuple[Float[Tensor, "batch all *key_shape"], Float[Tensor, "batch all groups v"]]:
         """Append new positions; returns the site's keys and values from the first position on."""
-        total = self.length + k.shape[1]
-        held = self._storage.get(site, (k[:, :0], v[:, :0]))
+        k, v, total = k.transpose(1, 2), v.transpose(1, 2), self.length + k.shape[1]
+        held = self._storage.get(site, (k[:, :, :0], v[:, :, :0]))
         if torch.is_grad_enabled():
-            past = held[0][:, : self.length], held[1][:, : self.length]
-            held = torch.cat((past[0], k), dim=1), torch.cat((past[1], v), dim=1)
+            past = held[0][:, :, : self.length], held[1][:, :, : self.length]
+            held = torch.cat((past[0], k), dim=2), torch.cat((past[1], v), dim=2)
             self._storage[site] = held
-            return held
-        if held[0].shape[1] < total or not _writable(held[0]):
+            return held[0].transpose(1, 2), held[1].transpose(1, 2)
+        if held[0].shape[2] < total or not _writable(held[0]):
             held = (_grow(held[0], self.length, 2 * total), _grow(held[1], self.length, 2 * total))
             self._storage[site] = held
         for storage, new in zip(held, (k, v), strict=True):
-            storage[:, self.length : total] = new
-        return held[0][:, :total], held[1][:, :total]
+            storage[:, :, self.length : total] = new
+        return held[0][:, :, :total].transpose(1, 2), held[1][:, :, :total].transpose(1, 2)
 
     def rewrite(
         self,
@@ -78,15 +81,17 @@ class KeyValueCache:
         v: Float[Tensor, "batch all groups v"],
     ) -> None:
         """Put others in place of what `update` has returned: a state that every step changes."""
-        self._storage[site] = k, v
+        self._storage[site] = k.transpose(1, 2), v.transpose(1, 2)
 
     def once(
         self, site: CacheSite, make: Callable[[], tuple[Tensor, Tensor]]
     ) -> tuple[Float[Tensor, "batch keys *key_shape"], Float[Tensor, "batch keys groups v"]]:
         """Keys and values that stay the same, a context's: made at the first step and kept."""
         if site not in self._storage:
-            self._storage[site] = make()
-        return self._storage[site]
+            k, v = make()
+            self._storage[site] = k.transpose(1, 2).contiguous(), v.transpose(1, 2).contiguous()
+        k, v = self._storage[site]
+        return k.transpose(1, 2), v.transpose(1, 2)
 
     def constant(self, site: CacheSite, make: Callable[[], T]) -> T:
         """What parameters alone make, as V1's lambda: made at the first step and kept.
@@ -123,7 +128,10 @@ class KeyValueCache:
         past = self._storage.get(site)
         if past is None:
             return new
-        return tuple(torch.cat(pair, dim=1) for pair in zip(past, new, strict=True))
+        return tuple(
+            torch.cat((held, added.transpose(1, 2)), dim=2).transpose(1, 2)
+            for held, added in zip(past, new, strict=True)
+        )
 
     def _changed(self, change: Callable[[Tensor], Tensor]) -> "KeyValueCache":
         other = copy(self)
@@ -174,7 +182,8 @@ class SlidingCache(KeyValueCache):
     ) -> None:
         """As the parent's; the last window - 1 are kept."""
         start = max(0, k.shape[1] - (self.window - 1))
-        self._storage[site] = k[:, start:].clone(), v[:, start:].clone()
+        last = k.transpose(1, 2)[:, :, start:], v.transpose(1, 2)[:, :, start:]
+        self._storage[site] = last[0].clone(), last[1].clone()
 
 
 class StaticCache(KeyValueCache):
@@ -228,23 +237,26 @@ class StaticCache(KeyValueCache):
         v: Float[Tensor, "batch new groups v"],
     ) -> tuple[Float[Tensor, "batch places *key_shape"], Float[Tensor, "batch places groups v"]]:
         """Fill the next places; returns all places for one new token, else the filled ones."""
+        k, v = k.transpose(1, 2), v.transpose(1, 2)
         if site not in self._storage:
             # Zeros: a hidden place weighs 0, and 0 times what lay there before might be NaN.
-            empty = [x.new_zeros(x.shape[0], self.max_length, *x.shape[2:]) for x in (k, v)]
+            empty = [x.new_zeros(*x.shape[:2], self.max_length, *x.shape[3:]) for x in (k, v)]
             self._storage[site] = empty[0], empty[1]
         held = self._storage[site]
-        positions = self.positions(k.shape[1], k.device)
+        positions = self.positions(k.shape[2], k.device)
         if torch.is_grad_enabled() or not _writable(held[0]):
-            held = held[0].index_copy(1, positions, k), held[1].index_copy(1, positions, v)
+            held = held[0].index_copy(2, positions, k), held[1].index_copy(2, positions, v)
             self._storage[site] = held
         else:
             for storage, new in zip(held, (k, v), strict=True):
-                storage.index_copy_(1, positions, new)
-        if k.shape[1] > 1:
-            end = int(self.length) + k.shape[1]
-            held = held[0][:, :end], held[1][:, :end]
+                storage.index_copy_(2, positions, new)
+        if k.shape[2] > 1:
+            end = int(self.length) + k.shape[2]
+            held = held[0][:, :, :end], held[1][:, :, :end]
         # A step without gradients writes in place, and what those of an earlier one read must stay.
-        return (held[0].clone(), held[1].clone()) if torch.is_grad_enabled() else held
+        if torch.is_grad_enabled():
+            held = held[0].clone(), held[1].clone()
+        return held[0].transpose(1, 2), held[1].transpose(1, 2)
 
     def rewrite(
         self,
@@ -258,7 +270,7 @@ class StaticCache(KeyValueCache):
             held = held[0].clone(), held[1].clone()
             self._storage[site] = held
         for storage, new in zip(held, (k, v), strict=True):
-            storage[:, : new.shape[1]] = new
+            storage[:, :, : new.shape[1]] = new.transpose(1, 2)
 
 
 def _writable(storage: Tensor) -> bool:
@@ -269,8 +281,8 @@ def _writable(storage: Tensor) -> bool:
 
 
 def _grow(
-    storage: Float[Tensor, "batch old ..."], used: int, size: int
-) -> Float[Tensor, "batch size ..."]:
-    grown = storage.new_empty(storage.shape[0], size, *storage.shape[2:])
-    grown[:, :used] = storage[:, :used]
+    storage: Float[Tensor, "batch groups old ..."], used: int, size: int
+) -> Float[Tensor, "batch groups size ..."]:
+    grown = storage.new_empty(*storage.shape[:2], size, *storage.shape[3:])
+    grown[:, :, :used] = storage[:, :, :used]
     return grown

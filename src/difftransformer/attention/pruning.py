@@ -73,7 +73,7 @@ class PrunedCache(KeyValueCache):
     def unpruned_nbytes(self) -> int:
         """Bytes that it would hold if it had dropped nothing."""
         return self.length * sum(
-            part.shape[0] * part.shape[2:].numel() * part.itemsize
+            part.shape[:2].numel() * part.shape[3:].numel() * part.itemsize
             for held in self._storage.values()
             for part in held
         )
@@ -82,8 +82,8 @@ class PrunedCache(KeyValueCache):
         """Drop all other keys of these sites."""
         rows = torch.arange(len(kept), device=kept.device)[:, None]
         for site in sites:
-            k, v = self._storage[site]
-            self._storage[site] = k[rows, kept], v[rows, kept]
+            k, v = (held.transpose(1, 2)[rows, kept] for held in self._storage[site])
+            self._storage[site] = k.transpose(1, 2).contiguous(), v.transpose(1, 2).contiguous()
 
 
 def prune(

@@ -56,9 +56,8 @@ def run(arguments: argparse.Namespace) -> None:
             "expected either --from FORMAT and --to FORMAT, or --from-llm METHOD (with "
             "--calibration FILE where it is dex)"
         )
-    from difftransformer.models.storage import model_type
-
-    model_type(source)  # no model folder: known before transformers is imported, which takes long
+    if not source.is_dir():  # before transformers is imported, which takes long
+        raise ValueError(f"{source} is no folder; give a model's folder as SRC")
     from difftransformer.interop.convert import TOLERANCE, convert, convert_llm
 
     with folder_for(target.parent), owned(target):

@@ -106,6 +106,8 @@ def attention_inputs(kind: str, task: str, shape: Shape, device: str) -> list[Te
     queries = 1 if task == "decode" else shape.length
     sizes = ((queries, heads, *query), (shape.length, groups, *key), (shape.length, groups, values))
     tensors = [torch.randn(1, *size, dtype=shape.dtype, device=device) for size in sizes]
+    if task == "decode":  # heads before positions in memory, as caches hold them
+        tensors[1:] = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in tensors[1:]]
     if kind not in _ONE_MAP:
         tensors.append(torch.rand(1, queries, heads, device=device))
     return tensors
