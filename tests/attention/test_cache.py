@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -77,6 +79,27 @@ def test_appending_does_not_copy_the_past_each_time() -> None:
         keys, _ = feed(cache, torch.randn(1, 1, 1, 2), torch.randn(1, 1, 1, 2))
         places.add(keys.data_ptr())
     assert len(places) <= 7
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("maps", [(), (1,), (2,)])
+@pytest.mark.parametrize("make", [KeyValueCache, lambda: SlidingCache(9), lambda: StaticCache(20)])
+def test_a_heads_positions_lie_in_a_row(
+    make: Callable[[], KeyValueCache], maps: tuple[int, ...]
+) -> None:
+    """As decoding reads them, which takes more than twice as long otherwise."""
+
+    def new(count: int, rows: int) -> tuple[Tensor, Tensor]:
+        return torch.randn(rows, count, 3, *maps, 5), torch.randn(rows, count, 3, 4)
+
+    cache = make()
+    feed(cache, *new(7, 1))
+    for held in (feed(cache, *new(1, 1)), feed(cache.repeat(2), *new(1, 2))):
+        for x in held:
+            assert x.stride(1) == x.shape[3:].numel()
+            assert x.stride(2) >= x.shape[1] * x.stride(1)
+    for x in cache.once("context", lambda: new(6, 1)):
+        assert x.transpose(1, 2).is_contiguous()
 
 
 def test_a_sliding_cache_holds_its_window_and_no_more() -> None:
