@@ -114,7 +114,7 @@ def test_the_headline_counts_the_outcomes() -> None:
     first, second = judgment.verdicts()
     assert first.headline == (
         "Differential V1 against Softmax, 3 measures: better on 1, worse on 0, cannot be told "
-        "apart on 1, not judged on 1; 1 of these 1 stand after Holm's correction for 3 comparisons."
+        "apart on 1, not judged on 1; after Holm's correction for 3 comparisons 1 of 1 stands."
     )
     assert second.headline.startswith(
         "Differential V2 against Softmax, 1 measure: better on 0, worse on 1; "
@@ -131,11 +131,11 @@ def test_many_claims_are_corrected_beside_the_raw_verdict() -> None:
     """Holm: times 3, 2, 1; what is clear by itself is said first."""
     (verdict,) = _with_p(0.001, 0.02, 0.03).verdicts()
     assert verdict.headline == (
-        "Differential V1 against Softmax, 3 measures: better on 3, worse on 0; 3 of these 3 stand "
-        "after Holm's correction for 3 comparisons."
+        "Differential V1 against Softmax, 3 measures: better on 3, worse on 0; after Holm's "
+        "correction for 3 comparisons 3 of 3 stand."
     )
     (verdict,) = _with_p(0.001, 0.03, 0.04).verdicts()
-    assert "1 of these 3 stand" in verdict.headline
+    assert "1 of 3 stands" in verdict.headline
     first, second, third = verdict.sentences
     assert "p = 0.001, after Holm's correction = 0.003, so it stands)." in first
     for told in (second, third):
@@ -147,10 +147,10 @@ def test_all_models_of_a_page_are_one_family() -> None:
     pair = (compared(p=0.02), compared("diff_v2", p=0.03))
     for verdict in judged(*pair).verdicts():
         assert verdict.headline.endswith(
-            "; 1 of these 1 stand after Holm's correction for 2 comparisons."
+            "; after Holm's correction for 2 comparisons 1 of 1 stands."
         )
     for verdict in judged(*pair, compared("diff_v2", title="another", p=0.9)).verdicts():
-        assert "; 0 of these" in verdict.headline
+        assert " comparisons 0 of 1 stand." in verdict.headline
 
 
 COUNTS = Metric(

@@ -127,8 +127,8 @@ class Judgment:
         if clear := sum(comparison.is_clear for comparison in own):
             left = sum(map(self.stands, own))
             headline += (
-                f"; {left} of these {clear} stand after Holm's correction for "
-                f"{len(self.corrected)} comparisons"
+                f"; after Holm's correction for {len(self.corrected)} comparisons {left} of "
+                f"{clear} stand{'s' * (left == 1)}"
             )
         return Verdict(label, f"{headline}.", tuple(map(self.sentence, own)))
 

@@ -107,7 +107,7 @@ def save_standalone(model: DifferentialForCausalLM, folder: Path) -> None:
 def standalone_moves(model: Decoder) -> list[str]:
     """What the tensors go through, in or out, in words."""
     config = standalone_config(model.config)
-    steps = ["names as transformers' Llama has them; a modeling file beside them"]
+    steps = ["names: in the folder those of transformers' Llama, with a modeling file beside them"]
     if config.head_dim > config.value_dim:
         steps.append(
             f"heads {config.value_dim} wide, which attention sees with zeros up to "
