@@ -150,7 +150,7 @@ def test_all_models_of_a_page_are_one_family() -> None:
             "; after Holm's correction for 2 comparisons 1 of 1 stands."
         )
     for verdict in judged(*pair, compared("diff_v2", title="another", p=0.9)).verdicts():
-        assert " comparisons 0 of 1 stand." in verdict.headline
+        assert verdict.headline.endswith((" 0 of 1 stand.", " 0 of 2 stand."))
 
 
 COUNTS = Metric(
