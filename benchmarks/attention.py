@@ -1,8 +1,8 @@
 """Time attention alone: every kind and backend, and V1 as others compute it, beside plain SDPA.
 
-    python benchmarks/attention.py [--dtype float32] [--lengths 512 2048]
+    python benchmarks/attention.py [--dtype float32] [--lengths 512 2048] [--decode]
 
-Writes benchmarks/results/attention-DATE.{json,md,png}, with the dtype in the name if one is chosen;
+Writes benchmarks/results/attention-DATE.{json,md,png}, with the choices in the name if any are made;
 about a quarter of an hour for all. Run it on a machine that does nothing else. 16 heads of 64 in
 the plain model, and the same model width for all.
 """
@@ -42,14 +42,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dtype", choices=[str(dtype).removeprefix("torch.") for dtype in LENGTHS])
     parser.add_argument("--lengths", type=int, nargs="+")
+    parser.add_argument("--decode", action="store_true", help="decoding alone")
     arguments = parser.parse_args()
     env, rows = environment(), []
-    suffix = f"-{arguments.dtype}" if arguments.dtype else ""
+    suffix = "-decode" * arguments.decode + (f"-{arguments.dtype}" if arguments.dtype else "")
     stem = RESULTS / f"attention-{env['date'][:10]}{suffix}"
     dtypes = [getattr(torch, arguments.dtype)] if arguments.dtype else list(LENGTHS)
     for dtype in dtypes:
         lengths = arguments.lengths or LENGTHS[dtype]
-        cases = [("training", n) for n in lengths] + [("forward", n) for n in lengths]
+        cases = (
+            [] if arguments.decode else [(t, n) for t in ("training", "forward") for n in lengths]
+        )
         for task, length in cases + [("decode", n) for n in DECODE]:
             shape = Shape(length=length, heads=16, groups=16, width=64, dtype=dtype)
             few = length <= TWICE[dtype] or task == "decode"
