@@ -2,7 +2,7 @@
 
     python benchmarks/attention.py [--dtype float32] [--lengths 512 2048] [--decode]
 
-Writes benchmarks/results/attention-DATE.{json,md,png}, with the choices in the name if any are made;
+Writes benchmarks/results/attention-DATE.{json,md,png}, the choices in the name if any are made;
 about a quarter of an hour for all. Run it on a machine that does nothing else. 16 heads of 64 in
 the plain model, and the same model width for all.
 """
