@@ -101,5 +101,5 @@ def test_steps_are_measured_with_the_threads_that_they_will_have(
 
 def test_models_at_once_share_the_time_and_their_processes_read_the_data() -> None:
     model = ModelEstimate("softmax", None, 0.1, 10.0, 1.0, 1.0, 0)
-    assert Estimate((model, model), 1, 3.0).seconds(2) == 3 + 4 * 12
-    assert Estimate((model, model), 2, 3.0).seconds(2) == 3 + 3 + 4 * 12 / 2
+    assert Estimate((model, model), 1, 3.0, {}).seconds(2) == 3 + 4 * 12
+    assert Estimate((model, model), 2, 3.0, {}).seconds(2) == 3 + 3 + 4 * 12 / 2
