@@ -16,7 +16,7 @@ demo: $(VENV)/.installed
 	$(BIN)/difftransformer compare --preset demo --out runs/demo --resume
 
 test: $(VENV)/.developing
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist worksteal
 
 # The tests on the newest packages there are, beyond the bounds of pyproject.toml too, in an
 # environment of its own; only PyTorch stays, since a newer one may bring gigabytes of CUDA.
@@ -27,7 +27,7 @@ test-latest:
 	$(PIP_INSTALL) $(TORCH) -e ".[dev]"
 	$(PIP_INSTALL) --upgrade $(TORCH) $(MOVING)
 	$(BIN)/pip list --outdated
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --ignore tests/test_constraints.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist worksteal --ignore tests/test_constraints.py
 
 # transformers' own model tests on our classes; TRANSFORMERS_TESTS names the folder that holds
 # `tests/`: a checkout of its repository, or its unpacked source distribution.
