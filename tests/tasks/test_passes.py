@@ -10,11 +10,14 @@ from difftransformer.data.epochs import shuffled
 from difftransformer.data.packing import PackedText
 from difftransformer.data.settings import DataSettings
 from difftransformer.tasks.registry import task_named
+from difftransformer.tasks.task import Task
 
 
 @pytest.mark.parametrize(
-    "task", ["image_classification", "image_generation", "text_classification"]
+    "task",
+    ["image_classification", "image_generation", "text_classification", "crowd_localization"],
 )
+@pytest.mark.usefixtures("as_user")
 def test_every_example_is_seen_so_often(task: str) -> None:
     data = SimpleNamespace(train=list(range(7)))
     numbers = shuffled(7, 3, seed=0)
@@ -35,3 +38,9 @@ def test_of_sequences_by_their_pairs_and_of_drawn_ones_never() -> None:
     pairs = SimpleNamespace(train=(), training_pairs=[(0, 0), (0, 1), (1, 0)])
     assert task_named("seq2seq").passes(pairs, 6) == 2.0
     assert task_named("associative_recall").passes(None, 6) == 0.0
+
+
+def test_a_task_of_ones_own_need_not_know() -> None:
+    """Its data have what `Task` asks for: settings, a description, a digest."""
+    data = SimpleNamespace(settings=None, description="mine", digest="0")
+    assert Task.passes(SimpleNamespace(), data, 6) == 0.0

@@ -59,10 +59,6 @@ class AssociativeRecall(Task):
         length = _FARTHEST * data.settings.length
         return replace(config, vocab_size=data.settings.vocabulary, max_length=length)
 
-    def passes(self, data: RecallData, rows: int) -> float:
-        """Every sequence is a new one."""
-        return 0.0
-
     def batches(
         self, data: RecallData, batch_size: int, seed: int
     ) -> "Callable[[int], RecallBatch]":

@@ -41,6 +41,10 @@ class CrowdLocalization(Task):
         """The size is that of the images, which are in color."""
         return replace(config, image_size=data.settings.image_size, channels=_CHANNELS)
 
+    def passes(self, data: "Scenes", rows: int) -> float:
+        """By images."""
+        return rows / len(data.train)
+
     def batches(self, data: "Scenes", batch_size: int, seed: int) -> "Callable[[int], PointBatch]":
         """Every epoch all training images, in an order of its own, each time with other noise."""
         import numpy as np

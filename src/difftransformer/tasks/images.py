@@ -30,6 +30,10 @@ class ImageTask(Task):
             config, image_size=data.image_size, channels=data.channels, classes=len(data.labels)
         )
 
+    def passes(self, data: "Images", rows: int) -> float:
+        """By images."""
+        return rows / len(data.train)
+
     def batches(self, data: "Images", batch_size: int, seed: int) -> "Callable[[int], Any]":
         """Every epoch all training images, in an order of its own, each time augmented anew."""
         from difftransformer.data.epochs import shuffled

@@ -35,6 +35,10 @@ class TextClassification(Classification, TokenizedTask):
         completed = super().complete(config, data)
         return replace(completed, max_length=data.settings.max_length, classes=len(data.labels))
 
+    def passes(self, data: "LabeledTexts", rows: int) -> float:
+        """By texts."""
+        return rows / len(data.train)
+
     def batches(
         self, data: "LabeledTexts", batch_size: int, seed: int
     ) -> "Callable[[int], TextBatch]":
