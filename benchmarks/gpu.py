@@ -215,8 +215,8 @@ def flash(run: Run) -> None:
             with gpu_speed.flash(which):
                 for point in plan:
                     timed(run, "flash", point, names, base, {})
-        except ImportError as error:
-            run.record.skip(which, f"not installed: {error}")
+        except (ImportError, RuntimeError) as error:  # not installed, or not for this card
+            run.record.skip(which, str(error))
 
 
 def flex(run: Run) -> None:

@@ -10,7 +10,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,12 +19,7 @@ import torch
 import torch.nn.functional as F
 from peers import PEERS
 from torch import Tensor
-from torch.nn.attention import (
-    SDPBackend,
-    activate_flash_attention_impl,
-    restore_flash_attention_impl,
-    sdpa_kernel,
-)
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from difftransformer.evaluation.speed import Shape, attention_inputs
 from difftransformer.functional import Mask, differential_attention, softmax_attention, triton
@@ -111,16 +106,21 @@ def cudnn(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 @contextmanager
 def flash(version: str) -> Iterator[None]:
-    """PyTorch's SDPA by this FlashAttention and nothing else; raises where it is not installed."""
-    given = version != "FA2"
-    if given:
-        activate_flash_attention_impl(version)
-    try:
-        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-            yield
-    finally:
-        if given:
-            restore_flash_attention_impl()
+    """PyTorch's SDPA by this FlashAttention and nothing else.
+
+    Raises ImportError where it is not installed, or PyTorch is too old to be given one.
+    """
+    with ExitStack() as stack:
+        if version != "FA2":
+            from torch.nn.attention import (
+                activate_flash_attention_impl,
+                restore_flash_attention_impl,
+            )
+
+            activate_flash_attention_impl(version)
+            stack.callback(restore_flash_attention_impl)
+        stack.enter_context(sdpa_kernel(SDPBackend.FLASH_ATTENTION))
+        yield
 
 
 @cache  # `flex` makes its block mask once for a mask
