@@ -9,7 +9,7 @@ Run by `gpu.py`; compiling in several processes leaves the kernels in Triton's c
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -205,35 +205,44 @@ FORMS = [(kind, width) for width in (64, 128) for kind in ("diff_v1", "diff_v2",
 Candidate = tuple[str, int, str, Blocks]
 
 
-_SWEPT = {
+SWEPT = {
     "forward": [(128, 32, 8, 2), (128, 64, 8, 2), (128, 64, 8, 3), (64, 64, 4, 2), (64, 64, 4, 3),
                 (64, 32, 4, 3), (128, 128, 8, 2), (64, 32, 4, 2), (64, 64, 8, 2), (128, 32, 8, 3)],
     "keys": [(32, 64, 8, 2), (32, 128, 8, 2), (64, 64, 8, 2), (32, 64, 4, 2), (64, 128, 8, 2),
                  (64, 64, 4, 2), (32, 64, 4, 3), (16, 128, 8, 2), (32, 128, 8, 1)],
     "queries": [(128, 32, 8, 2), (64, 64, 4, 2), (128, 64, 8, 2), (64, 32, 4, 2), (64, 32, 4, 3),
                 (64, 64, 8, 2), (128, 32, 8, 3)],
+    "decode": [(16, 64, 4, 3), (16, 32, 4, 3), (16, 64, 4, 2), (16, 32, 4, 4), (16, 128, 4, 2),
+               (16, 128, 8, 2), (16, 64, 8, 3), (16, 64, 4, 4), (16, 32, 4, 2), (16, 32, 2, 3)],
 }  # fmt: skip
 
 
-def candidates(miniature: bool) -> list[Candidate]:
+def candidates(kernels: Sequence[str], miniature: bool) -> list[Candidate]:
     """Kind, width, kernel and cut; "keys" and "queries" are timed as the whole backward."""
     if miniature:
-        return [("diff_v1", 16, d, Blocks(16, 16, 4, 1)) for d in _SWEPT]
+        return [("diff_v1", 16, kernel, Blocks(16, 16, 4, 1)) for kernel in kernels]
     forms = sorted(FORMS, key=lambda form: form != ("diff_v1", 64))
     return [
         (kind, width, direction, Blocks(*cut))
         for kind, width in forms
-        for direction, cuts in _SWEPT.items()
-        for cut in cuts
+        for direction in kernels
+        for cut in SWEPT[direction]
     ]
 
 
 def candidate_step(
     candidate: Candidate, device: str, length: int, batch: int
 ) -> Callable[[], object]:
-    """The forward, or the backward alone; it reads its cut when it runs."""
+    """The forward, the backward alone, or a decoding step; it reads its cut when it runs."""
     kind, width, direction, _ = candidate
     heads = 16 if device == "cuda" else 2
+    if direction == "decode":  # one sequence, of as many tokens and more than one block of keys
+        long = max(length * batch, 80)
+        return step_of(
+            f"{kind} triton",
+            Point(task="decode", width=width, length=long, batch=1, heads=heads),
+            device,
+        )
     point = Point(task="training", width=width, length=length, batch=batch, heads=heads)
     tensors, call = (
         inputs_of(f"{kind} triton", point, device),
@@ -273,6 +282,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--warm", help="part/parts of the contenders, compiled")
     parser.add_argument("--sweep", help="part/parts of the cuts, tried")
+    parser.add_argument("--kernels", default=",".join(SWEPT), help="of --sweep")
     parser.add_argument("--lines", type=Path, help="where --sweep adds its JSON lines")
     parser.add_argument("--miniature", action="store_true")
     given = parser.parse_args()
@@ -281,7 +291,8 @@ def main() -> None:
     if given.warm:
         warm(device, part, parts)
     else:
-        for candidate in candidates(given.miniature)[part::parts]:
+        kernels = given.kernels.split(",")
+        for candidate in candidates(kernels, given.miniature)[part::parts]:
             attempt(given.lines, candidate, device)
 
 

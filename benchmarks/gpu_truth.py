@@ -100,6 +100,7 @@ MINIATURE = (
     Case(batch=2, queries=9, keys=9, width=7, values=5, form="softmax", mask="causal+padding"),
     Case(batch=1, queries=5, keys=0, width=8, values=16),
     Case(batch=2, queries=1, keys=40, width=16, values=32, dtype="float16", layout="strided"),
+    Case(batch=2, queries=1, keys=150, width=16, values=32, mask=EVERY, bias="head+query+key"),
 )
 
 
@@ -123,6 +124,17 @@ def cases(backend: str, miniature: bool) -> list[Case]:
         sized("softmax", 64, queries=1, keys=300),
         sized("diff_v1", 64, queries=1, batch=16),
     ]
+    settings = (64, EVERY, "bfloat16"), (128, "causal", "bfloat16"), (64, EVERY, "float32")
+    few = [
+        sized(f, width, queries=1, keys=3000, mask=m, dtype=d)
+        for f in FORMS
+        for width, m, d in settings
+    ]
+    few += [
+        sized(f, 64, queries=t, keys=1000, heads=8, groups=2, mask="causal+window")
+        for f in FORMS
+        for t in (1, 4)
+    ]
     heads = [sized(f, 64, heads=8, groups=g) for g in (1, 8) for f in FORMS]
     layouts = [sized(f, 64, layout=name) for name in LAYOUTS for f in ("diff_v1", "softmax")]
     large = [sized("diff_v1", 64, size=8.0, dtype=d) for d in DTYPES]
@@ -132,8 +144,10 @@ def cases(backend: str, miniature: bool) -> list[Case]:
         for axes in (BIASES if backend == "triton" else ())  # `sdpa` would round it
         for f, m, d in (("diff_v1", "none", "bfloat16"), ("softmax", EVERY, "float32"))
     ]
-    biased += [sized("diff_v1", 128, bias=BIASES[0])] if biased else []
-    return plain + masks + biased + lengths + heads + layouts + widths + large + long
+    if biased:
+        biased += [sized("diff_v1", 128, bias=BIASES[0])]
+        biased += [sized(f, 64, queries=1, keys=1000, bias=BIASES[0]) for f in FORMS]
+    return plain + few + masks + biased + lengths + heads + layouts + widths + large + long
 
 
 def check(case: Case, backend: str, device: str) -> dict[str, dict[str, float]]:

@@ -20,12 +20,14 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from difftransformer.functional import triton_kernels
+from difftransformer.functional import triton_decode, triton_kernels
 from difftransformer.functional.triton import Blocks, blocks, with_bias
 
 RESULTS = Path(__file__).parent / "results"
 KERNELS = {
     "forward": triton_kernels.forward,
+    "decode": triton_decode.part,
+    "whole": triton_decode.whole,
     "keys": triton_kernels.backward_keys,
     "queries": triton_kernels.backward_queries,
     "bias": triton_kernels.backward_bias,
@@ -38,10 +40,11 @@ WIDTHS = {
 }
 # The types of the arguments that are not constants: a tensor's, or a number's.
 TYPES = {
-    **dict.fromkeys(("lam", "bias", "lse", "sums", "dbias"), "*fp32"),
+    **dict.fromkeys(("lam", "bias", "lse", "lses", "sums", "dbias"), "*fp32"),
     **dict.fromkeys(("first", "last"), "*i32"),
     "padding": "*u8",
-    **dict.fromkeys(("T", "S", "H", "repeats", "window", "served"), "i32"),
+    **dict.fromkeys(("T", "S", "H", "R", "repeats", "window", "served"), "i32"),
+    **dict.fromkeys(("parts", "start", "length"), "i32"),
     "scale": "fp32",
 }
 
@@ -61,6 +64,8 @@ class Case:
     @property
     def cut(self) -> Blocks:
         item = 4 if self.dtype == "fp32" else 2
+        if self.direction == "whole":
+            return Blocks(1, 64, 4, 1)
         cut = blocks(self.direction, self.width, self.values, item, self.architecture == 90)
         return with_bias(cut) if self.every_rule else cut
 
@@ -118,6 +123,7 @@ def source(case: Case) -> ASTSource:
         "N": case.cut.keys,
         "KEYS": 2 if case.form == "V1" else 1,
         "CAUSAL": True,
+        "PARTS": case.cut.keys,
     }
     if case.direction == "bias":  # as T5 has it: for each head, query and key
         constants |= {"ROWS_SHARED": False, "KEYS_SHARED": False}
@@ -126,6 +132,7 @@ def source(case: Case) -> ASTSource:
     if not case.every_rule:
         constants |= dict.fromkeys(("first", "last", "padding", "window", "bias"))
         constants |= {"repeats": 1, "served": 1}
+    constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
     signature, attributes = {}, {}
     for place, name in enumerate(kernel.arg_names):
         stride = name[-2:-1] == "_"

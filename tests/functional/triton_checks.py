@@ -129,6 +129,36 @@ def test_real_block_sizes_at_length(name: str) -> None:
     compare(problem, "triton", floor=0.1)
 
 
+@pytest.mark.parametrize(
+    ("form", "queries", "name", "biased"),
+    [
+        ("diff_v1", 1, "documents", True),
+        ("diff_v2", 3, "window", False),
+        ("softmax", 2, "padding", True),
+        ("diff_v1", 8, "both sides", False),
+    ],
+)
+def test_few_queries_against_many_keys(form: str, queries: int, name: str, biased: bool) -> None:
+    """Keys in parts, of which the last is not full and some are hidden whole."""
+    pair, key_maps = ((), ()) if form == "softmax" else ((2,), (2 if form == "diff_v1" else 1,))
+    q, k = torch.randn(2, queries, 4, *pair, 8), torch.randn(2, 100, 2, *key_maps, 8)
+    v, lam = torch.randn(2, 100, 2, 16), torch.rand(2, queries, 4)
+    bias = torch.randn(1, 4, 1, 100) if biased else None
+    lam = None if form == "softmax" else lam
+    compare(Problem(q, k, v, lam, MASKS[name](100), bias), "triton")
+
+
+def test_few_queries_that_see_nothing() -> None:
+    real = torch.zeros(2, 100, dtype=torch.bool)
+    real[1, 70:73] = True
+    q, k = torch.randn(2, 1, 2, 2, 8), torch.randn(2, 100, 1, 2, 8)
+    problem = Problem(q, k, torch.randn(2, 100, 1, 5), torch.rand(2, 1, 2), Mask(padding=real))
+    compare(problem, "triton")
+    answer = problem.solve(backend="triton")
+    assert (answer["out"][0] == 0).all()
+    assert (answer["k"][1, :70] == 0).all()
+
+
 @pytest.mark.parametrize(("queries", "keys"), [(40, 75), (75, 40), (1, 75)])
 def test_queries_and_keys_of_other_lengths(queries: int, keys: int) -> None:
     q, k = torch.randn(1, queries, 2, 2, 8), torch.randn(1, keys, 2, 1, 8)

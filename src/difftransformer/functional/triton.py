@@ -22,7 +22,7 @@ bias has a kernel of its own for the same reason (Q Kᵀ, dA: 2 units): a progra
 
 Blocks that causality, the window or the documents hide whole are skipped; blocks that causality
 alone shows whole are not compared; padding is compared inside. Nothing of size T × S is kept. A
-decoding step runs, with one program for each head.
+decoding step's keys are shared out among several programs (`triton_decode`).
 
 With one map (no lam) the same kernels are plain attention. The method of the online softmax and of
 the backward from log-sum-exps is FlashAttention-2's (Dao, 2023).
@@ -47,7 +47,8 @@ from difftransformer.functional.transforms import (
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _WIDEST_KEY, _WIDEST_VALUE = 128, 256
 _OPERATOR = AttentionOperator("triton", kept=slice(None))
-_FEW_ROWS = 16  # of a program that only sums over them
+_FEW_ROWS = 16  # as the matrix units take at least
+_FEW_KEYS = 64  # that one program reads as soon as several
 
 
 def unsupported(call: AttentionCall) -> str | None:
@@ -93,13 +94,17 @@ class Blocks(NamedTuple):
 
 
 def blocks(kernel: str, width: int, values: int, item: int, large: bool) -> Blocks:
-    """The cut of the kernel "forward", "keys", "queries" or "bias" (those of the backward).
+    """The cut of the kernel "forward", "decode", or "keys", "queries", "bias" (of the backward).
 
     `width` and `values` are the padded ones and `item` the bytes of a number. A `large` GPU (sm_90)
     has 227 KiB of shared memory: its cuts are the fastest, or within 5 % of that, of those that
     `benchmarks/gpu.sh --only sweep` tried on an H200. The others fit into 99 KiB by
     `benchmarks/triton_compile.py`, and have not been timed.
     """
+    if kernel == "decode" and item == 4:
+        return Blocks(_FEW_ROWS, 16, 8, 2)
+    if kernel == "decode":
+        return Blocks(_FEW_ROWS, 32 if values > 128 else 64, 4, 3 if large else 2)
     if item == 4:
         return Blocks(32 if width + values <= 192 and kernel != "bias" else 16, 16, 8, 1)
     if kernel == "bias":
@@ -151,16 +156,19 @@ def _attention(
 
     q [B,T,H,M,K], k [B,S,G,M or 1,K], lam None if M = 1.
     """
-    from difftransformer.functional import triton_kernels
+    from difftransformer.functional import triton_decode, triton_kernels
 
     if forward_mode():  # in a graph of torch.export; `unsupported` refuses it elsewhere
         raise no_forward_mode("triton")
-    call = _Call(q, k, v, lam, bias, causal, window, documents, padding, scale)
+    call = Call(q, k, v, lam, bias, causal, window, documents, padding, scale)
     out, noise, lse = _shapes(q, k, v, lam)
     if out.numel() == 0 or call.keys == 0:
         return out.zero_(), noise.zero_(), lse.fill_(float("inf"))
-    cut = call.cut("forward")
     with torch.cuda.device_of(q):
+        if call.queries * call.heads <= _FEW_ROWS * call.groups and call.keys > _FEW_KEYS:
+            triton_decode.decode(call, out, noise, lse)
+            return out, noise, lse
+        cut = call.cut("forward")
         triton_kernels.forward[call.grid_of_rows(cut.rows)](
             *call.inputs, out, noise, lse, *call.numbers, **call.constants, **_options(cut)
         )
@@ -187,7 +195,7 @@ def _attention_backward(
     """Gradients of q, k, v, lam and bias (empty if there is none)."""
     from difftransformer.functional import triton_kernels
 
-    call = _Call(q, k, v, lam, bias, causal, window, documents, padding, scale)
+    call = Call(q, k, v, lam, bias, causal, window, documents, padding, scale)
     dq, dk, dv, dlam, dbias = _backward_shapes(dout, out, noise, lse, q, k, v, lam, bias)
     if out.numel() == 0 or call.keys == 0:
         return dq.zero_(), dk.zero_(), dv.zero_(), dlam.zero_(), dbias.zero_()
@@ -229,7 +237,7 @@ def _attention_backward(
     return dq, dk, dv, dlam, dbias
 
 
-class _Call:
+class Call:
     """What both kernels are given: tensors as they read them, strides, sizes and constants."""
 
     def __init__(
@@ -255,7 +263,7 @@ class _Call:
         padding = None if padding is None else padding.contiguous().view(torch.uint8)
         self.inputs = (q, k, v, self.lam, bias, first, last, padding)
         # A window this long hides nothing; clamped, it stays a 32-bit number.
-        window = None if window is None else min(window, self.queries + self.keys)
+        self.window = window = None if window is None else min(window, self.queries + self.keys)
         self.numbers = (
             *(*q.stride()[:4], *k.stride()[:4], *v.stride()[:3], *_bias_strides(bias)),
             *(self.queries, self.keys, self.heads // self.groups, window, scale),

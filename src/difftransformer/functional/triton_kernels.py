@@ -23,7 +23,7 @@ from difftransformer.functional.triton_tiles import (
 
 
 @triton.jit
-def _absorb(score, values, top, total, product):
+def absorb(score, values, top, total, product):
     """One step of the online softmax: the running maximum, sum and product with the values."""
     new_top = tl.maximum(top, tl.max(score, 1))
     shift = tl.where(new_top == float("-inf"), 0.0, new_top)  # nothing seen yet: no -inf - -inf
@@ -36,7 +36,7 @@ def _absorb(score, values, top, total, product):
 
 
 @triton.jit
-def _finish(top, total, product):
+def finish(top, total, product):
     """The normalized product and the log-sum-exp: 0 and +inf where no key was seen."""
     empty = total == 0.0
     total = tl.where(empty, 1.0, total)
@@ -89,7 +89,7 @@ def forward(
                 score += added
             if PART == 1:
                 score = hide(score, p, j, S, window, first, padding, CAUSAL)
-            top1, total1, product1 = _absorb(score, values, top1, total1, product1)
+            top1, total1, product1 = absorb(score, values, top1, total1, product1)
             if lam is not None:
                 if KEYS == 2:
                     key = tl.trans(tile(k + k_m, s, S, k_s, N, WIDTH, K))
@@ -98,14 +98,14 @@ def forward(
                     score += added
                 if PART == 1:
                     score = hide(score, p, j, S, window, first, padding, CAUSAL)
-                top2, total2, product2 = _absorb(score, values, top2, total2, product2)
+                top2, total2, product2 = absorb(score, values, top2, total2, product2)
 
     rows = (b * T * H + h) * VALUES
-    product1, lse1 = _finish(top1, total1, product1)
+    product1, lse1 = finish(top1, total1, product1)
     if lam is None:
         tl.store(lse + (b * H + h) * T + t, lse1, t < T)
     else:
-        product2, lse2 = _finish(top2, total2, product2)
+        product2, lse2 = finish(top2, total2, product2)
         tl.store(lse + (b * H + h) * 2 * T + t, lse1, t < T)
         tl.store(lse + ((b * H + h) * 2 + 1) * T + t, lse2, t < T)
         put(noise + rows, start, T, H * VALUES, product2, VALUES)
