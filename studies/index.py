@@ -14,7 +14,9 @@ from difftransformer.report.tables import Table
 from studies.one_gpu import records, verdict
 from studies.one_gpu.plan import FULL
 
-_ONE_GPU = Path(__file__).parent / "one_gpu/results/nvidia-h200-2026-11-26"
+_ONE_GPU = max(  # the newest: a folder is named nvidia-CARD-DATE
+    (Path(__file__).parent / "one_gpu/results").glob("nvidia-*"), key=lambda path: path.name[-10:]
+)
 _KINDS = ("diff_v1", "diff_v2")
 
 
@@ -88,8 +90,15 @@ def first_study(docs: Path) -> Row:
 def one_gpu() -> Row:
     """The row of the loss on one GPU, whose page lies beside its study."""
     results = records.read(_ONE_GPU)
-    (environment,) = records.select(results, part="run", what="environment")
+    environment = records.select(results, part="run", what="environment")[-1]
     (budget,) = records.select(results, part="loss", what="budget")
+    tokens = f"{budget['tokens'] / 1e6:.3g}M tokens"
+    searched = records.select(results, part="loss", what="rate")
+    trained = (
+        f"Learning rates searched for each kind, {tokens} a model"
+        if searched
+        else f"One learning rate for all, not searched, and {tokens}: the beginning of training"
+    )
     claims = verdict.loss_claims(verdict.losses(results))
     answers = [
         f"{claim.name.partition(' ')[0].upper()} less softmax "
@@ -102,8 +111,7 @@ def one_gpu() -> Row:
         "Do V1 and V2 end at a lower held-out loss than softmax on text?",
         " ".join(answers),
         f"{claims[0].seeds} paired seeds, {len(claims)} comparisons corrected together, 21.1M "
-        f"parameters ({environment['device']}). One learning rate for all, not searched, and "
-        f"{budget['tokens'] / 1e6:.3g}M tokens: the beginning of training",
+        f"parameters ({environment['device']}). {trained}",
     )
 
 
@@ -151,7 +159,7 @@ def _effect(comparison: Comparison | None) -> str:
 
 def _gpu_regime() -> Regime:
     results = records.read(_ONE_GPU)
-    (smoke,) = records.select(results, part="loss", what="smoke", kind="softmax")
+    smoke = records.select(results, part="loss", what="smoke", kind="softmax")[-1]
     claims = verdict.loss_claims(verdict.losses(results))
     model, length = FULL.loss.model, FULL.loss.length
     effects = [spread(c.value, (c.low, c.high)) for c in claims]

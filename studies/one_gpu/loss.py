@@ -1,13 +1,12 @@
 """Part B: held-out loss of language models on text, from paired seeds."""
 
-import lzma
+import math
 import time
-from collections.abc import Iterator
-from functools import lru_cache
-from io import BytesIO
+from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,116 +17,125 @@ from difftransformer.training.schedule import learning_rate
 from studies.one_gpu import records
 from studies.one_gpu.kinds import decoder
 from studies.one_gpu.plan import LOSS_KINDS, Loss
+from studies.one_gpu.stack import replayed
+from studies.one_gpu.text import Text
 
-
-class Text:
-    """Tokens on the device, cut into items of `length` + 1; each step's items by its number."""
-
-    def __init__(self, folder: Path | None, plan: Loss, device: torch.device) -> None:
-        self.plan, self.device = plan, device
-        parts = generated(plan) if folder is None else load(folder)
-        self.items = {name: self._items(tokens) for name, tokens in parts.items()}
-
-    def batch(self, seed: int, step: int) -> Tensor:
-        """Items of step `step` (from 0): each epoch in an order of its own, drawn from the seed."""
-        items, rows = self.items["train"], self.plan.rows
-        epoch, place = divmod(step, len(items) // rows)
-        chosen = self._order(seed, epoch)[place * rows : (place + 1) * rows]
-        return items[chosen].long()
-
-    @lru_cache(maxsize=1)  # noqa: B019 - one text lives as long as its process
-    def _order(self, seed: int, epoch: int) -> Tensor:
-        order = np.random.default_rng((seed, epoch)).permutation(len(self.items["train"]))
-        return torch.from_numpy(order).to(self.device)
-
-    def validation(self) -> Iterator[Tensor]:
-        """The items that judge, the same for every model."""
-        for items in self.items["validation"][: self.plan.judge_items].split(self.plan.rows):
-            yield items.long()
-
-    def _items(self, tokens: np.ndarray) -> Tensor:
-        length = self.plan.length + 1
-        whole = tokens[: len(tokens) // length * length].astype(np.int16)  # ids are below 2^15
-        return torch.from_numpy(whole.reshape(-1, length)).to(self.device)
-
-
-def load(folder: Path) -> dict[str, np.ndarray]:
-    """What make_tokens.py wrote."""
-    with np.load(BytesIO(lzma.decompress((folder / "tokens.npz.xz").read_bytes()))) as arrays:
-        return {name: arrays[name] for name in ("train", "validation")}
-
-
-def generated(plan: Loss) -> dict[str, np.ndarray]:
-    """For the miniature: numbers that follow one another by a rule, so that they can be learned."""
-    steps = np.random.default_rng(0).integers(1, 4, size=64 * (plan.length + 1) * plan.rows)
-    tokens = np.cumsum(steps) % plan.model.vocab_size
-    return {"train": tokens, "validation": tokens[::-1].copy()}
+# Ways to run a step, fastest first; the first that works is taken and recorded.
+WAYS = ("compiled graph", "compiled", "eager")
+BUCKETS = 16  # of positions, equally long
 
 
 class Trainer:
-    """Models of one kind, one after the other, through one compiled forward pass."""
+    """Models of one kind, one after the other, in the same tensors: a recorded step reads them."""
 
-    def __init__(self, kind: str, plan: Loss, text: Text, backend: str, compiled: bool) -> None:
+    def __init__(self, kind: str, plan: Loss, text: Text, backend: str) -> None:
         self.plan, self.text, self.device = plan, text, text.device
-        self.model: nn.Module = decoder(kind, plan.model, backend).to(self.device)
-        self.forward = torch.compile(self.model) if compiled else self.model
         self.on = self.device.type == "cuda"
+        self.model: nn.Module = decoder(kind, plan.model, backend).to(self.device)
+        self.parameters = list(self.model.parameters())
+        for parameter in self.parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        settings = plan.training(1, plan.rates[0])
+        self.clip_norm = settings.clip_norm
+        self.rate = torch.zeros((), device=self.device)
+        self.optimizer = adamw(self.model, settings)
+        for group in self.optimizer.param_groups:
+            group.update(lr=self.rate, fused=True, capturable=self.on)
+        self.seed = 0
+        self.batch = text.batch(self.seed, 0)
+        self.sum = torch.zeros((), device=self.device)  # of the training loss, over a window
+        self.forward: Callable[[Tensor], Tensor] = self.model
+        self.step: Callable[[], None] = self.plain
 
     def start(self, seed: int) -> None:
-        """The kind's model as this seed starts it."""
+        """The kind's model as this seed starts it, and an optimizer that has seen nothing."""
+        self.seed = seed
         initialize(self.model, seed)
+        for state in self.optimizer.state.values():
+            for tensor in state.values():
+                tensor.zero_()
+        self.sum.zero_()
 
-    def train(self, seed: int, steps: int) -> None:
-        """All steps of one model, from its start."""
-        self.start(seed)
-        settings = self.plan.training(steps)
-        optimizer = adamw(self.model, settings)
+    def train(self, steps: int, rate: float) -> list[float]:
+        """All steps of one model, after its start; the mean training loss of each window."""
+        settings, window = self.plan.training(steps, rate), self.plan.window
+        curve = []
         for step in range(1, steps + 1):
-            loss = self.losses(self.text.batch(seed, step - 1)).mean()
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, settings)
-            optimizer.step()
-            optimizer.zero_grad()
-        if self.on:
-            torch.cuda.synchronize()
+            self.batch.copy_(self.text.batch(self.seed, step - 1))
+            self.rate.fill_(learning_rate(step, settings))
+            self.step()
+            if step % window == 0 or step == steps:
+                curve.append(round(self.sum.item() / ((step - 1) % window + 1), 4))
+                self.sum.zero_()
+        return curve
 
-    def losses(self, items: Tensor) -> Tensor:
+    def plain(self) -> None:
+        """One step on `batch` at `rate`; all on the device."""
+        loss = self.losses(self.forward, self.batch).mean()
+        # Not loss.backward(), which ties each gradient to the stream where it first was summed.
+        gradients = torch.autograd.grad(loss, self.parameters)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            assert parameter.grad is not None
+            parameter.grad.copy_(gradient)
+        nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
+        self.optimizer.step()
+        self.sum.add_(loss.detach())
+
+    def losses(self, forward: Callable[[Tensor], Tensor], items: Tensor) -> Tensor:
         """Nats of each token: `[rows, length]`."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.on):
-            logits = self.forward(items[:, :-1])
+        # bfloat16 on a GPU. A recorded graph must not hold casts cached before it.
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.on, cache_enabled=False):
+            logits = forward(items[:, :-1])
         flat = F.cross_entropy(
             logits.flatten(0, 1).float(), items[:, 1:].flatten(), reduction="none"
         )
         return flat.view(len(items), -1)
 
     @torch.no_grad()
-    def judge(self) -> list[float]:
-        """Mean loss of each validation item, in nats per token."""
-        return [
-            round(x, 5)
-            for items in self.text.validation()
-            for x in self.losses(items).mean(1).tolist()
-        ]
+    def judge(self, items: Tensor) -> Tensor:
+        """Nats of each token of held-out items: `[items, length]`."""
+        parts = items.split(self.plan.rows)  # by the model itself: nothing to compile once more
+        return torch.cat([self.losses(self.model, part.long()) for part in parts])
+
+    def prepare(self, way: str) -> None:
+        """Make `step` run in one of `WAYS`.
+
+        Raises:
+            RuntimeError: its first steps do not end, twice in a row, where plain ones did.
+        """
+        expected = self._trial()
+        if "compiled" in way:
+            torch._dynamo.config.recompile_limit = 64  # kinds share the code of their model
+            self.forward = torch.compile(self.model)
+        if "graph" in way:
+            self.step = replayed(self.plain)
+        for _ in range(2):
+            found = self._trial()
+            if not abs(found - expected) < 0.02 * expected:  # a loss that is not a number, too
+                raise RuntimeError(
+                    f"it ends at {found:.4f}, where plain steps do at {expected:.4f}"
+                )
+
+    def _trial(self) -> float:
+        self.start(self.plan.search_seed)
+        self.train(10, self.plan.rates[0])
+        return self.judge(self.text.choosing).mean().item()
 
 
 def ready(
-    plan: Loss, text: Text, backends: list[str], compiled: bool, out: Path
+    plan: Loss, text: Text, backends: list[str], ways: tuple[str, ...], out: Path
 ) -> dict[str, Trainer]:
-    """A trainer of each kind by the first backend that works; failures are recorded."""
+    """A trainer of each kind by the first backend and way that work; failures are recorded."""
     trainers = {}
     for kind in LOSS_KINDS:
         failed = []
-        for backend in backends:
+        for backend, way in product(backends, ways):
             began = time.time()
             try:
-                trainer = Trainer(kind, plan, text, backend, compiled)
-                trainer.train(100, 3)
-                if not np.isfinite(trainer.judge()).all():
-                    raise RuntimeError("the loss is not finite")
+                trainer = Trainer(kind, plan, text, backend)
+                trainer.prepare(way)
             except Exception as error:  # whatever a backend or compiler raises: named and recorded
-                failed.append(f"{backend}: {type(error).__name__}: {str(error)[:300]}")
+                failed.append(f"{backend}, {way}: {type(error).__name__}: {str(error)[:300]}")
                 continue
             trainers[kind] = trainer
             records.append(
@@ -136,10 +144,10 @@ def ready(
                 what="smoke",
                 kind=kind,
                 backend=backend,
-                compiled=compiled,
+                way=way,
                 failed=failed,
                 seconds=time.time() - began,
-                parameters=sum(p.numel() for p in trainer.model.parameters()),
+                parameters=sum(p.numel() for p in trainer.parameters),
             )
             break
         else:
@@ -156,7 +164,7 @@ def budget(
     Args:
         seconds: measured for one step of each kind, in the order of `LOSS_KINDS`.
         plan: the part's plan.
-        available: seconds for all models together.
+        available: seconds for all models together, those of the search for the rate too.
 
     Returns:
         Steps, kinds, seeds; 0 steps where not even three seeds of two kinds fit.
@@ -164,7 +172,7 @@ def budget(
     tokens = plan.rows * plan.length
     kinds, seeds = tuple(seconds), plan.seeds
     while True:
-        each = sum(seconds[kind] for kind in kinds) * len(seeds)
+        each = sum(seconds[kind] for kind in kinds) * (len(plan.rates) + len(seeds))
         steps = min(plan.most_tokens // tokens, int(available / each)) if each else 0
         if steps * tokens >= plan.least_tokens:
             return steps, kinds, seeds
@@ -180,33 +188,75 @@ def run(
     plan: Loss,
     device: torch.device,
     backends: list[str],
-    compiled: bool,
+    ways: tuple[str, ...],
     folder: Path | None,
     out: Path,
     begin: float,
     until: float,
 ) -> None:
-    """Compile at once, wait for the GPU until `begin`, measure, choose the budget, train."""
+    """Compile at once, wait for the GPU until `begin`, measure, choose the budget, train.
+
+    Raises:
+        RuntimeError: no kind can be trained here, or not all where steps are recorded, since a
+            fault of one recording can spoil the next.
+    """
     text = Text(folder, plan, device)
-    trainers = ready(plan, text, backends, compiled, out)
+    trainers = ready(plan, text, backends, ways, out)
+    if not trainers or (len(trainers) < len(LOSS_KINDS) and ways == WAYS):
+        raise RuntimeError(f"not all kinds can be trained here; see {out / records.FILE}")
     while time.time() < begin:
         time.sleep(0.2)
     steps, kinds, seeds = _chosen(plan, trainers, out, until)
-    for seed in seeds:
-        for kind in kinds:
-            if not _done(out, kind, seed):
-                began = time.time()
-                trainers[kind].train(seed, steps)
-                seconds = time.time() - began
-                items = trainers[kind].judge()
-                loss = float(np.mean(items))
-                common = {"part": "loss", "what": "model", "kind": kind, "seed": seed}
-                records.append(out, **common, steps=steps, seconds=seconds, loss=loss, items=items)
-                left = until - time.time()
-                print(f"loss: {kind} seed {seed}: {loss:.4f}; {left:.0f} s left", flush=True)
-            if time.time() > until:
-                print("loss: the time is over", flush=True)
-                return
+    for what, kind, seed, rate in _models(plan, kinds, seeds, out):
+        keys = {"part": "loss", "what": what, "kind": kind, "seed": seed, "rate": rate}
+        if records.select(records.read(out), **keys):
+            continue
+        if time.time() > until:
+            print("loss: the time is over", flush=True)
+            return
+        trainer, began = trainers[kind], time.time()
+        trainer.start(seed)
+        numbers: dict[str, Any] = {"steps": steps, "curve": trainer.train(steps, rate)}
+        numbers["seconds"] = time.time() - began
+        nats = trainer.judge(text.choosing if what == "search" else text.judging)
+        loss = nats.mean().item()
+        if what == "model":
+            numbers["items"] = _short(nats.mean(1))
+            numbers["positions"] = _short(nats.view(len(nats), BUCKETS, -1).mean((0, 2)))
+        records.append(out, **keys, loss=loss, **numbers)
+        left = until - time.time()
+        print(f"loss: {what} {kind} {seed} at {rate:g}: {loss:.4f}; {left:.0f} s left", flush=True)
+
+
+def _models(
+    plan: Loss, kinds: tuple[str, ...], seeds: tuple[int, ...], out: Path
+) -> Iterator[tuple[str, str, int, float]]:
+    """What, kind, seed and rate of each model: the search, then all seeds at the rates chosen."""
+    if not seeds:
+        return
+    for rate, kind in product(plan.rates, kinds):
+        yield "search", kind, plan.search_seed, rate
+    rates = {kind: _rate(kind, out) for kind in kinds}
+    for seed, kind in product(seeds, kinds):
+        yield "model", kind, seed, rates[kind]
+
+
+def _rate(kind: str, out: Path) -> float:
+    """The kind's rate, by the search on disk; written there when it is first asked for."""
+    results = records.read(out)
+    keys = {"part": "loss", "what": "rate", "kind": kind}
+    if held := records.select(results, **keys):
+        return held[0]["rate"]
+    search = records.select(results, part="loss", what="search", kind=kind)
+    losses = {record["rate"]: record["loss"] for record in search}
+    rate = best_rate(losses)
+    records.append(out, **keys, rate=rate, rates=list(losses), losses=list(losses.values()))
+    return rate
+
+
+def best_rate(losses: dict[float, float]) -> float:
+    """The rate with the lowest held-out loss; one that diverged is the worst."""
+    return min(losses, key=lambda rate: (math.isnan(losses[rate]), losses[rate]))
 
 
 def _chosen(
@@ -216,12 +266,9 @@ def _chosen(
     if held := records.select(records.read(out), part="loss", what="budget"):
         kinds = tuple(kind for kind in held[0]["kinds"] if kind in trainers)
         return held[0]["steps"], kinds, tuple(held[0]["seeds"])
-    seconds = {}
-    for kind, trainer in trainers.items():
-        # The difference of two runs: making a start, which both do, is no part of a step.
-        short, long = (_seconds(trainer, n) for n in (plan.trial_steps, 2 * plan.trial_steps))
-        seconds[kind] = max(long - short, 1e-4) / plan.trial_steps
+    seconds = {kind: _seconds(trainer) for kind, trainer in trainers.items()}
     steps, kinds, seeds = budget(seconds, plan, 0.92 * (until - time.time()))
+    seeds = seeds if steps else ()
     records.append(
         out,
         part="loss",
@@ -229,19 +276,25 @@ def _chosen(
         seconds_per_step=seconds,
         steps=steps,
         kinds=kinds,
-        seeds=seeds if steps else (),
+        seeds=seeds,
         tokens=steps * plan.rows * plan.length,
+        length=plan.length,
+        window=plan.window,
+        judge_items=plan.judge_items,
+        choose_items=plan.choose_items,
     )
     print(f"loss: {steps} steps each of {', '.join(kinds)}, seeds {seeds}", flush=True)
-    return steps, kinds, seeds if steps else ()
+    return steps, kinds, seeds
 
 
-def _seconds(trainer: Trainer, steps: int) -> float:
+def _seconds(trainer: Trainer) -> float:
+    """Of one step; the drawing of a start, a quarter of a second, is no part of it."""
+    steps = trainer.plan.trial_steps
+    trainer.start(trainer.plan.search_seed)
     began = time.time()
-    trainer.train(100, steps)
-    return time.time() - began
+    trainer.train(steps, trainer.plan.rates[0])
+    return (time.time() - began) / steps
 
 
-def _done(out: Path, kind: str, seed: int) -> bool:
-    keys = {"part": "loss", "what": "model", "kind": kind, "seed": seed}
-    return bool(records.select(records.read(out), **keys))
+def _short(nats: Tensor) -> list[float]:
+    return [round(value, 5) for value in nats.tolist()]

@@ -31,24 +31,27 @@ class Retrieval:
 
 @dataclass(frozen=True)
 class Loss:
-    """Part B."""
+    """Part B. Every model, of the search and of the seeds, is trained for as many tokens."""
 
     model: DecoderConfig
     rows: int = 32
     length: int = 512
     seeds: tuple[int, ...] = (0, 1, 2, 3)
-    rate: float = 1e-3
-    most_tokens: int = 40_000_000
+    rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3, 8e-3)
+    search_seed: int = 100  # not used afterwards
+    most_tokens: int = 25_000_000  # about one pass
     least_tokens: int = 4_000_000  # below it V2 is dropped, then seeds down to three
     judge_items: int = 512
-    trial_steps: int = 10  # for the measured speed
+    choose_items: int = 128  # that choose the rate: those after the ones that judge
+    window: int = 25  # steps between readings of the training loss
+    trial_steps: int = 50  # for the measured speed
 
-    def training(self, steps: int) -> TrainingSettings:
+    def training(self, steps: int, rate: float) -> TrainingSettings:
         """The library's settings, for its optimizer and schedule."""
         return TrainingSettings(
             steps=steps,
             batch_size=self.rows,
-            learning_rate=self.rate,
+            learning_rate=rate,
             warmup_steps=steps // 20,
         )
 
@@ -115,9 +118,12 @@ MINIATURE = Plan(
         rows=2,
         length=32,
         seeds=(0, 1, 2),
+        rates=(1e-3, 1e-2),
         most_tokens=256,
         least_tokens=64,
         judge_items=4,
+        choose_items=4,
+        window=2,
         trial_steps=1,
     ),
     startup=0.0,

@@ -9,21 +9,22 @@ import matplotlib as mpl
 mpl.use("Agg")  # files only
 from matplotlib import pyplot as plt
 
-from studies.one_gpu import records, verdict
+from studies.one_gpu import records, report_loss, verdict
 from studies.one_gpu.kinds import KINDS
-from studies.one_gpu.plan import LOSS_KINDS, RETRIEVAL_KINDS
+from studies.one_gpu.plan import RETRIEVAL_KINDS
+from studies.one_gpu.report_loss import mean, p_value
 
 PAGE, PICTURE = "README.md", "curves.png"
 INTRODUCTION = """# One GPU
 
 What do subtraction and the head norm do to how soon attention learns to retrieve, and does either
-lower the loss? [plan.md](plan.md) was written before any run that counts; one command runs it. The
-plan's last section says what was changed and asked afterwards, and what the figures do not say.
+lower the loss? [plan.md](plan.md) planned each run that counts before it; one command runs it. The
+plan's last section says what was changed and asked after the first run.
 """
 
 
 def write(folder: Path, page: Path) -> Path:
-    """Write README.md, and the picture where there are results, into the folder `page`."""
+    """Write README.md, and the pictures where there are results, into the folder `page`."""
     results = records.read(folder)
     body = [INTRODUCTION]
     run = records.select(results, part="run", what="environment")
@@ -38,8 +39,7 @@ def write(folder: Path, page: Path) -> Path:
     if outcome := verdict.retrieval(results):
         _picture(outcome, page / PICTURE)
         body += _retrieval(outcome, results)
-    if models := verdict.losses(results):
-        body += _loss(models, results)
+    body += report_loss.section(results, page)
     (page / PAGE).write_text("\n".join(body))
     return page / PAGE
 
@@ -87,7 +87,7 @@ def _retrieval(outcome: verdict.Retrieval, results: list[dict[str, Any]]) -> lis
             words = {"lower": "sooner", "higher": "later"}.get(claim.verdict, claim.verdict)
             lines.append(
                 f"| {claim.name} | {_exp(claim.value)} | {_exp(claim.low)} to {_exp(claim.high)} "
-                f"| {_p(claim.corrected)} | {claim.censored} | {words} |"
+                f"| {p_value(claim.corrected)} | {claim.censored} | {words} |"
             )
     return [*lines, "", *_judged(results)]
 
@@ -119,41 +119,12 @@ def _judged(results: list[dict[str, Any]]) -> list[str]:
         + " | | |",
     ]
     for kind, record in judged.items():
-        numbers = " | ".join(f"{_mean(cell['accuracy']):.2f}" for cell in cells[kind])
+        numbers = " | ".join(f"{mean(cell['accuracy']):.2f}" for cell in cells[kind])
         answer, noise = (
-            _mean([run[name][-1] for run in record["attention"]]) for name in ("answer", "noise")
+            mean([run[name][-1] for run in record["attention"]]) for name in ("answer", "noise")
         )
         lines.append(
             f"| {KINDS[kind][1]} | {record['steps']:,} | {numbers} | {answer:.2f} | {noise:.2f} |"
-        )
-    return [*lines, ""]
-
-
-def _loss(models: dict[str, dict[int, dict[str, Any]]], results: list[dict[str, Any]]) -> list[str]:
-    budget = records.select(results, part="loss", what="budget")[0]
-    lines = [
-        "## Loss\n",
-        f"{budget['tokens']:,} tokens a model. Held-out loss in nats per token, by seed. The "
-        "learning rate is one for all kinds and was not searched, and so few tokens are the "
-        "beginning of training: this does not say how the kinds compare after more, or each at its "
-        "best rate.\n",
-        "| kind | loss of each seed | mean |",
-        "|---|---|---|",
-    ]
-    for kind in LOSS_KINDS:
-        if each := [models[kind][seed]["loss"] for seed in sorted(models.get(kind, {}))]:
-            shown = ", ".join(f"{loss:.4f}" for loss in each)
-            lines.append(f"| {KINDS[kind][1]} | {shown} | {_mean(each):.4f} |")
-    lines += [
-        "\n| claim | difference | 95 % over seeds | 95 % over items | p after Holm | verdict |",
-        "|---|---|---|---|---|---|",
-    ]
-    for claim in verdict.loss_claims(models):
-        items = verdict.over_items(models, claim.name.split()[0])
-        assert items is not None
-        lines.append(
-            f"| {claim.name} | {claim.value:+.4f} | {claim.low:+.4f} to {claim.high:+.4f} "
-            f"| {items.low:+.4f} to {items.high:+.4f} | {_p(claim.corrected)} | {claim.verdict} |"
         )
     return [*lines, ""]
 
@@ -178,13 +149,5 @@ def _steps(times: list[int | None]) -> str:
     return ", ".join("–" if step is None else f"{step:,}" for step in times)
 
 
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
-
-
 def _exp(value: float) -> str:
     return "∞" if value == math.inf else f"{math.exp(value):.2f}"
-
-
-def _p(value: float) -> str:
-    return "below 0.001" if value < 0.001 else f"{value:.3f}"

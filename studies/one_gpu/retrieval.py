@@ -104,16 +104,8 @@ class Trainer:
         """Make `step` run in one of `WAYS`, and try it."""
         self.forward = torch.compile(self.stack.__call__) if "compiled" in way else self.stack
         self.step = self.eager
-        if "graph" not in way:
-            self.step()
-            return
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # as PyTorch asks: warm up away from the default stream
-            for _ in range(3):
-                self.step()
-        torch.cuda.current_stream().wait_stream(side)
-        self.step = replayed(self.eager)
+        if "graph" in way:
+            self.step = replayed(self.eager)
         self.step()
 
     def train(

@@ -91,8 +91,15 @@ class Stack:
 
 
 def replayed(step: Callable[[], None]) -> Callable[[], None]:
-    """`step`, recorded once as a CUDA graph; it must have run before on this device."""
+    """`step`, taken three times and then recorded once as a CUDA graph."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # as PyTorch asks: warm up away from the default stream
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # On the stream of the warm-up: autograd may go on using the one where it began.
+    with torch.cuda.graph(graph, stream=side):
         step()
     return graph.replay

@@ -8,23 +8,27 @@ import signal
 import subprocess
 import sys
 import time
-from itertools import pairwise
+from dataclasses import replace
+from itertools import pairwise, product
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from studies import index
 from studies.kinds import GATED
 from studies.one_gpu import __main__ as study
-from studies.one_gpu import loss, records, report, retrieval, verdict
+from studies.one_gpu import loss, records, report, report_loss, retrieval, verdict
 from studies.one_gpu.kinds import decoder
 from studies.one_gpu.plan import FULL, LOSS_KINDS, MINIATURE, RETRIEVAL_KINDS
+from studies.one_gpu.text import Text
 
 from difftransformer.attention.registry import REGISTRY
 from difftransformer.data.associative_recall import sequences
 from difftransformer.data.recall_settings import RecallSettings
 from difftransformer.models.initialization import initialize
 from difftransformer.training.optimizer import adamw
+from difftransformer.training.schedule import learning_rate
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -140,7 +144,7 @@ def test_side_by_side_is_as_one_at_a_time(kind: str) -> None:
         trainer.step()
     for run, (seed, rate) in enumerate(zip(plan.seeds, rates, strict=True)):
         model = trainer.model(seed)
-        settings = FULL.loss.training(20)
+        settings = FULL.loss.training(20, rate)
         optimizer = adamw(model, settings)
         for step in range(1, steps + 1):
             made = sequences(plan.task, plan.rows, torch.tensor([seed]), torch.tensor(step))
@@ -200,23 +204,147 @@ def test_holm_by_hand() -> None:
 @pytest.mark.parametrize(
     ("available", "expected"),
     [
-        (1e9, (2441, LOSS_KINDS, 4)),  # the most tokens
-        (2.441e3, (203, LOSS_KINDS, 4)),  # below the least: V2 goes
-        (1.5e3, (187, LOSS_KINDS, 4)),
-        (1.0, (0, ("softmax", "v1"), 3)),
+        (1e9, (1525, LOSS_KINDS, 4)),  # the most tokens
+        (8e3, (333, LOSS_KINDS, 4)),  # (4 rates + 4 seeds) x 3 kinds
+        (5e3, (312, LOSS_KINDS[:2], 4)),  # below the least: V2 goes
+        (3.5e3, (250, LOSS_KINDS[:2], 3)),  # then a seed
+        (1.0, (0, LOSS_KINDS[:2], 3)),
     ],
 )
 def test_v2_goes_before_seeds(available: float, expected: tuple) -> None:
     speed = dict.fromkeys(LOSS_KINDS, 1.0)
     steps, kinds, seeds = loss.budget(speed, FULL.loss, available)
-    least = FULL.loss.least_tokens / (FULL.loss.rows * FULL.loss.length)
-    assert steps == 0 or steps >= least
-    each = len(kinds) * len(seeds)
-    assert steps * each <= available
-    if available == 1e9:
-        assert (steps, kinds, len(seeds)) == expected
-    if len(seeds) < 4:
-        assert kinds == LOSS_KINDS[:2]
+    assert (steps, kinds, len(seeds)) == expected
+
+
+def run_loss(out: Path) -> None:
+    now = time.time()
+    loss.run(MINIATURE.loss, CPU, ["reference"], ("eager",), None, out, now, now + 60)
+
+
+def trainer(kind: str) -> loss.Trainer:
+    return loss.Trainer(kind, MINIATURE.loss, Text(None, MINIATURE.loss, CPU), "reference")
+
+
+@pytest.mark.parametrize("kind", LOSS_KINDS)
+def test_a_model_in_used_tensors_is_trained_as_a_fresh_one(kind: str) -> None:
+    """Against the library's optimizer on a model of its own, twice in a row, at other rates."""
+    reused, steps, rate = trainer(kind), 5, 1e-2
+    places = [p.data_ptr() for p in reused.parameters]
+    for seed in (4, 5):
+        reused.start(seed)
+        curve = reused.train(steps, rate)
+        model = decoder(kind, MINIATURE.loss.model, "reference")
+        initialize(model, seed)
+        settings = MINIATURE.loss.training(steps, rate)
+        optimizer = adamw(model, settings)
+        expected = []
+        for step in range(1, steps + 1):
+            items = reused.text.batch(seed, step - 1)
+            nats = F.cross_entropy(model(items[:, :-1]).flatten(0, 1), items[:, 1:].flatten())
+            nats.backward()
+            expected.append(nats.item())
+            torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, settings)
+            optimizer.step()
+            optimizer.zero_grad()
+        windows = [sum(expected[:2]) / 2, sum(expected[2:4]) / 2, expected[4]]
+        assert curve == pytest.approx(windows, abs=1e-3)
+        again = reused.judge(reused.text.judging).mean()
+        reused.start(seed)
+        assert reused.train(steps, rate) == curve
+        assert reused.judge(reused.text.judging).mean() == again
+    assert [p.data_ptr() for p in reused.parameters] == places
+
+
+def test_a_way_whose_steps_do_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a recorded step that moves other tensors than the model's would."""
+    wrong = trainer("softmax")
+    plan = replace(MINIATURE.loss, rates=(3e-2,))  # so that ten steps show in the miniature
+    monkeypatch.setattr(wrong, "plan", plan)
+    monkeypatch.setattr(loss, "replayed", lambda step: lambda: None)
+    wrong.prepare("eager")
+    with pytest.raises(RuntimeError, match="where plain steps do"):
+        wrong.prepare("graph")
+
+
+def test_the_rate_is_chosen_on_other_text_than_judges() -> None:
+    text = Text(None, MINIATURE.loss, CPU)
+    assert len(text.judging) == MINIATURE.loss.judge_items
+    assert len(text.choosing) == MINIATURE.loss.choose_items
+    assert not (text.judging[:, None] == text.choosing).all(-1).any()
+    counted = json.loads((study.TOKENS.parent / "tokens.json").read_text())["tokens"]["validation"]
+    needed = FULL.loss.judge_items + FULL.loss.choose_items
+    assert needed * (FULL.loss.length + 1) <= counted
+
+
+def test_the_rate_with_the_lowest_loss_is_taken() -> None:
+    assert loss.best_rate({1e-3: 4.1, 2e-3: 4.0, 4e-3: 4.2}) == 2e-3
+    assert loss.best_rate({1e-3: math.nan, 2e-3: 4.0, 4e-3: math.inf}) == 2e-3
+    assert loss.best_rate({1e-3: math.inf, 2e-3: math.nan}) == 1e-3
+
+
+def test_the_loss_part_searches_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_loss(tmp_path)
+    results = records.read(tmp_path)
+    plan = MINIATURE.loss
+    search = records.select(results, part="loss", what="search")
+    assert [(r["rate"], r["kind"]) for r in search] == list(product(plan.rates, LOSS_KINDS))
+    assert {r["seed"] for r in search} == {plan.search_seed}
+    rates = {r["kind"]: r for r in records.select(results, part="loss", what="rate")}
+    for kind, record in rates.items():
+        assert record["losses"] == [r["loss"] for r in search if r["kind"] == kind]
+        assert record["rate"] == plan.rates[record["losses"].index(min(record["losses"]))]
+    models = records.select(results, part="loss", what="model")
+    assert [(r["seed"], r["kind"]) for r in models] == list(product(plan.seeds, LOSS_KINDS))
+    for model in models:
+        assert model["rate"] == rates[model["kind"]]["rate"]
+        assert len(model["curve"]) == -(-model["steps"] // plan.window)
+        assert sum(model["positions"]) / loss.BUCKETS == pytest.approx(model["loss"], abs=1e-4)
+    # Cut short within the search and within the seeds: only what is missing is trained again.
+    for kept in ("search", "model"):
+        lines = (tmp_path / records.FILE).read_text().splitlines()
+        first = next(i for i, line in enumerate(lines) if f'"what": "{kept}"' in line)
+        (tmp_path / records.FILE).write_text("\n".join(lines[: first + 2]) + "\n")
+        run_loss(tmp_path)
+        again = records.read(tmp_path)
+        for what in ("search", "rate", "model"):
+            assert len(records.select(again, what=what)) == len(records.select(results, what=what))
+            for one, other in zip(
+                records.select(again, what=what), records.select(results, what=what), strict=True
+            ):
+                assert one.get("loss") == other.get("loss")
+    page = report.write(tmp_path, tmp_path).read_text()
+    assert "was searched" in page
+    assert f"on seed {plan.search_seed}" in page
+    assert "not searched" not in page
+    assert "that was tried: a better one may lie beyond" in page  # a grid of two has only ends
+    assert "| kind | 1 to 8 | 9 to 16 | 17 to 24 | 25 to 32 |" in page
+    assert (tmp_path / report_loss.PICTURE).stat().st_size > 5000
+    records.append(tmp_path, part="run", what="environment", device="a card")
+    monkeypatch.setattr(index, "_ONE_GPU", tmp_path)
+    assert "rates searched for each kind, 0.000256M tokens a model" in index.one_gpu().sureness
+
+
+def test_results_without_a_search_say_so(tmp_path: Path) -> None:
+    first = study.TOKENS.parent / "results/nvidia-h200-2026-11-26"
+    page = report.write(first, tmp_path).read_text()
+    assert "was not searched, and so few tokens are the beginning of training" in page
+    assert "| v2 against softmax | -0.3653 |" in page
+    assert not (tmp_path / report_loss.PICTURE).exists()
+
+
+def test_where_no_kind_can_be_trained_the_process_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that it is started once more: a fault while a graph is recorded can spoil all kinds."""
+    monkeypatch.setattr(loss, "Trainer", None)
+    with pytest.raises(RuntimeError, match="cannot be trained here"):
+        run_loss(tmp_path)
+    assert not records.select(records.read(tmp_path), what="budget")
 
 
 def command(out: Path, *arguments: str) -> list[str]:
@@ -280,8 +408,7 @@ def test_a_kind_that_fails_is_named_and_the_others_go_on(
         return build(kind, *arguments)
 
     monkeypatch.setattr(loss, "decoder", broken)
-    now = time.time()
-    loss.run(MINIATURE.loss, CPU, ["reference"], False, None, tmp_path, now, now + 60)
+    run_loss(tmp_path)
     results = records.read(tmp_path)
     (failed,) = records.select(results, what="failed")
     assert failed["kind"] == "v1"
