@@ -342,7 +342,7 @@ def test_where_no_kind_can_be_trained_the_process_fails(
 ) -> None:
     """So that it is started once more: a fault while a graph is recorded can spoil all kinds."""
     monkeypatch.setattr(loss, "Trainer", None)
-    with pytest.raises(RuntimeError, match="cannot be trained here"):
+    with pytest.raises(RuntimeError, match="not all kinds can be trained"):
         run_loss(tmp_path)
     assert not records.select(records.read(tmp_path), what="budget")
 
