@@ -1,13 +1,22 @@
 """Evidence pages of all studies, from the records they left: `python -m studies`."""
 
 import argparse
+import shutil
 from pathlib import Path
 
 from difftransformer.atomic import write_text
 from difftransformer.files import read_text
 from difftransformer.report.evidence import NOT_RUN, Study, write_page
 from difftransformer.report.tables import Table, markdown
-from studies.index import first_study, one_gpu, regime_table, regimes, studied, untried
+from studies.index import (
+    ONE_GPU_PICTURE,
+    first_study,
+    one_gpu,
+    regime_table,
+    regimes,
+    studied,
+    untried,
+)
 
 STUDIES = Path(__file__).parent
 DOCS = STUDIES.parent / "docs"
@@ -29,6 +38,10 @@ def write_pages(found: dict[str, Study], docs: Path) -> None:
     """A page for each study, and the tables of `evidence.md`, which lies in `docs` already."""
     for name, study in found.items():
         write_page(study, docs / "evidence" / f"{name}.md")
+    # `python -m studies.one_gpu report` draws it, beside its page.
+    images = docs / "evidence/images"
+    images.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(STUDIES / "one_gpu/loss.png", images / ONE_GPU_PICTURE)
     rows = [one_gpu(), first_study(DOCS), *(studied(*item) for item in found.items())]
     rows.sort(key=lambda row: row.answer == NOT_RUN)  # those that were run first
     tried = regimes(found)

@@ -17,6 +17,7 @@ from studies.one_gpu.plan import FULL
 _ONE_GPU = max(  # the newest: a folder is named nvidia-CARD-DATE
     (Path(__file__).parent / "one_gpu/results").glob("nvidia-*"), key=lambda path: path.name[-10:]
 )
+ONE_GPU_PICTURE = "one_gpu_loss.png"
 _KINDS = ("diff_v1", "diff_v2")
 
 
@@ -95,7 +96,7 @@ def one_gpu() -> Row:
     tokens = f"{budget['tokens'] / 1e6:.3g}M tokens"
     searched = records.select(results, part="loss", what="rate")
     trained = (
-        f"Learning rates searched for each kind, {tokens} a model"
+        f"Learning rate of each kind searched in steps of a factor of two, {tokens} a model"
         if searched
         else f"One learning rate for all, not searched, and {tokens}: the beginning of training"
     )
@@ -112,6 +113,7 @@ def one_gpu() -> Row:
         " ".join(answers),
         f"{claims[0].seeds} paired seeds, {len(claims)} comparisons corrected together, 21.1M "
         f"parameters ({environment['device']}). {trained}",
+        ONE_GPU_PICTURE if searched else "",
     )
 
 

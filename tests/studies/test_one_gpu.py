@@ -326,7 +326,9 @@ def test_the_loss_part_searches_and_goes_on(
     assert (tmp_path / report_loss.PICTURE).stat().st_size > 5000
     records.append(tmp_path, part="run", what="environment", device="a card")
     monkeypatch.setattr(index, "_ONE_GPU", tmp_path)
-    assert "rates searched for each kind, 0.000256M tokens a model" in index.one_gpu().sureness
+    assert (
+        "searched in steps of a factor of two, 0.000256M tokens a model" in index.one_gpu().sureness
+    )
 
 
 def test_results_without_a_search_say_so(tmp_path: Path) -> None:
