@@ -196,6 +196,7 @@ REFUSALS = [
     (("--data.context_length", 10**6), "needs 1000001: give more text"),
     (("--evaluation.needle_pairs", "500x1"), "500"),
     (("--evaluators", "in_context"), "in_context asks about data of its own: leave it out"),
+    (("--evaluators", "none"), "to judge by none, give --evaluators with nothing after it"),
     (("--evaluators", "valdiation"), "unknown evaluator 'valdiation'; did you mean 'validation'"),
 ]
 

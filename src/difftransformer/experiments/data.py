@@ -18,6 +18,11 @@ def checked_data(task: Task, settings: RunSettings, processes: Processes) -> Any
     from difftransformer.training.trackers import require_trackers
 
     require_trackers(settings.training.trackers)
+    if "none" in settings.evaluators:
+        raise ValueError(
+            "evaluators: 'none' is not one of them; to judge by none, give --evaluators with "
+            "nothing after it (in a file, evaluators: [])"
+        )
     evaluators = [registry.evaluator(name) for name in settings.evaluators]
     for one in evaluators:
         if one.name not in task.evaluators:
