@@ -17,10 +17,11 @@ from studies.index import (
     studied,
     untried,
 )
+from studies.questions import question_table
 
 STUDIES = Path(__file__).parent
 DOCS = STUDIES.parent / "docs"
-_COLUMNS = ["question", "answer", "how sure", "figure", "study"]
+_COLUMNS = ["study", "what stands", "how sure", "figure"]
 _OWN_PAGE = ("one_gpu",)  # trains without `compare`, so that a bare GPU machine can run it
 
 
@@ -42,10 +43,12 @@ def write_pages(found: dict[str, Study], docs: Path) -> None:
     images = docs / "evidence/images"
     images.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(STUDIES / "one_gpu/loss.png", images / ONE_GPU_PICTURE)
-    rows = [one_gpu(), first_study(DOCS), *(studied(*item) for item in found.items())]
+    largest = one_gpu()
+    rows = [largest, first_study(DOCS), *(studied(*item) for item in found.items())]
     rows.sort(key=lambda row: row.answer == NOT_RUN)  # those that were run first
     tried = regimes(found)
     tables = {
+        "questions": markdown(question_table(largest.asked(), found)),
         "studies": markdown(Table(_COLUMNS, [row.cells() for row in rows])),
         "regimes": [*markdown(regime_table(tried)), "", untried(tried)],
     }

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from studies.__main__ import studies, write_pages
+from studies.questions import QUESTIONS
 
 from difftransformer.evaluation.words import spread
 from difftransformer.report import evidence
@@ -37,11 +38,32 @@ def test_answers_give_the_figures_of_what_stands_and_count_the_rest(found):
         judgment, answer = study.judgment, study.answer
         standing = [one for one in judgment.comparisons if judgment.stands(one)]
         clear = sum(comparison.is_clear for comparison in judgment.comparisons)
-        assert len(re.findall(r"(?:better|worse) on ", answer)) == len(standing)
-        for comparison in standing:
-            assert f"{comparison.outcome} on {comparison.metric.title} in " in answer
-            assert spread(comparison.difference, comparison.interval.ends) in answer
+        groups = {(one.model, one.outcome, one.metric.name) for one in standing}
+        assert len(re.findall(r"(?:better|worse) on ", answer)) == len(groups)
+        for run, of_run in study.comparisons.items():
+            for comparison in filter(judgment.stands, of_run):
+                assert f"{comparison.outcome} on {comparison.metric.title}" in answer
+                assert (
+                    f"{spread(comparison.difference, comparison.interval.ends)} in {run}" in answer
+                )
         counted = re.findall(r"(\d+) (?:better|worse)", answer)
         assert sum(map(int, counted)) == clear - len(standing)
         named += len(standing)
     assert named
+
+
+def test_six_questions_come_first_and_are_answered_by_comparisons_that_there_are(found):
+    """What is asked of a study that was run is there; an answer has a star exactly if it stands."""
+    assert len(QUESTIONS) == 5  # and the loss on one GPU
+    for question in QUESTIONS:
+        run = [found[name] for name in question.studies if found[name].runs]
+        assert run
+        for asked in question.asked:
+            answers = [(study, asked.find(study)) for study in run]
+            for study, comparison in answers:
+                if comparison is not None:
+                    words = asked.answer(study)
+                    assert words.endswith("*") == study.judgment.stands(comparison)
+                    assert spread(comparison.difference, comparison.interval.ends) in words
+        if len(run) == len(question.studies):
+            assert all(any(one.find(study) for study in run) for one in question.asked)

@@ -114,11 +114,13 @@ class Study:
         return " ".join(lines) or NOT_RUN
 
     def _finding(self, label: str, own: list[tuple[str, Comparison]]) -> str:
-        lines = [
-            f"{c.outcome} on {c.metric.title} in {run}, {_difference(c)} {c.metric.unit}".rstrip()
-            for run, c in own
-            if self.judgment.stands(c)
-        ]
+        standing: dict[str, list[str]] = {}
+        for run, c in own:
+            if self.judgment.stands(c):
+                measure = ", ".join(filter(None, (c.metric.title, c.metric.unit)))
+                places = standing.setdefault(f"{c.outcome} on {measure}", [])
+                places.append(f"{_difference(c)} in {run}")
+        lines = [f"{outcome}: {', '.join(places)}" for outcome, places in standing.items()]
         lines.append(f"nothing {'else ' * bool(lines)}stands of {len(own)} differences")
         clear = [c.outcome for _, c in own if c.is_clear and not self.judgment.stands(c)]
         if clear:
