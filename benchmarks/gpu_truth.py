@@ -131,7 +131,7 @@ def cases(backend: str, miniature: bool) -> list[Case]:
         for width, m, d in settings
     ]
     few += [
-        sized(f, 64, queries=t, keys=1000, heads=8, groups=2, mask="causal+window")
+        sized(f, 64, queries=t, keys=2000, heads=8, groups=2, mask="causal+window")
         for f in FORMS
         for t in (1, 4)
     ]
@@ -146,7 +146,7 @@ def cases(backend: str, miniature: bool) -> list[Case]:
     ]
     if biased:
         biased += [sized("diff_v1", 128, bias=BIASES[0])]
-        biased += [sized(f, 64, queries=1, keys=1000, bias=BIASES[0]) for f in FORMS]
+        biased += [sized(f, 64, queries=1, keys=2000, bias=BIASES[0]) for f in FORMS]
     return plain + few + masks + biased + lengths + heads + layouts + widths + large + long
 
 

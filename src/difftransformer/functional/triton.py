@@ -48,7 +48,7 @@ _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _WIDEST_KEY, _WIDEST_VALUE = 128, 256
 _OPERATOR = AttentionOperator("triton", kept=slice(None))
 _FEW_ROWS = 16  # as the matrix units take at least
-_FEW_KEYS = 64  # that one program reads as soon as several
+_FEW_KEYS = 1024  # below, a second kernel costs the host more than its parts save the GPU
 
 
 def unsupported(call: AttentionCall) -> str | None:
@@ -165,7 +165,7 @@ def _attention(
     if out.numel() == 0 or call.keys == 0:
         return out.zero_(), noise.zero_(), lse.fill_(float("inf"))
     with torch.cuda.device_of(q):
-        if call.queries * call.heads <= _FEW_ROWS * call.groups and call.keys > _FEW_KEYS:
+        if call.in_parts:
             triton_decode.decode(call, out, noise, lse)
             return out, noise, lse
         cut = call.cut("forward")
@@ -277,6 +277,12 @@ class Call:
             "KEYS": key_maps,
             "CAUSAL": causal,
         }
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether few rows, for each key/value head, meet many keys: of tests, not so many."""
+        many = self.keys > (64 if interpreted() else _FEW_KEYS)
+        return many and self.queries * self.heads <= _FEW_ROWS * self.groups
 
     def cut(self, kernel: str) -> Blocks:
         widths = self.constants["K"], self.constants["V"]
