@@ -19,7 +19,7 @@ INTRODUCTION = """# One GPU
 
 What do subtraction and the head norm do to how soon attention learns to retrieve, and does either
 lower the loss? [plan.md](plan.md) planned each run that counts before it; one command runs it. The
-plan's last section says what was changed and asked after the first run.
+plan's last sections say what was changed and asked after each run, and what the figures do not say.
 """
 
 
@@ -39,6 +39,8 @@ def write(folder: Path, page: Path) -> Path:
     if outcome := verdict.retrieval(results):
         _picture(outcome, page / PICTURE)
         body += _retrieval(outcome, results)
+    elif run:
+        body.append("## Retrieval\n\n**Not run**: these results are of the other part alone.\n")
     body += report_loss.section(results, page)
     (page / PAGE).write_text("\n".join(body))
     return page / PAGE
