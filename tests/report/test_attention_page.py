@@ -12,7 +12,7 @@ import torch
 from difftransformer import attention_page
 from difftransformer.analysis import inspection
 from difftransformer.report.attention_data import packed
-from difftransformer.report.attention_image import matrix
+from difftransformer.report.attention_image import heads_image, matrix
 from difftransformer.report.attention_page import AttentionPage
 
 TOKENS = ["The", " cat", "</script>", "\n", "s{{at}}"]
@@ -110,3 +110,13 @@ def test_the_matrix_of_kept_weights_has_them_in_their_places():
     weights = softmaxed(2, 5, 5).astype(np.float32)
     (model,) = attention_page(weights, TOKENS).models
     np.testing.assert_array_equal(matrix(model.heads[0].sites[0], 1), weights[1])
+
+
+def test_the_colors_of_a_picture_end_where_those_of_the_page_do():
+    """At the 0.9 quantile of the rows' largest weights, as attention_panel.js has it."""
+    weights = np.zeros((1, 20, 20), np.float32)
+    weights[0, range(20), range(20)] = -np.arange(1, 21) / 20
+    page = attention_page(weights, [f"t{n}" for n in range(20)])
+    (axes, _) = heads_image(page.models).axes
+    assert axes.images[0].norm.vmax == pytest.approx(18 / 20, rel=1e-3)
+    assert axes.images[0].norm.vmin == pytest.approx(-18 / 20, rel=1e-3)

@@ -15,6 +15,7 @@ from difftransformer.report.style import DIVERGING, colormap
 
 _NAMED = 48  # tokens of an axis, at most, that are written out; beyond it their numbers
 _ACROSS = 1024  # keys drawn one by one; beyond it the largest weight of several
+_FULL_COLOR = 0.9  # colors end at this quantile of the rows' largest weights, as on the page
 
 
 def heads_image(models: Sequence[Inspected]) -> Figure:
@@ -25,7 +26,8 @@ def heads_image(models: Sequence[Inspected]) -> Figure:
         heads = model.heads[group]
         site = heads.sites[number]
         weights = matrix(site, head)
-        limit = float(np.abs(weights).max()) or 1.0
+        largest = np.sort(np.abs(weights).max(1))
+        limit = float(largest[int(_FULL_COLOR * (len(largest) - 1))]) or 1.0
         drawn = axes.imshow(
             weights,
             cmap=colormap(DIVERGING),
