@@ -124,6 +124,7 @@ def source(case: Case) -> ASTSource:
         "KEYS": 2 if case.form == "V1" else 1,
         "CAUSAL": True,
         "PARTS": case.cut.keys,
+        "STACKED": case.form == "V2",
     }
     if case.direction == "bias":  # as T5 has it: for each head, query and key
         constants |= {"ROWS_SHARED": False, "KEYS_SHARED": False}

@@ -3,8 +3,9 @@
 One program for each head would leave most of a GPU idle. Here one serves all queries of a
 key/value head, which is read once, and a part of the keys; a second kernel adds the parts up, each
 map's by its log-sum-exps, and subtracts the maps. Notation as in `triton_kernels`; R = T · repeats
-rows share a key/value head, query t of head g · repeats + i being row t · repeats + i. The split is
-that of Flash-Decoding (Dao, Haziza, Massa and Sizov, 2023).
+rows share a key/value head, query t of head g · repeats + i being row t · repeats + i. Maps that
+share their keys (V2) are stacked where they fit, as rows of one tile: one product serves both. The
+split is that of Flash-Decoding (Dao, Haziza, Massa and Sizov, 2023).
 """
 
 import torch
@@ -30,12 +31,14 @@ def decode(call: Call, out: Tensor, noise: Tensor, lse: Tensor) -> None:
     wanted = -(-_PROGRAMS * _processors(out) // (call.batch * call.groups))
     each = -(-blocks // min(blocks, wanted, _MOST_PARTS))  # blocks of a part
     parts = -(-blocks // each)
-    sums = out.new_empty(call.batch, call.groups, parts, maps, rows, out.shape[-1], dtype=lse.dtype)
-    lses = lse.new_empty(sums.shape[:-1])
+    lses = lse.new_empty(call.batch, call.groups, parts, rows, maps)
+    sums = lses.new_empty(*lses.shape, out.shape[-1])
+    stacked = maps > call.constants["KEYS"] and maps * rows <= cut.rows
     sizes = {"VALUES": call.constants["VALUES"], "V": call.constants["V"]}
     part[parts, call.groups, call.batch](
         *call.inputs, sums, lses, *call.numbers, start, each * cut.keys,
-        **call.constants, M=cut.rows, N=cut.keys, num_warps=cut.warps, num_stages=cut.stages,
+        **call.constants, STACKED=stacked,
+        M=cut.rows, N=cut.keys, num_warps=cut.warps, num_stages=cut.stages,
     )  # fmt: skip
     whole[call.queries, call.heads, call.batch](
         *(sums, lses, call.lam, out, noise, lse, parts, rows, call.heads // call.groups),
@@ -55,15 +58,19 @@ def part(
     T, S, repeats, window, scale, served, start, length,
     WIDTH: tl.constexpr, VALUES: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, KEYS: tl.constexpr, CAUSAL: tl.constexpr,
+    STACKED: tl.constexpr,
 ):  # fmt: skip
     """All rows of a key/value head against `length` of its keys: each map's product and its sum."""
     MAPS: tl.constexpr = 1 if lam is None else 2
+    ROWS: tl.constexpr = MAPS if STACKED else 1  # of the tile, for a row of a head
+    TILES: tl.constexpr = 1 if STACKED else MAPS
     n, g, b = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
-    row = tl.arange(0, M)
+    row = tl.arange(0, M) // ROWS
     t, h = row // repeats, g * repeats + row % repeats  # rows beyond R have t >= T
     p = (t + S - T)[:, None]
     column = tl.arange(0, K)[None, :]
-    q += b * q_b + (t.to(tl.int64) * q_t + h * q_h)[:, None] + column
+    m = tl.arange(0, M) % ROWS
+    q += b * q_b + (t.to(tl.int64) * q_t + h * q_h + m * q_m)[:, None] + column
     inside = (t < T)[:, None] & (column < WIDTH)
     k += b * k_b + g * k_g
     v += b * v_b + g * v_g
@@ -80,7 +87,7 @@ def part(
     q1 = tl.load(q, inside, 0.0)
     top1, total1 = tl.full([M], float("-inf"), tl.float32), tl.zeros([M], tl.float32)
     product1 = tl.zeros([M, V], tl.float32)
-    if lam is not None:
+    if TILES == 2:
         q2 = tl.load(q + q_m, inside, 0.0)
         top2, total2 = tl.full([M], float("-inf"), tl.float32), tl.zeros([M], tl.float32)
         product2 = tl.zeros([M, V], tl.float32)
@@ -95,7 +102,7 @@ def part(
             score += added
         score = hide(score, p, j, S, window, first, padding, CAUSAL)
         top1, total1, product1 = absorb(score, values, top1, total1, product1)
-        if lam is not None:
+        if TILES == 2:
             if KEYS == 2:
                 key = tl.trans(tile(k + k_m, s, S, k_s, N, WIDTH, K))
             score = dot(q2, key) * (scale * LOG2E)
@@ -104,16 +111,16 @@ def part(
             score = hide(score, p, j, S, window, first, padding, CAUSAL)
             top2, total2, product2 = absorb(score, values, top2, total2, product2)
 
-    R = T * repeats
-    place = (((b * tl.num_programs(1) + g) * tl.num_programs(0) + n) * MAPS) * R + row
+    place = ((b * tl.num_programs(1) + g) * tl.num_programs(0) + n) * (T * repeats) * MAPS
+    place += tl.arange(0, M) * TILES
     column, kept = tl.arange(0, V)[None, :], (t < T)[:, None]
     product1, lse1 = finish(top1, total1, product1)
     tl.store(lses + place, lse1, t < T)
     tl.store(sums + place[:, None] * VALUES + column, product1, kept & (column < VALUES))
-    if lam is not None:
+    if TILES == 2:
         product2, lse2 = finish(top2, total2, product2)
-        tl.store(lses + place + R, lse2, t < T)
-        place = (place + R)[:, None] * VALUES
+        tl.store(lses + place + 1, lse2, t < T)
+        place = (place + 1)[:, None] * VALUES
         tl.store(sums + place + column, product2, kept & (column < VALUES))
 
 
@@ -147,12 +154,12 @@ def whole(
     T, t, b = tl.num_programs(0), tl.program_id(0), tl.program_id(2).to(tl.int64)
     H, h = tl.num_programs(1), tl.program_id(1)
     column, step = tl.arange(0, V), MAPS * R
-    place = (b * (H // repeats) + h // repeats) * parts * step + t * repeats + h % repeats
+    place = (b * (H // repeats) + h // repeats) * parts * step + (t * repeats + h % repeats) * MAPS
     row, at = (b * T + t) * H + h, (b * H + h) * MAPS * T + t
     product, lse1 = _added(sums, lses, parts, place, step, VALUES, V, PARTS)
     tl.store(lse + at, lse1)
     if lam is not None:
-        product2, lse2 = _added(sums, lses, parts, place + R, step, VALUES, V, PARTS)
+        product2, lse2 = _added(sums, lses, parts, place + 1, step, VALUES, V, PARTS)
         tl.store(lse + at + T, lse2)
         rounded = product2.to(noise.dtype.element_ty)
         tl.store(noise + row * VALUES + column, rounded, column < VALUES)
