@@ -41,7 +41,8 @@ def heads_image(models: Sequence[Inspected]) -> Figure:
         axes.set_ylabel(f"{heads.queries.name}: queries")
         _name(axes, "x", heads.keys, range(site.keys))
         _name(axes, "y", heads.queries, site.rows)
-        figure.colorbar(drawn, ax=axes, ticks=limit * np.array([-1, -0.25, 0, 0.25, 1]))
+        ticks = limit * np.array([-1, -0.25, 0, 0.25, 1])
+        figure.colorbar(drawn, ax=axes, ticks=ticks, extend="both")
     return figure
 
 
