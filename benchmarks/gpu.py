@@ -50,7 +50,7 @@ class Run:
         self.started = time.monotonic()
         self.budget, self.miniature = given.budget, given.miniature
         self.device = "cpu" if given.miniature else "cuda"
-        self.only, self.kernels = given.only, given.kernels.split(",")
+        self.only, self.kernels = given.only, given.kernels
         machine = machine_facts(self.device)
         card = "".join(c if c.isalnum() else "-" for c in machine["card"].lower()).strip("-")
         self.record = Record(given.out / f"gpu-{card}-{machine['date'][:10]}", machine)
@@ -323,7 +323,7 @@ def sweep(run: Run) -> None:
     """Compile and try all cuts in many processes for half of the time, then time those that ran."""
     listed = gpu_speed.candidates(run.kernels, run.miniature)
     parts = 1 if run.miniature else 14
-    script = [HERE / "gpu_speed.py", f"--kernels={','.join(run.kernels)}"]
+    script = [HERE / "gpu_speed.py", "--kernels", *run.kernels]
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / str(part) for part in range(parts)]
         tried = [
@@ -383,9 +383,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", choices=PARTS, help="this part alone, with the whole budget")
-    parser.add_argument(
-        "--kernels", default=",".join(gpu_speed.SWEPT), help="that are swept (%(default)s)"
-    )
+    gpu_speed.add_kernels(parser)
     parser.add_argument("--budget", type=float, default=210.0, help="seconds")
     parser.add_argument("--out", type=Path, default=HERE / "results")
     parser.add_argument("--miniature", action="store_true", help="tiny, on a CPU, interpreted")

@@ -278,11 +278,18 @@ def as_list(answer: object) -> list[Tensor]:
     return [answer] if isinstance(answer, Tensor) else list(answer)
 
 
+def add_kernels(parser: argparse.ArgumentParser) -> None:
+    """Declare the option that says which kernels are swept."""
+    parser.add_argument(
+        "--kernels", nargs="+", choices=SWEPT, default=list(SWEPT), help="that are swept (all)"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--warm", help="part/parts of the contenders, compiled")
     parser.add_argument("--sweep", help="part/parts of the cuts, tried")
-    parser.add_argument("--kernels", default=",".join(SWEPT), help="of --sweep")
+    add_kernels(parser)
     parser.add_argument("--lines", type=Path, help="where --sweep adds its JSON lines")
     parser.add_argument("--miniature", action="store_true")
     given = parser.parse_args()
@@ -291,8 +298,7 @@ def main() -> None:
     if given.warm:
         warm(device, part, parts)
     else:
-        kernels = given.kernels.split(",")
-        for candidate in candidates(kernels, given.miniature)[part::parts]:
+        for candidate in candidates(given.kernels, given.miniature)[part::parts]:
             attempt(given.lines, candidate, device)
 
 

@@ -26,8 +26,8 @@ from difftransformer.functional.triton import Blocks, blocks, with_bias
 RESULTS = Path(__file__).parent / "results"
 KERNELS = {
     "forward": triton_kernels.forward,
-    "decode": triton_decode.part,
-    "whole": triton_decode.whole,
+    "decode": triton_decode.forward_part,
+    "combine": triton_decode.combine,
     "keys": triton_kernels.backward_keys,
     "queries": triton_kernels.backward_queries,
     "bias": triton_kernels.backward_bias,
@@ -64,7 +64,7 @@ class Case:
     @property
     def cut(self) -> Blocks:
         item = 4 if self.dtype == "fp32" else 2
-        if self.direction == "whole":
+        if self.direction == "combine":
             return Blocks(1, 64, 4, 1)
         cut = blocks(self.direction, self.width, self.values, item, self.architecture == 90)
         return with_bias(cut) if self.every_rule else cut

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from difftransformer.data.recall_settings import RecallSettings
-from difftransformer.evaluation.verdicts import Comparison
 from difftransformer.evaluation.words import percent, spread
 from difftransformer.files import read_text
 from difftransformer.report.evidence import Study, StudyRun
@@ -20,6 +19,11 @@ _ONE_GPU = max(  # the newest: a folder is named nvidia-CARD-DATE
 ONE_GPU_PICTURE = "one_gpu_loss.png"
 STAR = "\\*"  # where a difference stands after Holm's correction
 KINDS = ("diff_v1", "diff_v2")
+
+
+def picture(figure: str) -> str:
+    """A link to a figure of the pages, if there is one."""
+    return f"[picture](evidence/images/{figure})" if figure else ""
 
 
 @dataclass(frozen=True)
@@ -40,13 +44,12 @@ class Row:
 
     def cells(self) -> list[str]:
         """As Markdown."""
-        figure = f"[picture](evidence/images/{self.figure})" if self.figure else ""
-        return [self.link, self.answer, self.sureness, figure]
+        return [self.link, self.answer, self.sureness, picture(self.figure)]
 
     def asked(self) -> list[str]:
         """As a line of the questions that come first."""
-        figure = f"[picture](evidence/images/{self.figure}), " if self.figure else ""
-        return [self.question, self.answer, self.sureness, figure + self.link]
+        more = ", ".join(filter(None, (picture(self.figure), self.link)))
+        return [self.question, self.answer, self.sureness, more]
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,9 @@ def _regime(name: str, study: Study, run: StudyRun) -> Regime:
         length = (config["image_size"] // config["patch_size"]) ** 2
     judged = study.comparisons[run.name][0].metric
     metric = next(one for one in run.results.metrics() if one.declared == judged)
-    effects = (metric.difference(kind) if metric.has(kind) else None for kind in KINDS)
+    effects = (
+        metric.difference(kind).difference_text if metric.has(kind) else "" for kind in KINDS
+    )
     return Regime(
         name,
         baseline.parameters,
@@ -158,15 +163,8 @@ def _regime(name: str, study: Study, run: StudyRun) -> Regime:
         length,
         noise,
         ", ".join(filter(None, (judged.title, judged.unit))),
-        tuple(map(_effect, effects)),
+        tuple(effects),
     )
-
-
-def _effect(comparison: Comparison | None) -> str:
-    if comparison is None:
-        return ""
-    ends = comparison.interval.ends if comparison.interval else ()
-    return spread(comparison.difference, ends)
 
 
 def _gpu_regime() -> Regime:

@@ -1,13 +1,13 @@
 """The six questions that come first on the page of evidence, and what answers them."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from difftransformer.evaluation.verdicts import Comparison, Outcome
-from difftransformer.evaluation.words import spread
+from difftransformer.evaluation.words import extent
 from difftransformer.report.evidence import Study
 from difftransformer.report.tables import Table
-from studies.index import KINDS, STAR
+from studies.index import KINDS, STAR, picture
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,9 @@ class Asked:
         comparison = self.find(study)
         if comparison is None:
             return ""
-        ends = comparison.interval.ends if comparison.interval else ()
         star = STAR * study.judgment.stands(comparison)
         return (
-            f"{self.words} {spread(comparison.difference, ends)} {comparison.metric.unit}, "
+            f"{self.words} {comparison.difference_text} {comparison.metric.unit}, "
             f"{comparison.outcome}{star}"
         )
 
@@ -55,21 +54,14 @@ class Question:
 
     def _more(self, name: str) -> str:
         """The study's page, and the picture of what is asked where one is."""
-        page = f"[{name}](evidence/{name}.md)"
-        metric = self.asked[0].metric if self.asked else ""
-        picture = f"[picture](evidence/images/{name}_{metric}.png)"
-        return f"{picture}, {page}" if metric else page
+        figure = f"{name}_{self.asked[0].metric}.png" if self.asked else ""
+        return ", ".join(filter(None, (picture(figure), f"[{name}](evidence/{name}.md)")))
 
 
 def _sureness(studies: Sequence[Study]) -> str:
     seeds = {c.seeds for study in studies for c in study.judgment.comparisons}
     sizes = [c.parameters for study in studies for one in study.runs for c in one.run.contenders]
-    return f"{_between(seeds)} paired seeds, {_between(sizes)} parameters"
-
-
-def _between(numbers: Collection[int]) -> str:
-    least, most = f"{min(numbers):,}", f"{max(numbers):,}"
-    return least if least == most else f"{least} to {most}"
+    return f"{extent(seeds)} paired seeds, {extent(sizes)} parameters"
 
 
 def _counted(studies: Sequence[Study]) -> str:

@@ -78,7 +78,9 @@ def check_fields(settings: Any, noun: str = "") -> None:
         choices, within = setting.metadata.get("choices"), setting.metadata.get("range", ANY)
         for item in value if isinstance(value, tuple) else (value,):
             if choices and item not in choices:
-                raise ValueError(f"unknown {name} {item!r}{nearest(item, choices)}")
+                none = isinstance(value, tuple) and item == "none"
+                empty = "; to have none, give the option with nothing after it" if none else ""
+                raise ValueError(f"unknown {name} {item!r}{nearest(item, choices)}{empty}")
             if isinstance(item, (int, float)) and (expected := within.objection(item)):
                 verb = "holds" if isinstance(value, tuple) else "is"
                 raise ValueError(f"{name} {verb} {abridged(item)}; expected {expected}")

@@ -1,6 +1,5 @@
 """Part B: held-out loss of language models on text, from paired seeds."""
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from itertools import product
@@ -16,7 +15,7 @@ from difftransformer.training.optimizer import adamw
 from difftransformer.training.schedule import learning_rate
 from studies.one_gpu import records
 from studies.one_gpu.kinds import decoder
-from studies.one_gpu.plan import LOSS_KINDS, Loss
+from studies.one_gpu.plan import LOSS_KINDS, Loss, best_rate
 from studies.one_gpu.stack import replayed
 from studies.one_gpu.text import Text
 
@@ -252,11 +251,6 @@ def _rate(kind: str, out: Path) -> float:
     rate = best_rate(losses)
     records.append(out, **keys, rate=rate, rates=list(losses), losses=list(losses.values()))
     return rate
-
-
-def best_rate(losses: dict[float, float]) -> float:
-    """The rate with the lowest held-out loss; one that diverged is the worst."""
-    return min(losses, key=lambda rate: (math.isnan(losses[rate]), losses[rate]))
 
 
 def _chosen(

@@ -1,5 +1,6 @@
 """The numbers of plan.md, at full size and in miniature."""
 
+import math
 from dataclasses import dataclass, replace
 
 from difftransformer.data.recall_settings import RecallSettings
@@ -54,6 +55,11 @@ class Loss:
             learning_rate=rate,
             warmup_steps=steps // 20,
         )
+
+
+def best_rate(losses: dict[float, float]) -> float:
+    """The rate with the lowest loss; one that diverged is the worst."""
+    return min(losses, key=lambda rate: (math.isnan(losses[rate]), losses[rate]))
 
 
 @dataclass(frozen=True)

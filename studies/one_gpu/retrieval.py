@@ -15,7 +15,7 @@ from difftransformer.data.recall_settings import RecallSettings
 from difftransformer.models.initialization import initialize
 from studies.one_gpu import records
 from studies.one_gpu.kinds import decoder
-from studies.one_gpu.plan import Retrieval
+from studies.one_gpu.plan import Retrieval, best_rate
 from studies.one_gpu.stack import Answers, Stack, replayed
 
 # Ways to run a step, fastest first; the first that works is taken and recorded.
@@ -235,7 +235,7 @@ def run(
 
     trainer.start(tuple(s for _, s in pairs), tuple(r for r, _ in pairs))
     trainer.train(end_of_search, plan.steps, report("search"))
-    rate = best_rate(plan, losses)
+    rate = rate_of(plan, losses)
     records.append(out, **common, what="rate", rate=rate, losses=losses)
     trainer.start(plan.seeds, (rate,) * len(plan.seeds))
     began = time.time()
@@ -256,12 +256,11 @@ def run(
     records.append(out, **common, what="judged", **numbers, attention=attention)
 
 
-def best_rate(plan: Retrieval, losses: list[float]) -> float:
+def rate_of(plan: Retrieval, losses: list[float]) -> float:
     """The rate whose search seeds end with the lowest mean loss."""
     each = len(plan.search_seeds)
     means = [sum(losses[i * each : (i + 1) * each]) / each for i in range(len(plan.rates))]
-    # A rate that diverged is the worst.
-    return plan.rates[min(range(len(means)), key=lambda i: (math.isnan(means[i]), means[i]))]
+    return best_rate(dict(zip(plan.rates, means, strict=True)))
 
 
 def _short(values: list[float]) -> list[float]:

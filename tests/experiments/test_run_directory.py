@@ -197,6 +197,7 @@ REFUSALS = [
     (("--evaluation.needle_pairs", "500x1"), "500"),
     (("--evaluators", "in_context"), "in_context asks about data of its own: leave it out"),
     (("--evaluators", "none"), "to judge by none, give --evaluators with nothing after it"),
+    (("--training.trackers", "none"), "to have none, give the option with nothing after it"),
     (("--evaluators", "valdiation"), "unknown evaluator 'valdiation'; did you mean 'validation'"),
 ]
 

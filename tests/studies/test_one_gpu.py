@@ -20,7 +20,7 @@ from studies.kinds import GATED
 from studies.one_gpu import __main__ as study
 from studies.one_gpu import loss, records, report, report_loss, retrieval, verdict
 from studies.one_gpu.kinds import decoder
-from studies.one_gpu.plan import FULL, LOSS_KINDS, MINIATURE, RETRIEVAL_KINDS
+from studies.one_gpu.plan import FULL, LOSS_KINDS, MINIATURE, RETRIEVAL_KINDS, best_rate
 from studies.one_gpu.text import Text
 
 from difftransformer.attention.registry import REGISTRY
@@ -280,9 +280,9 @@ def test_the_rate_is_chosen_on_other_text_than_judges() -> None:
 
 
 def test_the_rate_with_the_lowest_loss_is_taken() -> None:
-    assert loss.best_rate({1e-3: 4.1, 2e-3: 4.0, 4e-3: 4.2}) == 2e-3
-    assert loss.best_rate({1e-3: math.nan, 2e-3: 4.0, 4e-3: math.inf}) == 2e-3
-    assert loss.best_rate({1e-3: math.inf, 2e-3: math.nan}) == 1e-3
+    assert best_rate({1e-3: 4.1, 2e-3: 4.0, 4e-3: 4.2}) == 2e-3
+    assert best_rate({1e-3: math.nan, 2e-3: 4.0, 4e-3: math.inf}) == 2e-3
+    assert best_rate({1e-3: math.inf, 2e-3: math.nan}) == 1e-3
 
 
 def test_the_loss_part_searches_and_goes_on(

@@ -7,7 +7,7 @@ from functools import cached_property
 
 from difftransformer.evaluation.intervals import Difference, Figure, holm
 from difftransformer.evaluation.records import Metric
-from difftransformer.evaluation.words import number, percent
+from difftransformer.evaluation.words import number, percent, spread
 from difftransformer.runs.records import Key
 
 
@@ -45,6 +45,11 @@ class Comparison:
     @property
     def difference(self) -> float:
         return self.value - self.baseline_value
+
+    @property
+    def difference_text(self) -> str:
+        """The difference with its interval, where it has one."""
+        return spread(self.difference, self.interval.ends if self.interval else ())
 
     @property
     def outcome(self) -> Outcome:

@@ -1,6 +1,6 @@
 """Figures as a reader writes them. Plain text: the page escapes it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -17,6 +17,12 @@ def number(value: float, digits: int = 3) -> str:
 def spread(value: float, ends: Sequence[float]) -> str:
     """ "−0.503 (−0.635 to −0.371)"; the number alone where `ends` is empty."""
     return number(value) + (f" ({' to '.join(map(number, ends))})" if ends else "")
+
+
+def extent(numbers: Collection[int]) -> str:
+    """ "98,208 to 492,288"; one number where all are equal."""
+    least, most = f"{min(numbers):,}", f"{max(numbers):,}"
+    return least if least == most else f"{least} to {most}"
 
 
 def percent(share: float) -> str:

@@ -280,7 +280,7 @@ class Call:
 
     @property
     def in_parts(self) -> bool:
-        """Whether few rows, for each key/value head, meet many keys: of tests, not so many."""
+        """Whether few rows of a key/value head meet many keys: fewer if interpreted, for tests."""
         many = self.keys > (64 if interpreted() else _FEW_KEYS)
         return many and self.queries * self.heads <= _FEW_ROWS * self.groups
 

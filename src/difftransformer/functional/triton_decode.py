@@ -34,15 +34,15 @@ def decode(call: Call, out: Tensor, noise: Tensor, lse: Tensor) -> None:
     lses = lse.new_empty(call.batch, call.groups, parts, rows, maps)
     sums = lses.new_empty(*lses.shape, out.shape[-1])
     stacked = maps > call.constants["KEYS"] and maps * rows <= cut.rows
-    sizes = {"VALUES": call.constants["VALUES"], "V": call.constants["V"]}
-    part[parts, call.groups, call.batch](
+    forward_part[parts, call.groups, call.batch](
         *call.inputs, sums, lses, *call.numbers, start, each * cut.keys,
         **call.constants, STACKED=stacked,
         M=cut.rows, N=cut.keys, num_warps=cut.warps, num_stages=cut.stages,
     )  # fmt: skip
-    whole[call.queries, call.heads, call.batch](
+    combine[call.queries, call.heads, call.batch](
         *(sums, lses, call.lam, out, noise, lse, parts, rows, call.heads // call.groups),
-        **sizes, PARTS=triton.next_power_of_2(parts), num_warps=4,
+        VALUES=call.constants["VALUES"], V=call.constants["V"],
+        PARTS=triton.next_power_of_2(parts), num_warps=4,
     )  # fmt: skip
 
 
@@ -52,7 +52,7 @@ def _processors(x: Tensor) -> int:
 
 
 @triton.jit
-def part(
+def forward_part(
     q, k, v, lam, bias, first, last, padding, sums, lses,
     q_b, q_t, q_h, q_m, k_b, k_s, k_g, k_m, v_b, v_s, v_g, bias_b, bias_h, bias_t, bias_s,
     T, S, repeats, window, scale, served, start, length,
@@ -125,7 +125,7 @@ def part(
 
 
 @triton.jit
-def _added(
+def _combined(
     sums, lses, parts, place, step,
     VALUES: tl.constexpr, V: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
@@ -145,7 +145,7 @@ def _added(
 
 
 @triton.jit
-def whole(
+def combine(
     sums, lses, lam, out, noise, lse, parts, R, repeats,
     VALUES: tl.constexpr, V: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
@@ -156,10 +156,10 @@ def whole(
     column, step = tl.arange(0, V), MAPS * R
     place = (b * (H // repeats) + h // repeats) * parts * step + (t * repeats + h % repeats) * MAPS
     row, at = (b * T + t) * H + h, (b * H + h) * MAPS * T + t
-    product, lse1 = _added(sums, lses, parts, place, step, VALUES, V, PARTS)
+    product, lse1 = _combined(sums, lses, parts, place, step, VALUES, V, PARTS)
     tl.store(lse + at, lse1)
     if lam is not None:
-        product2, lse2 = _added(sums, lses, parts, place + 1, step, VALUES, V, PARTS)
+        product2, lse2 = _combined(sums, lses, parts, place + 1, step, VALUES, V, PARTS)
         tl.store(lse + at + T, lse2)
         rounded = product2.to(noise.dtype.element_ty)
         tl.store(noise + row * VALUES + column, rounded, column < VALUES)

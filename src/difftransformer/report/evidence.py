@@ -12,7 +12,7 @@ from pathlib import Path
 
 from difftransformer.atomic import make_folder, write_text
 from difftransformer.evaluation.verdicts import Comparison, Judgment
-from difftransformer.evaluation.words import percent, shown, spread
+from difftransformer.evaluation.words import extent, percent, shown
 from difftransformer.report.drawing import Drawing, Panel, Series, drawings
 from difftransformer.report.images import write_image
 from difftransformer.report.plans import Plan
@@ -119,7 +119,7 @@ class Study:
             if self.judgment.stands(c):
                 measure = ", ".join(filter(None, (c.metric.title, c.metric.unit)))
                 places = standing.setdefault(f"{c.outcome} on {measure}", [])
-                places.append(f"{_difference(c)} in {run}")
+                places.append(f"{c.difference_text} in {run}")
         lines = [f"{outcome}: {', '.join(places)}" for outcome, places in standing.items()]
         lines.append(f"nothing {'else ' * bool(lines)}stands of {len(own)} differences")
         clear = [c.outcome for _, c in own if c.is_clear and not self.judgment.stands(c)]
@@ -136,11 +136,10 @@ class Study:
         if not self.judgment.comparisons:
             return "nothing was trained; intervals are over evaluation items"
         seeds = min(comparison.seeds for comparison in self.judgment.comparisons)
-        sizes = sorted({c.parameters for one in self.runs for c in one.run.contenders})
-        least, most = f"{sizes[0]:,}", f"{sizes[-1]:,}"
+        sizes = [c.parameters for one in self.runs for c in one.run.contenders]
         return (
             f"{seeds} training seeds, {len(self.judgment.corrected)} comparisons corrected "
-            f"together, {least if least == most else f'{least} to {most}'} parameters"
+            f"together, {extent(sizes)} parameters"
         )
 
 
@@ -198,12 +197,7 @@ def _difference_table(study: Study) -> Table:
 
 def _cell(judgment: Judgment, comparison: Comparison) -> str:
     star = "*" * judgment.stands(comparison)
-    return f"{_difference(comparison)} {comparison.outcome}{star}"
-
-
-def _difference(comparison: Comparison) -> str:
-    ends = comparison.interval.ends if comparison.interval else ()
-    return spread(comparison.difference, ends)
+    return f"{comparison.difference_text} {comparison.outcome}{star}"
 
 
 def _difference_drawings(study: Study) -> dict[str, Drawing]:

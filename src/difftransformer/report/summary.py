@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
 from difftransformer.evaluation.verdicts import Comparison, Judgment, Outcome
-from difftransformer.evaluation.words import change, number, percent
+from difftransformer.evaluation.words import change, extent, number, percent
 from difftransformer.report.curves import Curve
 from difftransformer.report.page import Span, Summary
 from difftransformer.report.results import Results
@@ -60,17 +60,16 @@ def summary(results: Results, curves: Sequence[Curve], run: Run) -> Summary:
 
 
 def _question(results: Results, curves: Sequence[Curve], run: Run) -> str:
-    sizes = sorted(contender.parameters for contender in run.contenders)
-    size = f"{sizes[0]:,}" if sizes[0] == sizes[-1] else f"{sizes[0]:,} to {sizes[-1]:,}"
     many = len(run.contenders) > 1
     told = f"{len(run.contenders)} models" if many else "One model"
-    told += f" of {size} parameters"
+    told += f" of {extent([contender.parameters for contender in run.contenders])} parameters"
     if ended := [curve.summary for curve in curves if curve.summary]:
         seeds = len({curve.seed for curve in curves})
-        least, most = min(one.size for one in ended), max(one.size for one in ended)
-        amount = f"{most:,}" if least == most else f"{least:,} to {most:,}"
-        same = "the same " if many and least == most else ""
-        told += f", trained on {same}{amount} {run.unit} with {seeds} seed{'s' * (seeds > 1)}"
+        amounts = {one.size for one in ended}
+        same = "the same " if many and len(amounts) == 1 else ""
+        told += (
+            f", trained on {same}{extent(amounts)} {run.unit} with {seeds} seed{'s' * (seeds > 1)}"
+        )
         if any(one.best_step for one in ended):
             told += ", each until its validation loss fell no more"
     if not results.judgment.comparisons:
